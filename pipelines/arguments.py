@@ -1,0 +1,111 @@
+"""What the commands have in common on their command lines: dates, times, and Beam's own options."""
+
+import argparse
+import datetime
+import difflib
+import logging
+import multiprocessing
+import re
+
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from stores.errors import UsageError
+
+LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UsageError` instead of ending the process, and takes no abbreviations."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def date(text: str) -> datetime.date:
+    """A flag's `YYYY-MM-DD`."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None
+
+
+def seconds(text: str) -> float:
+    """A flag's duration, `90s`, `15m`, `30h` or `2d`, in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 15m, 30h or 2d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def positive(text: str) -> int:
+    """A flag's whole number > 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _beam_flags() -> dict[str, bool]:
+    """Every flag that some Beam options class declares, and whether it may stand without a value."""
+    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
+    pending = list(PipelineOptions.__subclasses__())
+    while pending:
+        options = pending.pop()
+        pending += options.__subclasses__()
+        if "_add_argparse_args" in vars(options):
+            options._add_argparse_args(parser)
+    return {flag: action.nargs == 0 for action in parser._actions for flag in action.option_strings}
+
+
+def parse_beam_options(parser: argparse.ArgumentParser, rest: list[str]) -> PipelineOptions:
+    """Reads what our own parser left over as Beam's options.
+
+    Raises:
+        UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
+    """
+    known = _beam_flags()
+    ours = [flag for action in parser._actions for flag in action.option_strings]
+    takes_value = False
+    for word in rest:
+        name = word.partition("=")[0]
+        if word.startswith("--"):
+            if name not in known:
+                near = difflib.get_close_matches(name, [*ours, *known], n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise UsageError(f"unknown flag {name}{hint} See {parser.prog} --help".replace("?;", "?"))
+            takes_value = not known[name] and "=" not in word
+        elif not takes_value:
+            raise UsageError(f"unexpected argument {word!r}; see {parser.prog} --help")
+    try:
+        return PipelineOptions(rest)
+    except SystemExit:
+        raise UsageError(f"Beam does not take these options: {' '.join(rest)}") from None
+
+
+def choose_runner(options: PipelineOptions) -> FnApiRunner | str:
+    """The runner to hand to Beam: the in-process one named outright, or what `--runner` says.
+
+    `DirectRunner` is taken for the in-process one too: left to itself it first tries to download another.
+    """
+    named = options.get_all_options().get("runner")
+    if named not in LOCAL_RUNNERS:
+        return named
+    logging.getLogger("apache_beam.runners.portability.fn_api_runner").setLevel(logging.ERROR)
+    return FnApiRunner()
+
+
+def is_local(options: PipelineOptions) -> bool:
+    return options.get_all_options().get("runner") in LOCAL_RUNNERS
+
+
+def worker_threads(options: PipelineOptions) -> int:
+    """torch threads a worker process: the machine's cores shared between the local workers; 0 elsewhere (torch's)."""
+    direct = options.view_as(DirectOptions)
+    if not is_local(options) or direct.direct_running_mode != "multi_processing":
+        return 0
+    cores = multiprocessing.cpu_count()
+    return max(1, cores // (direct.direct_num_workers or cores))

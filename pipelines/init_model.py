@@ -1,0 +1,77 @@
+"""`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
+
+import json
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pinnerformer_model.checkpoint import new_model, save_model
+from pinnerformer_model.config import PRESETS, ModelError, preset
+
+from pipelines.arguments import Parser
+from stores.errors import InputError, UsageError
+from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files
+
+DESCRIPTION = """\
+Writes an untrained model: random weights from a seed, vocabularies of actions and surfaces as the logs have them.
+Its vectors are noise until it is trained; the whole job runs on it all the same.
+"""
+
+
+def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The distinct actions and surfaces of all partitions, sorted.
+
+    Raises:
+        InputError: the logs cannot be read.
+    """
+    words: dict[str, set[str]] = {"action": set(), "surface": set()}
+    for _, folder in sorted(list_partitions(logs).items()):
+        for path in parquet_files(folder):
+            try:
+                with open_log_file(path, columns) as file:
+                    for batch in file.iter_batches(1 << 18, columns=[columns.theirs(name) for name in words]):
+                        for name, found in words.items():
+                            values = pc.unique(batch[columns.theirs(name)])
+                            if pa.types.is_dictionary(values.type):
+                                values = values.dictionary_decode()
+                            found |= {value for value in values.to_pylist() if value is not None}
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
+    return tuple(sorted(words["action"])), tuple(sorted(words["surface"]))
+
+
+def read_version(pins: str) -> str:
+    """The PinSage version that a vector set says it is of."""
+    path = os.path.join(pins, "version.json")
+    try:
+        with open(path, "rb") as file:
+            return str(json.load(file)["pinsage_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{path}: {error}; expected {{"pinsage_version": "..."}}, or say --pins DIR') from None
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = Parser(prog="pinnerformer init-model", description=DESCRIPTION)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes (default %(default)s)")
+    parser.add_argument("--logs", required=True, metavar="DIR", help="engagement logs: where the vocabularies are read")
+    parser.add_argument("--pins", metavar="DIR", help="PinSage vectors the model is for (default: pins beside --logs)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default %(default)s)")
+    parser.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="e.g. action=event")
+    arguments = parser.parse_args(argv)
+    actions, surfaces = read_vocabularies(arguments.logs, ColumnNames.parse(arguments.column))
+    if not actions or not surfaces:
+        raise InputError(f"--logs {arguments.logs}: no row with an action and a surface in it; nothing to model")
+    pins = arguments.pins or os.path.join(os.path.dirname(os.path.abspath(arguments.logs)), "pins")
+    options: dict[str, Any] = {"action_vocabulary": actions, "surface_vocabulary": surfaces}
+    try:
+        config = preset(arguments.preset, pinsage_version=read_version(pins), **options)
+        digest = save_model(arguments.out, config, *new_model(config, arguments.seed))
+    except ModelError as error:
+        raise UsageError(f"--out {arguments.out}: {error}") from None
+    print(
+        f"{arguments.out}: {arguments.preset}, {len(actions)} actions, {len(surfaces)} surfaces, digest {digest[:12]}"
+    )
+    return 0

@@ -1,0 +1,149 @@
+"""Shows how far a run is: live on a terminal, plain lines elsewhere."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bars,
+)
+
+from transforms.run import Run
+
+STAGES = {  # stage -> (label, what a unit is)
+    "read_logs": ("read logs", "rows"),
+    "update_histories": ("update histories", "active users"),
+    "join_vectors": ("join vectors", "history rows"),
+    "embed_users": ("embed users", "users"),
+    "merge_snapshot": ("merge snapshot", "users"),
+    "shard_pins": ("sort vectors", "pins"),
+    "embed_pins": ("embed pins", "pins"),
+    "build_indexes": ("build indexes", "pins"),
+    "finish": ("check, commit, publish", "steps"),
+}
+
+
+class ProgressLog:
+    """Adds up the lines that workers append under `staging/<run>/progress/`."""
+
+    def __init__(self, folder: str):
+        self._folder = folder
+        self._read: dict[str, int] = {}
+        self.units: dict[str, int] = defaultdict(int)
+        self.parts: dict[str, int] = defaultdict(int)
+
+    def update(self) -> None:
+        """Reads what was appended since the last call; a line still being written is left for the next."""
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return
+        for name in names:
+            with open(os.path.join(self._folder, name), "rb") as file:
+                file.seek(self._read.get(name, 0))
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            self._read[name] = self._read.get(name, 0) + len(whole)
+            for line in whole.splitlines():
+                found = json.loads(line)
+                self.units[found["stage"]] += found["units"]
+                self.parts[found["stage"]] += found["parts"]
+
+
+class Progress:
+    """Watches a run while the body of the `with` runs.
+
+    Args:
+        run: What to watch.
+        rows: Log rows to read.
+        pins: Pins to embed and index.
+        shown: Show nothing if false.
+        every_s: Seconds between two plain lines, where stderr is no terminal.
+    """
+
+    def __init__(self, run: Run, *, rows: int, pins: int, shown: bool = True, every_s: float = 10.0):
+        self._run = run
+        self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins, "finish": 3}
+        self._shown = shown
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Progress":
+        folder = self._run.root.path(f"{self._run.staging}/progress")
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            os.unlink(os.path.join(folder, name))
+        if self._shown:
+            self._log = ProgressLog(folder)
+            target = self._draw if sys.stderr.isatty() else self._print
+            self._thread = threading.Thread(target=target, name="progress", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _total(self, stage: str) -> int | None:
+        if stage in self._totals:
+            return self._totals[stage]
+        buckets_done = self._log.parts["update_histories"] >= self._run.layout.user_buckets
+        if stage == "embed_users" and buckets_done:  # how many there are is known once every history is up to date
+            return self._log.units["update_histories"]
+        return None
+
+    def _draw(self) -> None:
+        bars = Bars(
+            TextColumn("{task.description:<24}"),
+            BarColumn(bar_width=28),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[done]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        tasks = {}
+        began: dict[str, float] = {}
+        with bars:
+            last = False
+            while not last:
+                last = self._stop.wait(0.3)
+                self._log.update()
+                for stage, (label, unit) in STAGES.items():
+                    units = self._log.units[stage]
+                    if not units and not self._log.parts[stage]:
+                        continue
+                    began.setdefault(stage, time.perf_counter())
+                    if stage not in tasks:
+                        tasks[stage] = bars.add_task(label, total=None, done="")
+                    rate = units / max(1e-3, time.perf_counter() - began[stage])
+                    shown = f"{units:,} {unit}" + (f"  {rate:,.0f}/s" if stage == "embed_users" else "")
+                    bars.update(tasks[stage], completed=units, total=self._total(stage), done=shown)
+
+    def _print(self) -> None:
+        started, said = time.perf_counter(), ""
+        last = False
+        while not last:
+            last = self._stop.wait(self._every_s)
+            self._log.update()
+            words = []
+            for stage, (label, unit) in STAGES.items():
+                units, total = self._log.units[stage], self._total(stage)
+                if units:
+                    words.append(f"{label} {units:,}{f' of {total:,}' if total else ''} {unit}")
+            text = "; ".join(words)
+            if text and text != said:
+                print(f"[{time.perf_counter() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
+                said = text

@@ -1,0 +1,109 @@
+"""`pinnerformer status`: the releases of a root, what the store serves, and whether the newest is too old."""
+
+import datetime
+import os
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.arguments import Parser, seconds
+from pipelines.summary import as_json, summarise
+from stores.errors import StoreError
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import read_layout
+from stores.manifests import manifest_path
+from stores.releases import chain, current_release
+
+DESCRIPTION = """\
+Shows the releases of a root, newest first, and what the key-value store serves.
+
+With --max-age it exits with 1 when the newest release was committed longer ago than that: the alarm for the job that
+never ran.
+"""
+
+
+def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
+    """What there is to say of a root and a store, for people and programs alike.
+
+    Raises:
+        StoreError: no such root, or it is damaged.
+    """
+    if read_layout(root) is None:
+        raise StoreError(f"--root {root.url}: no layout.json in it; no daily job has run there yet")
+    releases = []
+    for manifest in chain(root):
+        committed = os.path.getmtime(root.path(manifest_path(manifest.release)))
+        stamp = datetime.datetime.fromtimestamp(committed, datetime.UTC)
+        releases.append({**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")})
+    found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}
+    if kv:
+        with open_store(kv, namespace) as store:
+            current = store.current()
+            found["store"] = {"url": store.url_shown, "namespace": namespace, "release": None}
+            if current:
+                found["store"] |= {
+                    "release": current.release,
+                    "generation": current.generation,
+                    "model": current.model_digest[:12],
+                    "users": store.count(current.generation),
+                }
+    return found
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code: 1 if the newest release is older than --max-age."""
+    parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
+    parser.add_argument("--root", required=True, metavar="DIR")
+    parser.add_argument("--kv", metavar="URL")
+    parser.add_argument("--namespace", default="pinnerformer")
+    parser.add_argument("--max-age", type=seconds, metavar="30h", help="exit with 1 if the newest release is older")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    arguments = parser.parse_args(argv)
+    found = describe(Root(arguments.root), arguments.kv, arguments.namespace)
+    if arguments.json:
+        print(as_json(found))
+    else:
+        _print(found)
+    if arguments.max_age is not None:
+        now = datetime.datetime.now(datetime.UTC)
+        newest = found["releases"][0] if found["releases"] else None
+        age = (now - datetime.datetime.fromisoformat(newest["committed"])).total_seconds() if newest else None
+        if age is None or age > arguments.max_age:
+            what = (
+                f"{newest['release']} was committed {age / 3600:.1f} h ago" if newest and age else "there is no release"
+            )
+            print(
+                f"pinnerformer status: too old: {what}, --max-age allows {arguments.max_age / 3600:g} h",
+                file=sys.stderr,
+            )
+            return 1
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(box=box.SIMPLE, title=f"releases of {found['root']}", title_justify="left")
+    for name in ("release", "committed", "model"):
+        table.add_column(name)
+    for name in ("rows read", "active", "embedded", "users", "pins", "recall@10"):
+        table.add_column(name, justify="right")
+    for r in found["releases"]:
+        recall = r["index_recall_at_10"]
+        numbers = [f"{r[key]:,}" for key in ("rows_read", "users_active", "users_embedded", "users", "pins")]
+        mark = " <- CURRENT" if r["release"] == found["current"] else ""
+        table.add_row(r["release"] + mark, r["committed"], r["model"], *numbers, f"{recall:.4f}" if recall else "-")
+    console.print(table)
+    store = found["store"]
+    if store and store["release"]:
+        console.print(
+            f"{store['url']} serves {store['release']} to namespace {store['namespace']}: {store['users']:,} users, "
+            f"generation {store['generation']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif store:
+        console.print(f"{store['url']}: nothing published in namespace {store['namespace']}", highlight=False)

@@ -1,0 +1,91 @@
+"""What a person reads when a run is over, and later about the releases of a root."""
+
+import json
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from stores.files import Root
+from stores.manifests import Manifest, read_manifest
+from transforms.read_logs import REASONS
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """The figures of a release that a person asks for first."""
+    counters = manifest.counters
+    read, history = counters.get("read_logs", {}), counters.get("update_histories", {})
+    joined, merged = counters.get("join_vectors", {}), counters.get("merge_snapshot", {})
+    return {
+        "release": manifest.release,
+        "date": manifest.date,
+        "previous": manifest.previous,
+        "model": manifest.model_digest[:12],
+        "log_files": len(manifest.inputs),
+        "rows_read": read.get("rows_read", 0),
+        "rows_dropped": {r: read[f"dropped_{r}"] for r in REASONS if read.get(f"dropped_{r}")},
+        "rows_erased": read.get("rows_erased", 0),
+        "rows_repeated": history.get("rows_repeated", 0),
+        "users": manifest.rows("user_embeddings"),
+        "users_active": history.get("users_active", 0),
+        "users_embedded": counters.get("embed_users", {}).get("users_embedded", 0),
+        "users_without_token": joined.get("users_without_token", 0),
+        "users_carried_over": merged.get("users_carried_over", 0),
+        "tokens_without_vector": joined.get("tokens_without_vector", 0),
+        "tokens_out_of_vocabulary": joined.get("tokens_out_of_vocabulary", 0),
+        "pins": manifest.rows("pin_embeddings"),
+        "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),
+        "index_ef_search": manifest.settings["index"].get("ef_search"),
+        "seconds": {stage: round(value, 2) for stage, value in manifest.timings.items()},
+    }
+
+
+def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: TextIO) -> None:
+    """Prints the end of a run: what was read, dropped and why, embedded, carried over, indexed, published."""
+    manifest = read_manifest(root, outcome["release"])
+    facts = summarise(manifest)
+    table = Table(box=box.SIMPLE, show_header=False, title=f"release {facts['release']}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts["rows_dropped"].items())
+    recall = facts["index_recall_at_10"]
+    rows = [
+        ("log rows read", f"{facts['rows_read']:,}", f"{facts['log_files']} files"),
+        ("dropped", f"{sum(facts['rows_dropped'].values()):,}", dropped or "none"),
+        ("seen before", f"{facts['rows_repeated']:,}", "equal to a row in the histories"),
+        ("active users", f"{facts['users_active']:,}", "whose history changed"),
+        ("embedded", f"{facts['users_embedded']:,}", f"{facts['users_without_token']:,} more had no usable token"),
+        ("carried over", f"{facts['users_carried_over']:,}", f"of {facts['users']:,} users"),
+        (
+            "tokens left out",
+            f"{facts['tokens_without_vector'] + facts['tokens_out_of_vocabulary']:,}",
+            f"{facts['tokens_without_vector']:,} without a vector, "
+            f"{facts['tokens_out_of_vocabulary']:,} out of vocabulary",
+        ),
+        (
+            "pins",
+            f"{facts['pins']:,}",
+            f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else "",
+        ),
+    ]
+    published = outcome["publish"]
+    rows.append(
+        ("published", f"{published['users_sent']:,}", f"{published['users_stored']:,} users in the store")
+        if published
+        else ("published", "-", "--publish none")
+    )
+    for row in rows:
+        table.add_row(*row)
+    work = "  ".join(f"{stage} {value:.1f}" for stage, value in facts["seconds"].items())
+    console = Console(file=file, width=None if file.isatty() else 110)
+    console.print(table)
+    console.print(f"{seconds:.1f} s in all; seconds of work a stage: {work}", highlight=False)
+    console.print(
+        f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}", highlight=False, soft_wrap=True
+    )
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=1)

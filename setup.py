@@ -1,0 +1,5 @@
+"""Entry point for tools that still ask for a setup.py, such as Beam's `--setup_file`; everything is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,34 @@
+"""Where an id belongs: the same bucket and shard on every machine, in every process, for ever."""
+
+import numpy as np
+
+
+def splitmix64(ids: np.ndarray) -> np.ndarray:
+    """Mixes ids so that consecutive ones spread evenly.
+
+    Args:
+        ids: int64 or uint64 [N].
+
+    Returns:
+        uint64 [N]: the finaliser of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014),
+        applied to `id + 0x9e3779b97f4a7c15`. A bijection: distinct ids keep distinct hashes.
+    """
+    z = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def bucket_of(ids: np.ndarray, count: int) -> np.ndarray:
+    """The bucket (of a user) or shard (of a pin) each id belongs to.
+
+    Args:
+        ids: int64 [N].
+        count: Number of buckets or shards, > 0.
+
+    Returns:
+        int32 [N] in [0, count).
+    """
+    if count <= 0:
+        raise ValueError(f"count must be positive, got {count}")
+    return (splitmix64(ids) % np.uint64(count)).astype(np.int32)

@@ -1,0 +1,71 @@
+"""layout.json: what is fixed when a root is made."""
+
+import dataclasses
+from typing import Any
+
+from stores.errors import StoreError, UsageError
+from stores.files import Root
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a root is cut up.
+
+    Attributes:
+        user_buckets: Parts of `histories` and `user_embeddings`.
+        pin_shards: Parts of `pin_embeddings` and `indexes`.
+        history_length: Engagements kept a user; at least the model's `max_sequence_length`.
+        embedding_dtype: Of the stored vectors; float16 is the only one.
+    """
+
+    user_buckets: int = 64
+    pin_shards: int = 4
+    history_length: int = 256
+    embedding_dtype: str = "float16"
+
+    def __post_init__(self):
+        for name in ("user_buckets", "pin_shards", "history_length"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name} must be a positive whole number, got {value!r}")
+        if self.embedding_dtype != "float16":
+            raise UsageError(f"embedding_dtype must be float16, got {self.embedding_dtype!r}")
+
+
+def read_layout(root: Root) -> Layout | None:
+    """The layout of a root; None where no root has been made yet.
+
+    Raises:
+        StoreError: layout.json is damaged.
+    """
+    try:
+        found = root.read_json("layout.json")
+    except FileNotFoundError:
+        return None
+    try:
+        return Layout(**found)
+    except (TypeError, UsageError) as error:
+        raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
+
+
+def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
+    """The layout of a root, written on first use.
+
+    Args:
+        asked: What the flags say, by field name; what they leave out is taken from the root, or from the defaults.
+
+    Raises:
+        UsageError: the root was made with other values; they cannot change in place.
+    """
+    found = read_layout(root)
+    if found is None:
+        layout = Layout(**asked)
+        root.write_json("layout.json", dataclasses.asdict(layout))
+        return layout
+    for name, value in asked.items():
+        if value != getattr(found, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value}: {root.path('layout.json')} says {getattr(found, name)}, "
+                "and it is fixed when a root is made; leave the flag out, or start a new root"
+            )
+    return found

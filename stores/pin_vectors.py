@@ -1,0 +1,211 @@
+"""PinSage vectors: the input files, and the sorted tables that workers map into memory."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stores.errors import InputError
+from stores.files import FileEntry, Root
+from stores.ids import bucket_of
+from stores.schemas import from_binary_column, to_binary_column
+
+WIDTH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorFile:
+    """One Parquet file of PinSage vectors: `dtype` float16 or float32."""
+
+    path: str
+    rows: int
+    row_groups: int
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorSet:
+    """The PinSage vectors a run is given: one version, one dtype, any number of files."""
+
+    version: str
+    dtype: str
+    files: tuple[VectorFile, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+def describe_vectors(folder: str, expected_version: str) -> VectorSet:
+    """Opens every file of a vector set and checks its schema; reads no vector.
+
+    Raises:
+        InputError: no such folder or no file in it, another PinSage version than the model's, wrong width or type.
+    """
+    version_path = os.path.join(folder, "version.json")
+    try:
+        names = sorted(n for n in os.listdir(folder) if n.endswith(".parquet") and not n.startswith((".", "_")))
+    except OSError as error:
+        raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
+    try:
+        with open(version_path, "rb") as file:
+            version = json.load(file)["pinsage_version"]
+    except FileNotFoundError:
+        raise InputError(f'{version_path}: missing; expected {{"pinsage_version": "..."}}') from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f'{version_path}: not understood; expected {{"pinsage_version": "..."}}') from None
+    if version != expected_version:
+        raise InputError(
+            f"{version_path}: PinSage version {version!r}, the model was trained on {expected_version!r}; another "
+            "version is another space: give --pins of that version, or a --model trained on this one"
+        )
+    if not names:
+        raise InputError(f"--pins {folder}: no *.parquet file in it")
+    files = tuple(_describe_file(os.path.join(folder, name)) for name in names)
+    dtypes = sorted({file.dtype for file in files})
+    if len(dtypes) > 1:
+        raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
+    return VectorSet(version=version, dtype=dtypes[0], files=files)
+
+
+def _describe_file(path: str) -> VectorFile:
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
+        ) from None
+    for name in ("pin_id", "vector"):
+        if name not in schema.names:
+            raise InputError(f"{path}: no column {name!r} (it has {', '.join(schema.names)})")
+    if not pa.types.is_integer(schema.field("pin_id").type):
+        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
+    kind = schema.field("vector").type
+    values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
+    if values not in (pa.float16(), pa.float32()):
+        raise InputError(
+            f"{path}: column 'vector' is {kind}; write it as fixed_size_list<float16>[{WIDTH}] or <float32>[{WIDTH}]"
+        )
+    if kind.list_size != WIDTH:
+        raise InputError(
+            f"{path}: column 'vector' is {kind.list_size} wide, PinSage is {WIDTH}; give the right vectors"
+        )
+    dtype = "float16" if values == pa.float16() else "float32"
+    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype)
+
+
+def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Reads one row group and checks every row of it.
+
+    Returns:
+        pin_id int64 [N], as stored; vector [N, 256] of the file's dtype.
+
+    Raises:
+        InputError: a null or negative id, a null vector, NaN or infinity; names the row.
+    """
+    try:
+        with pq.ParquetFile(file.path, memory_map=True) as source:
+            first = sum(source.metadata.row_group(g).num_rows for g in range(row_group))
+            rows = source.read_row_group(row_group, columns=["pin_id", "vector"], use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file.path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
+    ids = rows["pin_id"].combine_chunks()
+    column = rows["vector"].combine_chunks()
+    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+    def refuse(bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            named = "" if ids[row].as_py() is None else f" (pin_id {ids[row].as_py()})"
+            raise InputError(f"{file.path}: row {first + row}{named}: {what}; correct or leave out the row")
+
+    refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
+    pin_ids = ids.cast(pa.int64()).to_numpy()
+    refuse(pin_ids < 0, "pin_id is negative")
+    refuse(column.is_null().to_numpy(zero_copy_only=False), "vector is null")
+    flat = column.flatten()
+    refuse(np.repeat([flat.null_count > 0], len(pin_ids)), "a null inside a vector of this row group")
+    vectors = flat.to_numpy().reshape(len(pin_ids), WIDTH)
+    refuse(~np.isfinite(vectors).all(axis=1), "vector has NaN or infinity in it")
+    return pin_ids, vectors
+
+
+def write_vector_table(
+    root: Root, folder: str, stem: str, part: int, ids: np.ndarray, vectors: np.ndarray
+) -> FileEntry:
+    """Writes an Arrow IPC file of one uncompressed batch: mapped into memory, it is two numpy arrays."""
+    batch = pa.record_batch([pa.array(ids), to_binary_column(vectors)], names=["pin_id", "vector"])
+
+    def write(path: str) -> None:
+        with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    return root.write_named_by_content(folder, stem, ".arrow", part, len(ids), write)
+
+
+def map_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Maps what `write_vector_table` wrote: pin_id int64 [N], vector [N, 256]; pages are shared between processes."""
+    with pa.memory_map(root.path(entry.path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    if not table.num_rows:
+        return np.empty(0, np.int64), np.empty((0, WIDTH), dtype)
+    return table["pin_id"].chunk(0).to_numpy(), from_binary_column(table["vector"], np.dtype(dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorTable:
+    """Every pin vector of a run, mapped into memory: one sorted table a shard.
+
+    Attributes:
+        ids: A shard's pin_id int64 [P_s], sorted, unique.
+        vectors: A shard's vector [P_s, 256].
+    """
+
+    ids: tuple[np.ndarray, ...]
+    vectors: tuple[np.ndarray, ...]
+
+    @classmethod
+    def open(cls, root: Root, entries: list[FileEntry], dtype: str) -> "VectorTable":
+        """Maps the shards; `entries` holds one a shard, in any order."""
+        ordered = sorted(entries, key=lambda e: e.part)
+        if [entry.part for entry in ordered] != list(range(len(ordered))):
+            raise ValueError(f"expected one file a shard, got parts {[entry.part for entry in ordered]}")
+        mapped = [map_vector_table(root, entry, dtype) for entry in ordered]
+        return cls(tuple(ids for ids, _ in mapped), tuple(vectors for _, vectors in mapped))
+
+    def look_up(self, pin_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of pins, in the order asked.
+
+        Args:
+            pin_ids: int64 [N]; may repeat.
+
+        Returns:
+            found bool [N]; vector [found.sum(), 256], of those found.
+        """
+        shard = bucket_of(pin_ids, len(self.ids))
+        found = np.zeros(len(pin_ids), bool)
+        row = np.zeros(len(pin_ids), np.int64)
+        for s, ids in enumerate(self.ids):
+            mine = np.flatnonzero(shard == s)
+            at, hit = find_sorted(ids, pin_ids[mine])
+            found[mine[hit]] = True
+            row[mine[hit]] = at[hit]
+        out = np.empty((int(found.sum()), WIDTH), self.vectors[0].dtype)
+        shard, row = shard[found], row[found]
+        for s, vectors in enumerate(self.vectors):
+            mine = np.flatnonzero(shard == s)
+            out[mine] = vectors[row[mine]]
+        return found, out
+
+
+def find_sorted(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where values stand in a sorted table without repeats: position int64 [N], and whether it is there bool [N]."""
+    at = np.searchsorted(table, values)
+    hit = at < len(table)
+    hit[hit] = table[at[hit]] == values[hit]
+    return at, hit

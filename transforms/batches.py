@@ -1,0 +1,51 @@
+"""Arrow record batches as Beam elements: cut by owner, and packed for the shuffle."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from stores.ids import bucket_of
+
+# No shuffled value is larger than this; past about 1 MB engines spill, copy and stall on single records.
+MAX_SHUFFLED_BYTES = 1 << 20
+
+
+def split_by_bucket(batch: pa.RecordBatch, buckets: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields (bucket, its rows) for every bucket that has rows; the order of rows within a bucket is kept.
+
+    Args:
+        batch: Rows with a `user_id` int64 column without nulls.
+        buckets: Number of buckets, > 0.
+    """
+    bucket = bucket_of(batch["user_id"].to_numpy(), buckets).astype(np.uint16 if buckets <= 1 << 16 else np.int32)
+    order = np.argsort(bucket, kind="stable")  # a radix sort for 16 bits
+    edges = np.searchsorted(bucket[order], np.arange(buckets + 1))  # [buckets + 1]
+    rows = batch.take(pa.array(order))
+    for b in np.flatnonzero(np.diff(edges)):
+        yield int(b), rows.slice(edges[b], edges[b + 1] - edges[b])
+
+
+def to_ipc(batch: pa.RecordBatch) -> Iterator[bytes]:
+    """Packs a batch as Arrow IPC streams of at most `MAX_SHUFFLED_BYTES`, halving it until they fit.
+
+    Raises:
+        ValueError: a single row is larger than that.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    packed = sink.getvalue()
+    if packed.size <= MAX_SHUFFLED_BYTES:
+        yield packed.to_pybytes()
+        return
+    if batch.num_rows <= 1:
+        raise ValueError(f"one row of {packed.size} bytes cannot be shuffled; the limit is {MAX_SHUFFLED_BYTES}")
+    half = batch.num_rows // 2
+    yield from to_ipc(batch.slice(0, half))
+    yield from to_ipc(batch.slice(half))
+
+
+def from_ipc(chunks: Iterable[bytes]) -> list[pa.RecordBatch]:
+    """Unpacks what `to_ipc` packed; the order of chunks is the shuffle's, so callers sort."""
+    return [batch for chunk in chunks for batch in pa.ipc.open_stream(chunk)]

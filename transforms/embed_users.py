@@ -1,0 +1,131 @@
+"""Runs the user tower over slices of active users."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+from pinnerformer_model.inference import UserEncoder
+
+from stores.schemas import to_binary_column, user_embeddings_schema
+from transforms.batches import to_ipc
+from transforms.model import ModelReference
+from transforms.run import REPORTS, Run, report
+from transforms.sequences import JoinedSlice
+
+STAGE = "embed_users"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedSlice:
+    """The embeddings of one slice: user_ids int64 [N], embeddings float16 [N, d], seconds of model time."""
+
+    bucket: int
+    user_ids: np.ndarray
+    embeddings: np.ndarray
+    last_action_ms: np.ndarray
+    tokens: int
+    seconds: float
+
+
+class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
+    """Embeds whole slices; batches are formed inside, by length, so Beam's own batching is off.
+
+    One element in, one element out: users' vectors do not depend on which bundle their slice came in.
+    """
+
+    def __init__(self, run: Run, model: ModelReference, token_budget: int):
+        super().__init__()
+        self._run = run
+        self._reference = model
+        self._token_budget = token_budget
+
+    def load_model(self) -> UserEncoder:
+        loaded = self._reference.load()
+        return UserEncoder(loaded.user_tower, self._token_budget, self._reference.device)
+
+    def run_inference(
+        self, batch: Sequence[JoinedSlice], model: UserEncoder, inference_args: dict[str, Any] | None = None
+    ) -> list[EmbeddedSlice]:
+        # A list, not a generator: a generator would run outside Beam's failure counter and out-of-memory guard.
+        return [self._embed(joined, model) for joined in batch]
+
+    def _embed(self, joined: JoinedSlice, encoder: UserEncoder) -> EmbeddedSlice:
+        started = time.perf_counter()
+        embeddings = encoder.encode(
+            joined.sequences, on_batch=lambda users: self._run.note_progress(STAGE, users, parts=0)
+        )
+        self._run.note_progress(STAGE, 0)
+        return EmbeddedSlice(
+            joined.bucket,
+            joined.sequences.user_ids,
+            embeddings,
+            joined.last_action_ms,
+            len(joined.sequences.timestamp_ms),
+            time.perf_counter() - started,
+        )
+
+    def get_num_bytes(self, batch: Sequence[JoinedSlice]) -> int:
+        return sum(joined.sequences.pin_vectors.nbytes for joined in batch)
+
+    def get_metrics_namespace(self) -> str:
+        return STAGE
+
+
+def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, float], int]:
+    """Lowest and highest L2 norm of the finite vectors of float16 [N, d], and how many are not finite."""
+    norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+    finite = norms[np.isfinite(norms)]
+    lowest = {"norm": float(finite.min())} if len(finite) else {}
+    highest = {"norm": float(finite.max())} if len(finite) else {}
+    return lowest, highest, len(norms) - len(finite)
+
+
+class PackEmbedded(beam.DoFn):
+    """EmbeddedSlice -> (bucket, Arrow IPC rows of the table user_embeddings)."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def process(self, embedded: EmbeddedSlice):
+        count, dim = embedded.embeddings.shape
+        rows = pa.record_batch(
+            [
+                pa.array(embedded.user_ids),
+                to_binary_column(embedded.embeddings),
+                pa.array(np.full(count, np.datetime64(self._run.date))),
+                pa.array(embedded.last_action_ms),
+                pa.array(np.zeros(count, bool)),
+            ],
+            schema=user_embeddings_schema(dim),
+        )
+        for chunk in to_ipc(rows):
+            yield embedded.bucket, chunk
+        lowest, highest, not_finite = norm_range(embedded.embeddings)
+        started = time.perf_counter() - embedded.seconds
+        counters = {"users_embedded": count, "tokens": embedded.tokens, "users_not_finite": not_finite}
+        yield report(STAGE, started, counters, lowest=lowest, highest=highest)
+
+
+@dataclasses.dataclass
+class EmbedUsers(beam.PTransform):
+    """Embeds active users.
+
+    Input: JoinedSlice. Output: `main`, (bucket, Arrow IPC rows of user_embeddings), and `reports`.
+    """
+
+    run: Run
+    model: ModelReference
+    token_budget: int
+
+    def expand(self, slices: beam.PCollection[JoinedSlice]):
+        handler = UserTowerHandler(self.run, self.model, self.token_budget)
+        return (
+            slices
+            | "RunInference" >> RunInference(handler.with_no_batching())
+            | "PackEmbedded" >> beam.ParDo(PackEmbedded(self.run)).with_outputs(REPORTS, main="main")
+        )

@@ -1,0 +1,271 @@
+"""Merges new engagements into the histories, and finds out whose history changed."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from stores.manifests import read_manifest
+from stores.schemas import ENGAGEMENTS
+from stores.tables import read_files, write_part
+from transforms.batches import from_ipc, to_ipc
+from transforms.run import REPORTS, Run, report
+
+STAGE = "update_histories"
+
+# A slice is what one worker embeds at a time; its rows fit into one shuffled value.
+SLICE_USERS = 512
+SLICE_ROWS = 32_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Engagements:
+    """Rows as numpy columns: strings are codes into sorted vocabularies, so that codes order as strings do.
+
+    Attributes:
+        user_id, pin_id, timestamp_ms: int64 [N].
+        action, surface: int32 [N].
+        duration_s: float32 [N]; NaN = not measured.
+    """
+
+    user_id: np.ndarray
+    pin_id: np.ndarray
+    timestamp_ms: np.ndarray
+    action: np.ndarray
+    surface: np.ndarray
+    duration_s: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    def take(self, rows: np.ndarray) -> "Engagements":
+        """The rows at `rows`: positions int64 [K], a mask bool [N], or a slice."""
+        return Engagements(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
+
+    @staticmethod
+    def concat(parts: list["Engagements"]) -> "Engagements":
+        names = [f.name for f in dataclasses.fields(Engagements)]
+        return Engagements(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+    def order(self) -> np.ndarray:
+        """The order of the histories: by user, newest first, ties by the remaining columns, nulls last. Stable."""
+        order = np.lexsort((-self.timestamp_ms, self.user_id))
+        user, at = self.user_id[order], self.timestamp_ms[order]
+        same = np.zeros(len(order) + 1, bool)
+        same[1:-1] = (user[1:] == user[:-1]) & (at[1:] == at[:-1])
+        tied = np.flatnonzero(same[1:] | same[:-1])  # few as a rule: only they are compared column by column
+        if len(tied):
+            rows = order[tied]
+            missing = np.isnan(self.duration_s[rows])
+            duration = np.where(missing, 0, self.duration_s[rows])
+            columns = (duration, missing, self.surface[rows], self.action[rows], self.pin_id[rows])
+            order[tied] = rows[np.lexsort((*columns, -self.timestamp_ms[rows], self.user_id[rows]))]
+        return order
+
+    def equals_previous(self) -> np.ndarray:
+        """bool [N]: whether a row equals the one before it in every column; null equals null."""
+        equal = np.zeros(len(self), bool)
+        equal[1:] = True
+        for field in dataclasses.fields(self):
+            column = getattr(self, field.name)
+            same = column[1:] == column[:-1]
+            if field.name == "duration_s":
+                same |= np.isnan(column[1:]) & np.isnan(column[:-1])
+            equal[1:] &= same
+        return equal
+
+
+def _codes(column: pa.ChunkedArray, vocabulary: dict[str, int]) -> np.ndarray:
+    """int32 [N] codes of a dictionary column in a vocabulary that has all its strings."""
+    parts = [np.empty(0, np.int32)]
+    for chunk in column.chunks:
+        mapping = np.array([vocabulary[value] for value in chunk.dictionary.to_pylist()], np.int32)
+        parts.append(mapping[chunk.indices.to_numpy()] if len(chunk) else np.empty(0, np.int32))
+    return np.concatenate(parts)
+
+
+def sorted_vocabulary(columns: Iterable[pa.ChunkedArray]) -> list[str]:
+    """The strings of dictionary columns, in order."""
+    return sorted({value for column in columns for chunk in column.chunks for value in chunk.dictionary.to_pylist()})
+
+
+def to_engagements(table: pa.Table, actions: list[str], surfaces: list[str]) -> Engagements:
+    """Arrow rows of schema `ENGAGEMENTS`, nulls in `duration_s` only, as numpy columns."""
+    return Engagements(
+        *(table[name].to_numpy() for name in ("user_id", "pin_id", "timestamp_ms")),
+        _codes(table["action"], {value: code for code, value in enumerate(actions)}),
+        _codes(table["surface"], {value: code for code, value in enumerate(surfaces)}),
+        table["duration_s"].to_numpy(),
+    )
+
+
+def to_table(rows: Engagements, actions: list[str], surfaces: list[str]) -> pa.Table:
+    """The inverse of `to_engagements`; vocabularies are cut to what occurs, so that equal rows give equal bytes."""
+    strings = []
+    for codes, vocabulary in ((rows.action, actions), (rows.surface, surfaces)):
+        used = np.flatnonzero(np.bincount(codes, minlength=len(vocabulary))) if len(codes) else np.empty(0, np.int64)
+        recode = np.zeros(len(vocabulary), np.int32)
+        recode[used] = np.arange(len(used), dtype=np.int32)
+        words = pa.array([vocabulary[u] for u in used], pa.string())
+        strings.append(pa.DictionaryArray.from_arrays(pa.array(recode[codes] if len(codes) else codes), words))
+    duration = pa.array(rows.duration_s, pa.float32(), mask=np.isnan(rows.duration_s))
+    return pa.table([rows.user_id, rows.pin_id, rows.timestamp_ms, *strings, duration], schema=ENGAGEMENTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """A bucket's histories after the merge.
+
+    Attributes:
+        rows: Every kept row, in the order of the histories; None if nothing changed.
+        changed: Sorted int64 ids of the users whose kept history changed.
+        counters: rows_new, rows_repeated (equal to a row already there), rows_past_length (older than what is kept).
+    """
+
+    rows: pa.Table | None
+    changed: np.ndarray
+    counters: dict[str, int]
+
+
+def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged:
+    """Merges new rows into histories; rows equal in every column count once; the newest `history_length` a user stay.
+
+    Only the users that the new rows name are sorted again; everybody else's rows are copied in blocks.
+
+    Args:
+        old: Rows of schema `ENGAGEMENTS` in the order of the histories, at most `history_length` a user.
+        new: Rows of the same schema in any order.
+        history_length: > 0.
+    """
+    counters = {"rows_new": new.num_rows, "rows_repeated": 0, "rows_past_length": 0}
+    if not new.num_rows:
+        return Merged(None, np.empty(0, np.int64), counters)
+    actions = sorted_vocabulary([old["action"], new["action"]])
+    surfaces = sorted_vocabulary([old["surface"], new["surface"]])
+    before = to_engagements(old, actions, surfaces)
+    added = to_engagements(new, actions, surfaces)
+
+    touched = np.isin(before.user_id, np.unique(added.user_id))
+    work = Engagements.concat([before.take(touched), added])  # old rows first: of two equal rows the old one stays
+    is_new = np.arange(len(work)) >= touched.sum()
+    order = work.order()
+    work, is_new = work.take(order), is_new[order]
+
+    repeated = work.equals_previous()
+    counters["rows_repeated"] = int(repeated.sum())
+    work, is_new = work.take(~repeated), is_new[~repeated]
+    first = np.flatnonzero(np.r_[True, work.user_id[1:] != work.user_id[:-1]])
+    rank = np.arange(len(work)) - np.repeat(first, np.diff(np.r_[first, len(work)]))
+    kept = rank < history_length
+    counters["rows_past_length"] = int((~kept).sum())
+    work, is_new = work.take(kept), is_new[kept]
+
+    changed = np.unique(work.user_id[is_new])
+    if not len(changed):
+        return Merged(None, changed, counters)
+    rest = before.take(~touched)
+    place = np.arange(len(work)) + np.searchsorted(rest.user_id, work.user_id)
+    from_work = np.zeros(len(work) + len(rest), bool)
+    from_work[place] = True
+    source = np.empty(len(from_work), np.int64)
+    source[from_work] = np.arange(len(rest), len(from_work))
+    source[~from_work] = np.arange(len(rest))
+    return Merged(to_table(Engagements.concat([rest, work]).take(source), actions, surfaces), changed, counters)
+
+
+def cut_slices(rows: pa.Table, users: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Cuts the histories of some users into slices of at most `SLICE_USERS` users and about `SLICE_ROWS` rows.
+
+    A user is never cut; the cut depends on the users and their rows only.
+
+    Args:
+        rows: Histories, in their order.
+        users: Sorted int64 ids, each of which has rows.
+
+    Yields:
+        (slice number, its rows in the order of the histories).
+    """
+    user_id = rows["user_id"].to_numpy()
+    begin = np.searchsorted(user_id, users, side="left")
+    length = np.searchsorted(user_id, users, side="right") - begin
+    total = np.r_[0, np.cumsum(length)]
+    row = np.repeat(begin - total[:-1], length) + np.arange(total[-1])  # positions of all their rows
+    chosen = rows.take(pa.array(row)).combine_chunks()
+    start = number = 0
+    while start < len(users):
+        by_rows = int(np.searchsorted(total, total[start] + SLICE_ROWS, side="right")) - 1
+        stop = min(start + SLICE_USERS, max(by_rows, start + 1), len(users))
+        piece = chosen.slice(total[start], total[stop] - total[start]).to_batches()
+        yield number, piece[0]
+        start, number = stop, number + 1
+
+
+class UpdateBucket(beam.DoFn):
+    """(bucket, IPC chunks) -> ((bucket, slice), (index, IPC chunk)) of active users' histories; writes the bucket."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def setup(self):
+        manifest = read_manifest(self._run.root, self._run.previous) if self._run.previous else None
+        self._files = manifest.parts("histories") if manifest else {}
+        self._retry = np.unique(np.array(manifest.retry_users if manifest else [], np.int64))
+
+    def process(self, element: tuple[int, Iterable[bytes]]):
+        started = time.perf_counter()
+        bucket, chunks = element
+        run, entries = self._run, self._files.get(bucket, [])
+        old = read_files(run.root, entries) if entries else ENGAGEMENTS.empty_table()
+        batches = from_ipc(chunks)
+        new = pa.Table.from_batches(batches, ENGAGEMENTS)
+        merged = merge_histories(old, new, run.layout.history_length)
+        rows = old if merged.rows is None else merged.rows
+        if merged.rows is not None or not entries:
+            entries = [write_part(run.root, "histories", run.date, bucket, rows)]
+        users = np.unique(rows["user_id"].to_numpy())
+        if run.everyone_active:
+            active = users
+        else:
+            active = np.union1d(merged.changed, np.intersect1d(self._retry, users))
+        slices = 0
+        for number, piece in cut_slices(rows, active):
+            slices += 1
+            for index, chunk in enumerate(to_ipc(piece)):
+                yield (bucket, number), (index, chunk)
+        counters = {
+            **merged.counters,
+            "rows_kept": rows.num_rows,
+            "users": len(users),
+            "users_changed": len(merged.changed),
+            "users_active": len(active),
+            "slices": slices,
+        }
+        run.note_progress(STAGE, len(active))
+        yield report(STAGE, started, counters, files={"histories": entries})
+
+
+@dataclasses.dataclass
+class UpdateHistories(beam.PTransform):
+    """Merges new rows into the histories, bucket by bucket, and hands on the histories of the active users.
+
+    Every bucket is visited, also one without new rows: for users to retry, and for a new model.
+
+    Input: (bucket, Arrow IPC bytes). Output: `main`, ((bucket, slice), (index, Arrow IPC bytes)), and `reports`.
+    """
+
+    run: Run
+
+    def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
+        every = chunks.pipeline | "EveryBucket" >> beam.Create(
+            [(bucket, b"") for bucket in range(self.run.layout.user_buckets)], reshuffle=False
+        )
+        return (
+            (chunks, every)
+            | "WithEveryBucket" >> beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "DropEmpty" >> beam.MapTuple(lambda bucket, parts: (bucket, (part for part in parts if part)))
+            | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run)).with_outputs(REPORTS, main="main")
+        )

@@ -1,0 +1,207 @@
+"""Reads engagement logs: only the columns needed, validated a column at a time, cut by the bucket of the user."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stores.errors import InputError, StoreError
+from stores.files import Root
+from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
+from stores.schemas import ENGAGEMENTS
+from transforms.batches import split_by_bucket, to_ipc
+from transforms.run import REPORTS, Run, report
+
+STAGE = "read_logs"
+BATCH_ROWS = 1 << 18
+DAY_MS = 86_400_000
+OLDEST_DAYS = 366
+
+# A row is dropped for the first of these that holds.
+REASONS = (
+    "null_user_id",
+    "null_pin_id",
+    "null_timestamp",
+    "null_action",
+    "null_surface",
+    "negative_pin_id",
+    "negative_duration",
+    "timestamp_after_partition",
+    "timestamp_too_old",
+)
+
+
+def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
+    """Brings a batch of a log file to the schema `ENGAGEMENTS`; NaN durations become null, other nulls stay.
+
+    Raises:
+        pa.ArrowInvalid: a number does not fit the column's type.
+    """
+    arrays = []
+    for name, field in zip(COLUMNS, ENGAGEMENTS, strict=True):
+        column = batch[columns.theirs(name)]
+        if name == "timestamp_ms" and pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64())
+        elif name == "duration_s":
+            column = column.cast(pa.float32(), safe=False)
+            if column.null_count < len(column):
+                column = pc.if_else(pc.is_nan(column), None, column)
+        elif name in ("action", "surface") and column.type != field.type:
+            column = (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(pa.string())
+            column = column.dictionary_encode()
+        arrays.append(column.cast(field.type))
+    return pa.record_batch(arrays, schema=ENGAGEMENTS)
+
+
+def _null(column: pa.Array) -> np.ndarray:
+    return column.is_null().to_numpy(zero_copy_only=False)
+
+
+def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date) -> np.ndarray:
+    """Says of every row why it cannot be used.
+
+    Args:
+        batch: Rows of schema `ENGAGEMENTS`.
+        partition: The ingestion date of the rows' file.
+
+    Returns:
+        int8 [N]: an index into `REASONS`, -1 for a good row.
+    """
+    end_ms = ((partition - datetime.date(1970, 1, 1)).days + 1) * DAY_MS
+    timestamp = batch["timestamp_ms"].fill_null(0).to_numpy()
+    tests = {
+        **{f"null_{name.removesuffix('_ms')}": _null(batch[name]) for name in COLUMNS if name != "duration_s"},
+        "negative_pin_id": batch["pin_id"].fill_null(0).to_numpy() < 0,
+        "negative_duration": batch["duration_s"].fill_null(0).to_numpy() < 0,
+        "timestamp_after_partition": timestamp >= end_ms,
+        "timestamp_too_old": timestamp < end_ms - (OLDEST_DAYS + 1) * DAY_MS,
+    }
+    reason = np.full(batch.num_rows, -1, np.int8)
+    for index in reversed(range(len(REASONS))):
+        reason[tests[REASONS[index]]] = index
+    return reason
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGroup:
+    """The unit that a worker reads: one row group of a log file."""
+
+    file: LogFile
+    index: int
+
+
+def row_groups(file: LogFile) -> list[RowGroup]:
+    """The row groups of a log file, so that a large file spreads over workers."""
+    with pq.ParquetFile(file.path) as source:
+        return [RowGroup(file, index) for index in range(source.num_row_groups)]
+
+
+def read_batches(group: RowGroup, columns: ColumnNames) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a row group in schema `ENGAGEMENTS`.
+
+    Raises:
+        InputError: the file is damaged, or a number is out of range; names the file.
+    """
+    path = group.file.path
+    try:
+        with open_log_file(path, columns) as source:
+            for batch in source.iter_batches(
+                BATCH_ROWS, row_groups=[group.index], columns=[columns.theirs(c) for c in COLUMNS], use_threads=False
+            ):
+                yield normalise(batch, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path}: row group {group.index} cannot be read ({str(error).splitlines()[0]}); "
+            "the file is damaged, write it again or remove it"
+        ) from error
+
+
+def read_erased(root: Root) -> np.ndarray:
+    """Sorted int64 ids of the users that ROOT/erased lists, one a line; empty if there is no such file.
+
+    Raises:
+        StoreError: a line is not a whole number.
+    """
+    try:
+        lines = root.read_bytes("erased").split()
+    except FileNotFoundError:
+        return np.empty(0, np.int64)
+    try:
+        return np.unique(np.array([int(line) for line in lines], np.int64))
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{root.path('erased')}: {error}; expected one user id a line") from None
+
+
+class ReadAndPartition(beam.DoFn):
+    """RowGroup -> (bucket, Arrow IPC bytes) of its good rows; the bad ones go to the dead letters of the run."""
+
+    def __init__(self, run: Run, columns: ColumnNames):
+        self._run = run
+        self._columns = columns
+
+    def setup(self):
+        self._erased = read_erased(self._run.root)
+
+    def process(self, group: RowGroup):
+        started = time.perf_counter()
+        counters = dict.fromkeys(("rows_read", "bytes_shuffled", "rows_erased", "rows_dropped"), 0)
+        counters |= {f"dropped_{reason}": 0 for reason in REASONS}
+        dead: list[pa.Table] = []
+        for batch in read_batches(group, self._columns):
+            counters["rows_read"] += batch.num_rows
+            reason = find_bad_rows(batch, group.file.date)
+            if (reason >= 0).any():
+                bad = np.flatnonzero(reason >= 0)
+                for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
+                    counters[f"dropped_{REASONS[index]}"] += int(count)
+                counters["rows_dropped"] += len(bad)
+                names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
+                dead.append(pa.table(batch.take(pa.array(bad))).append_column("reason", names))
+                batch = batch.filter(pa.array(reason < 0))
+            if len(self._erased):
+                erased = np.isin(batch["user_id"].to_numpy(), self._erased)
+                counters["rows_erased"] += int(erased.sum())
+                batch = batch.filter(pa.array(~erased))
+            for bucket, rows in split_by_bucket(batch, self._run.layout.user_buckets):
+                for chunk in to_ipc(rows):
+                    counters["bytes_shuffled"] += len(chunk)
+                    yield bucket, chunk
+        files = []
+        if dead:
+            rows = pa.concat_tables(dead).append_column(
+                "file", pa.array([group.file.name], pa.string()).take(pa.array(np.zeros(sum(map(len, dead)), np.int32)))
+            )
+            files.append(
+                self._run.root.write_named_by_content(
+                    f"{self._run.staging}/dead_letters",
+                    f"{group.file.date}-{group.index:05d}",
+                    ".parquet",
+                    0,
+                    rows.num_rows,
+                    lambda path: pq.write_table(rows, path),
+                )
+            )
+        self._run.note_progress(STAGE, counters["rows_read"])
+        yield report(STAGE, started, counters, files={"dead_letters": files})
+
+
+@dataclasses.dataclass
+class ReadLogs(beam.PTransform):
+    """Reads the log files of a run and routes their rows to the bucket that owns their user.
+
+    Input: row groups. Output: `main`, (bucket, Arrow IPC bytes of at most 1 MB), and `reports`.
+    """
+
+    run: Run
+    columns: ColumnNames
+
+    def expand(self, groups: beam.PCollection[RowGroup]):
+        return groups | "ReadAndPartition" >> beam.ParDo(ReadAndPartition(self.run, self.columns)).with_outputs(
+            REPORTS, main="main"
+        )

@@ -1,0 +1,209 @@
+"""Check -> commit -> publish: plain functions of (root, run) that may run twice, with or without Beam."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from stores.kv.base import Current, KeyValueStore
+from stores.kv.codec import encode_values
+
+from stores.errors import PinnerFormerError, StoreError
+from stores.files import Root
+from stores.kv import open_store
+from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.releases import chain, move_current
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from transforms.gates import Gate, Thresholds, check_counts, check_recall, check_vectors
+from transforms.run import StageReport
+
+STAGED, OUTCOME = "staged.json", "outcome.json"
+COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Publication:
+    """Where a release is published; None of it is written to disk, because a URL may hold a password."""
+
+    url: str
+    namespace: str
+
+
+def stage(root: Root, name: str, manifest: Manifest, reports: dict[str, StageReport]) -> None:
+    """Writes what a run has made so far, for `finish` and for whoever looks into a refused run."""
+    root.write_json(
+        f"staging/{name}/{STAGED}",
+        {
+            "manifest": manifest.to_json(),
+            "reports": {key: dataclasses.asdict(report) for key, report in sorted(reports.items())},
+        },
+    )
+
+
+def read_staged(root: Root, name: str) -> tuple[Manifest, dict[str, StageReport]]:
+    """What `stage` wrote.
+
+    Raises:
+        StoreError: the run did not get that far, or there is no such run.
+    """
+    relative = f"staging/{name}/{STAGED}"
+    try:
+        found = root.read_json(relative)
+    except FileNotFoundError:
+        raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
+    manifest = Manifest.from_json(found["manifest"], root.path(relative))
+    return manifest, {key: StageReport(**report) for key, report in found["reports"].items()}
+
+
+def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
+    """Runs every gate on a staged run; returns its manifest with the gates and the measured `ef` in it."""
+    started = time.perf_counter()
+    staged, reports = read_staged(root, name)
+    previous = read_manifest(root, staged.previous) if staged.previous else None
+    gates = check_vectors(reports, thresholds) + check_counts(reports, staged, previous, thresholds)
+    recall_gates, index = check_recall(root, staged, thresholds)
+    return dataclasses.replace(
+        staged,
+        gates=[dataclasses.asdict(gate) for gate in gates + recall_gates],
+        settings={**staged.settings, "index": {**staged.settings["index"], **index}},
+        timings={**staged.timings, "check": time.perf_counter() - started},
+    )
+
+
+def refusals(manifest: Manifest) -> list[Gate]:
+    """The gates that a checked manifest did not pass."""
+    return [gate for gate in (Gate(**found) for found in manifest.gates) if not gate.passed]
+
+
+def commit(root: Root, name: str, manifest: Manifest) -> None:
+    """Makes a release visible: dead letters, manifest, then CURRENT by compare-and-swap.
+
+    Raises:
+        StoreError: another run committed meanwhile.
+    """
+    for file in root.list(f"staging/{name}/dead_letters"):
+        data = root.read_bytes(f"staging/{name}/dead_letters/{file}")
+        root.write_bytes(f"releases/{manifest.release}/dead_letters/{file}", data)
+    write_manifest(root, manifest)
+    move_current(root, manifest.previous, manifest.release)
+
+
+def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Compares two snapshots bucket by bucket; a bucket with the same files is not opened.
+
+    Yields:
+        (user_id int64 of the users that `new` no longer has, the rows of `new` that are new or another vector or day).
+    """
+    before = old.parts("user_embeddings") if old else {}
+    for bucket, entries in sorted(new.parts("user_embeddings").items()):
+        if before.get(bucket) == entries:
+            continue
+        rows = read_files(root, entries)
+        if bucket not in before:
+            yield np.empty(0, np.int64), rows
+            continue
+        stored = read_files(root, before[bucket])
+        ids, old_ids = rows["user_id"].to_numpy(), stored["user_id"].to_numpy()
+        gone = old_ids[~np.isin(old_ids, ids)]
+        common, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)
+        same = np.zeros(len(ids), bool)
+        vectors, old_vectors = from_binary_column(rows["embedding"]), from_binary_column(stored["embedding"])
+        days, old_days = rows["embedding_date"].to_numpy(), stored["embedding_date"].to_numpy()
+        same[at] = (vectors[at].view(np.uint16) == old_vectors[old_at].view(np.uint16)).all(axis=1)
+        same[at] &= days[at] == old_days[old_at]
+        yield gone, rows.filter(pa.array(~same))
+
+
+def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
+    """Brings the key-value store to a release.
+
+    From a release of the same model: the difference of the two snapshots, into the generation in use. From nothing or
+    from another model: a new generation, complete and counted before readers see it.
+
+    Returns:
+        Counters users_sent, users_deleted, users_stored.
+    """
+    manifest = read_manifest(root, release)
+    with open_store(target.url, target.namespace) as store:
+        found = store.current()
+        if found is not None and found.release == release and found.model_digest == manifest.model_digest:
+            return {"users_sent": 0, "users_deleted": 0, "users_stored": store.count(found.generation)}
+        served = _served_release(root, store, manifest)
+        fresh = served is None
+        generation = f"{manifest.model_digest[:12]}-{release}" if fresh else found.generation  # type: ignore[union-attr]
+        deleted: list[np.ndarray] = []
+
+        def rows() -> Iterator[tuple[np.ndarray, Any]]:
+            for gone, changed in changed_rows(root, served, manifest):
+                deleted.append(gone)
+                day = changed["embedding_date"].cast(pa.int32()).to_numpy()
+                vectors = from_binary_column(changed["embedding"])
+                yield changed["user_id"].to_numpy(), encode_values(vectors, day, manifest.model_digest)
+
+        def gone() -> Iterator[np.ndarray]:  # read after `rows` is exhausted
+            yield from deleted
+
+        result = store.upload(
+            generation,
+            rows(),
+            deletes=gone(),
+            fresh=fresh,
+            current=Current(generation=generation, release=release, model_digest=manifest.model_digest),
+        )
+    return {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored_count}
+
+
+def _served_release(root: Root, store: KeyValueStore, manifest: Manifest) -> Manifest | None:
+    """The release the store serves, if this one can be published over it as a difference."""
+    found = store.current()
+    if found is None or found.model_digest != manifest.model_digest:
+        return None
+    if not root.exists(manifest_path(found.release)):
+        return None
+    return read_manifest(root, found.release)
+
+
+def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | None) -> dict[str, Any]:
+    """Check -> commit -> publish; what came of it is written to the run's folder and returned.
+
+    A refusal is an outcome, not an exception: engines retry exceptions and lose their type. Running it twice is
+    harmless: a run that is committed already goes on with publishing.
+
+    Returns:
+        `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`.
+    """
+    staged, _ = read_staged(root, name)
+    outcome: dict[str, Any] = {"outcome": COMMITTED, "release": staged.release, "refused": [], "publish": None}
+    outcome |= {"error": None, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    try:
+        if not any(manifest.release == staged.release for manifest in chain(root)):
+            checked = check(root, name, thresholds)
+            refused = refusals(checked)
+            stage_checked(root, name, checked)
+            if refused:
+                outcome |= {"outcome": REFUSED, "refused": [dataclasses.asdict(gate) for gate in refused]}
+            else:
+                commit(root, name, checked)
+        if outcome["outcome"] == COMMITTED and target is not None:
+            outcome["publish"] = publish(root, staged.release, target)
+    except PinnerFormerError as error:
+        outcome |= {"outcome": FAILED, "error": str(error)}
+    root.write_json(f"staging/{name}/{OUTCOME}", outcome)
+    return outcome
+
+
+def stage_checked(root: Root, name: str, checked: Manifest) -> None:
+    """Keeps the checked manifest with the run, so that a refused run can be read."""
+    root.write_json(f"staging/{name}/checked.json", checked.to_json())
+
+
+def read_outcome(root: Root, name: str) -> dict[str, Any] | None:
+    """How a run ended; None if it did not."""
+    try:
+        return root.read_json(f"staging/{name}/{OUTCOME}")
+    except FileNotFoundError:
+        return None

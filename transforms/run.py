@@ -1,0 +1,155 @@
+"""What every worker of a run knows, and what every part of it reports back."""
+
+import dataclasses
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from stores.files import FileEntry, Root
+from stores.layout import Layout
+
+REPORTS = "reports"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of the daily job; small and picklable.
+
+    Attributes:
+        root: Where everything lies.
+        name: Of the run: names its folder under `staging/`.
+        date: The UTC day whose logs it includes last.
+        release: The id its release will have.
+        previous: The release it starts from; None on an empty root.
+        layout: Of the root.
+        everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
+    """
+
+    root: Root
+    name: str
+    date: datetime.date
+    release: str
+    previous: str | None
+    layout: Layout
+    everyone_active: bool
+
+    @property
+    def staging(self) -> str:
+        """The run's folder, relative to the root."""
+        return f"staging/{self.name}"
+
+    def note_progress(self, stage: str, units: int = 0, parts: int = 1) -> None:
+        """Tells whoever watches that `parts` parts of a stage, with `units` rows or users, are done.
+
+        A hint for the display only: appended to a file of this process, whole lines, never read by the job.
+        """
+        folder = self.root.path(f"{self.staging}/progress")
+        os.makedirs(folder, exist_ok=True)
+        line = json.dumps({"stage": stage, "units": int(units), "parts": parts}) + "\n"
+        descriptor = os.open(
+            os.path.join(folder, f"{socket.gethostname()}-{os.getpid()}.jsonl"),
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT,
+            0o644,
+        )
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+
+@dataclasses.dataclass
+class StageReport:
+    """What one part of a stage, or all of them together, did.
+
+    Attributes:
+        seconds: Of work, summed over parts.
+        parts: How many.
+        counters: Name -> sum.
+        lowest: Name -> minimum over parts.
+        highest: Name -> maximum over parts.
+        files: Table name -> files written or carried over.
+    """
+
+    seconds: float = 0.0
+    parts: int = 0
+    counters: dict[str, int] = dataclasses.field(default_factory=dict)
+    lowest: dict[str, float] = dataclasses.field(default_factory=dict)
+    highest: dict[str, float] = dataclasses.field(default_factory=dict)
+    files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
+
+    def add(self, other: "StageReport") -> None:
+        """Adds another part's report to this one."""
+        self.seconds += other.seconds
+        self.parts += other.parts
+        for name, number in other.counters.items():
+            self.counters[name] = self.counters.get(name, 0) + number
+        for name, value in other.lowest.items():
+            self.lowest[name] = min(self.lowest.get(name, value), value)
+        for name, value in other.highest.items():
+            self.highest[name] = max(self.highest.get(name, value), value)
+        for table, entries in other.files.items():
+            self.files.setdefault(table, []).extend(entries)
+
+
+def report(
+    stage: str,
+    started: float,
+    counters: Mapping[str, int],
+    *,
+    files: Mapping[str, Iterable[FileEntry]] | None = None,
+    lowest: Mapping[str, float] | None = None,
+    highest: Mapping[str, float] | None = None,
+) -> beam.pvalue.TaggedOutput:
+    """A part's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
+
+    Reports travel as elements, so that they count the attempts that the engine kept, and those only.
+
+    Args:
+        started: `time.perf_counter()` when the part's work began.
+    """
+    numbers = {name: int(number) for name, number in counters.items()}
+    for name, number in numbers.items():
+        Metrics.counter(stage, name).inc(number)
+    return beam.pvalue.TaggedOutput(
+        REPORTS,
+        (
+            stage,
+            StageReport(
+                seconds=time.perf_counter() - started,
+                parts=1,
+                counters=numbers,
+                lowest=dict(lowest or {}),
+                highest=dict(highest or {}),
+                files={table: list(entries) for table, entries in (files or {}).items()},
+            ),
+        ),
+    )
+
+
+class MergeReports(beam.CombineFn):
+    """(stage, report) elements -> one dict, stage -> report."""
+
+    def create_accumulator(self) -> dict[str, StageReport]:
+        return {}
+
+    def add_input(self, accumulator: dict[str, StageReport], element: tuple[str, StageReport]) -> Any:
+        stage, part = element
+        accumulator.setdefault(stage, StageReport()).add(part)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[dict[str, StageReport]]) -> dict[str, StageReport]:
+        merged: dict[str, StageReport] = {}
+        for accumulator in accumulators:
+            for stage, part in accumulator.items():
+                merged.setdefault(stage, StageReport()).add(part)
+        return merged
+
+    def extract_output(self, accumulator: dict[str, StageReport]) -> dict[str, StageReport]:
+        return accumulator

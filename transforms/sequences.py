@@ -1,0 +1,228 @@
+"""Joins the histories of active users with the vectors of their pins: the sequences that the user tower reads."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.sequences import Sequences
+
+from stores.files import FileEntry
+from stores.ids import bucket_of
+from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table
+from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
+from transforms.run import REPORTS, Run, report
+
+STAGE = "join_vectors"
+SliceKey = tuple[int, int]  # (bucket, number within it)
+
+# pin_id int64 [N] -> (found bool [N], vector [found.sum(), 256])
+LookUp = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedSlice:
+    """The sequences of one slice of active users.
+
+    Attributes:
+        bucket: Of its users.
+        number: Of the slice within the bucket.
+        sequences: Users with at least one usable token, by user_id.
+        last_action_ms: int64 [N]: the newest engagement of each, usable or not.
+    """
+
+    bucket: int
+    number: int
+    sequences: Sequences
+    last_action_ms: np.ndarray
+
+
+def model_codes(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndarray:
+    """int32 [N]: each string's place in the model's vocabulary, -1 where it has none."""
+    place = {word: code for code, word in enumerate(vocabulary)}
+    parts = [np.empty(0, np.int32)]
+    for chunk in column.chunks:
+        mapping = np.array([place.get(word, -1) for word in chunk.dictionary.to_pylist()], np.int32)
+        parts.append(mapping[chunk.indices.to_numpy()] if len(chunk) else np.empty(0, np.int32))
+    return np.concatenate(parts)
+
+
+def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequences, np.ndarray, dict[str, int]]:
+    """Turns histories into sequences: the newest `max_sequence_length` USABLE tokens of every user.
+
+    A token is usable if its action and surface are in the model's vocabularies and its pin has a vector.
+
+    Args:
+        rows: Whole histories of some users, in the order of the histories.
+        config: Of the model.
+        look_up: Vectors of pins.
+
+    Returns:
+        The sequences of the users with at least one usable token; their last_action_ms int64 [N]; counters
+        tokens, tokens_out_of_vocabulary, tokens_without_vector, users_without_token.
+    """
+    user_id = rows["user_id"].to_numpy()
+    action = model_codes(rows["action"], config.action_vocabulary)
+    surface = model_codes(rows["surface"], config.surface_vocabulary)
+    known = np.flatnonzero((action >= 0) & (surface >= 0))
+    found, vectors = look_up(rows["pin_id"].to_numpy()[known])
+    usable = known[found]
+
+    user = user_id[usable]
+    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.empty(0, np.int64)
+    length = np.diff(np.r_[first, len(user)])
+    rank = np.arange(len(user)) - np.repeat(first, length)
+    kept = rank < config.max_sequence_length
+    usable, vectors = usable[kept], vectors[kept] if not kept.all() else vectors
+    everyone, start = np.unique(user_id, return_index=True)
+    with_token = user[first]
+    counters = {
+        "tokens": len(usable),
+        "tokens_out_of_vocabulary": rows.num_rows - len(known),
+        "tokens_without_vector": len(known) - int(found.sum()),
+        "users_without_token": len(everyone) - len(with_token),
+    }
+    timestamp = rows["timestamp_ms"].to_numpy()
+    sequences = Sequences(
+        user_ids=with_token,
+        offsets=np.r_[0, np.cumsum(np.minimum(length, config.max_sequence_length))].astype(np.int64),
+        pin_vectors=vectors,
+        action=action[usable],
+        surface=surface[usable],
+        timestamp_ms=timestamp[usable],
+        duration_s=rows["duration_s"].to_numpy()[usable],
+    )
+    return sequences, timestamp[start[np.searchsorted(everyone, with_token)]], counters
+
+
+def unpack_slice(chunks: Iterable[tuple[int, bytes]]) -> pa.Table:
+    """The rows of a slice, its chunks put back in order."""
+    return pa.Table.from_batches(from_ipc(chunk for _, chunk in sorted(chunks, key=lambda c: c[0])))
+
+
+class _Joiner(beam.DoFn):
+    def __init__(self, run: Run, config: ModelConfig, dtype: str):
+        self._run = run
+        self._config = config
+        self._dtype = dtype
+
+    def join(self, key: SliceKey, rows: pa.Table, look_up: LookUp, started: float) -> Iterator:
+        sequences, last_action_ms, counters = assemble(rows, self._config, look_up)
+        self._run.note_progress(STAGE, rows.num_rows)
+        yield report(STAGE, started, counters)
+        yield JoinedSlice(*key, sequences, last_action_ms)
+
+
+class JoinMapped(_Joiner):
+    """((bucket, slice), chunks) -> JoinedSlice, looking vectors up in a table that all workers of a machine map."""
+
+    def __init__(self, run: Run, config: ModelConfig, dtype: str):
+        super().__init__(run, config, dtype)
+        self._shared = Shared()
+
+    def process(self, element: tuple[SliceKey, Iterable[tuple[int, bytes]]], tables: list[FileEntry]):
+        started = time.perf_counter()
+        table = self._shared.acquire(
+            lambda: VectorTable.open(self._run.root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
+        )
+        yield from self.join(element[0], unpack_slice(element[1]), table.look_up, started)
+
+
+def ask_for_pins(
+    element: tuple[SliceKey, Iterable[tuple[int, bytes]]], config: ModelConfig, shards: int
+) -> Iterator[tuple[int, tuple[SliceKey, np.ndarray]]]:
+    """Yields (shard, (slice, sorted distinct pin ids)): the vectors that a slice needs."""
+    rows = unpack_slice(element[1])
+    known = model_codes(rows["action"], config.action_vocabulary) >= 0
+    known &= model_codes(rows["surface"], config.surface_vocabulary) >= 0
+    pins = np.unique(rows["pin_id"].to_numpy()[known])
+    shard = bucket_of(pins, shards)
+    for s in np.unique(shard):
+        yield int(s), (element[0], pins[shard == s])
+
+
+class AnswerPins(beam.DoFn):
+    """(shard, its table and the requests) -> (slice, (pin ids, vectors)), each at most 1 MB."""
+
+    def __init__(self, run: Run, dtype: str):
+        self._run = run
+        self._dtype = dtype
+
+    def process(self, element):
+        _, groups = element
+        (entry,) = groups["table"]
+        ids, vectors = map_vector_table(self._run.root, entry, self._dtype)
+        step = MAX_SHUFFLED_BYTES // (vectors.dtype.itemsize * WIDTH + 16)
+        for key, pins in groups["requests"]:
+            at, hit = find_sorted(ids, pins)
+            at, pins = at[hit], pins[hit]
+            for start in range(0, len(pins), step):
+                yield key, (pins[start : start + step], vectors[at[start : start + step]])
+
+
+class JoinAnswered(_Joiner):
+    """(slice, its chunks and the answers) -> JoinedSlice."""
+
+    def process(self, element):
+        started = time.perf_counter()
+        key, groups = element
+        answers = list(groups["answers"])
+        ids = np.concatenate([np.empty(0, np.int64), *(pins for pins, _ in answers)])
+        vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in answers)])
+        order = np.argsort(ids)
+        ids, vectors = ids[order], vectors[order]
+
+        def look_up(pin_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            at, hit = find_sorted(ids, pin_ids)
+            return hit, vectors[at[hit]]
+
+        (chunks,) = groups["rows"]
+        yield from self.join(key, unpack_slice(chunks), look_up, started)
+
+
+@dataclasses.dataclass
+class JoinPinVectors(beam.PTransform):
+    """Joins slices of histories with pin vectors.
+
+    `broadcast`: every worker maps the sorted tables of all shards; nothing but rows is shuffled. `shuffle`: slices ask
+    for their distinct pins, shards answer; no worker sees all vectors. Both give the same sequences, bit for bit.
+
+    Input: ((bucket, slice), (index, Arrow IPC bytes)), and the pin vector tables, one a shard. Output: `main`,
+    JoinedSlice, and `reports`.
+    """
+
+    run: Run
+    config: ModelConfig
+    tables: beam.PCollection[FileEntry]
+    dtype: str
+    join: str
+
+    def __post_init__(self):
+        super().__init__()
+        if self.join not in ("broadcast", "shuffle"):
+            raise ValueError(f"join must be broadcast or shuffle, got {self.join!r}")
+
+    def expand(self, slices: beam.PCollection[tuple[SliceKey, tuple[int, bytes]]]):
+        grouped = slices | "GroupBySlice" >> beam.GroupByKey()
+        if self.join == "broadcast":
+            return grouped | "JoinMapped" >> beam.ParDo(
+                JoinMapped(self.run, self.config, self.dtype), tables=beam.pvalue.AsList(self.tables)
+            ).with_outputs(REPORTS, main="main")
+        requests = grouped | "AskForPins" >> beam.FlatMap(
+            ask_for_pins, config=self.config, shards=self.run.layout.pin_shards
+        )
+        answers = (
+            {"table": self.tables | "ByShard" >> beam.Map(lambda entry: (entry.part, entry)), "requests": requests}
+            | "MeetAtShard" >> beam.CoGroupByKey()
+            | "AnswerPins" >> beam.ParDo(AnswerPins(self.run, self.dtype))
+        )
+        return (
+            {"rows": grouped | "KeepRows" >> beam.MapTuple(lambda key, chunks: (key, list(chunks))), "answers": answers}
+            | "MeetAtSlice" >> beam.CoGroupByKey()
+            | "JoinAnswered"
+            >> beam.ParDo(JoinAnswered(self.run, self.config, self.dtype)).with_outputs(REPORTS, main="main")
+        )

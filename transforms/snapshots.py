@@ -1,0 +1,95 @@
+"""Merges today's embeddings into yesterday's snapshot."""
+
+import dataclasses
+import time
+from collections.abc import Iterable
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from stores.manifests import read_manifest
+from stores.schemas import user_embeddings_schema
+from stores.tables import read_files, write_part
+from transforms.batches import from_ipc
+from transforms.run import REPORTS, Run, report
+
+STAGE = "merge_snapshot"
+
+
+def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
+    """Yesterday's bucket with today's vectors: newest wins, everybody else keeps the old row.
+
+    Args:
+        old: Rows of user_embeddings, sorted by user_id.
+        new: Rows of the same schema in any order, each user once.
+
+    Returns:
+        The merged rows, sorted by user_id.
+
+    Raises:
+        ValueError: a user is there twice in `new`.
+    """
+    new = new.sort_by("user_id")
+    new_ids = new["user_id"].to_numpy()
+    if (new_ids[1:] == new_ids[:-1]).any():
+        raise ValueError(f"user {new_ids[1:][new_ids[1:] == new_ids[:-1]][0]} was embedded twice")
+    kept = old.filter(pa.array(~np.isin(old["user_id"].to_numpy(), new_ids)))
+    place = np.arange(new.num_rows) + np.searchsorted(kept["user_id"].to_numpy(), new_ids)
+    from_new = np.zeros(kept.num_rows + new.num_rows, bool)
+    from_new[place] = True
+    source = np.empty(len(from_new), np.int64)
+    source[from_new] = np.arange(kept.num_rows, len(from_new))
+    source[~from_new] = np.arange(kept.num_rows)
+    return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
+
+
+class MergeBucket(beam.DoFn):
+    """(bucket, IPC chunks of today's rows) -> a report that names the bucket's files."""
+
+    def __init__(self, run: Run, dim: int):
+        self._run = run
+        self._schema = user_embeddings_schema(dim)
+
+    def setup(self):
+        keep_old = self._run.previous is not None and not self._run.everyone_active
+        # Under a new model yesterday's vectors lie in another space: none of them is carried over.
+        self._files = read_manifest(self._run.root, self._run.previous).parts("user_embeddings") if keep_old else {}
+
+    def process(self, element: tuple[int, Iterable[bytes]]):
+        started = time.perf_counter()
+        bucket, chunks = element
+        run, entries = self._run, self._files.get(bucket, [])
+        old = read_files(run.root, entries) if entries else self._schema.empty_table()
+        new = pa.Table.from_batches(from_ipc(chunks), self._schema)
+        rows = old
+        if new.num_rows or not entries:
+            rows = merge_snapshot(old, new)
+            entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
+        counters = {"users": rows.num_rows, "users_carried_over": rows.num_rows - new.num_rows}
+        run.note_progress(STAGE, rows.num_rows)
+        yield report(STAGE, started, counters, files={"user_embeddings": entries})
+
+
+@dataclasses.dataclass
+class MergeSnapshot(beam.PTransform):
+    """Writes today's snapshot, bucket by bucket; a bucket without new vectors keeps yesterday's file.
+
+    Input: (bucket, Arrow IPC rows of user_embeddings). Output: reports, which name the files.
+    """
+
+    run: Run
+    dim: int
+
+    def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
+        every = chunks.pipeline | "EverySnapshotBucket" >> beam.Create(
+            [(bucket, b"") for bucket in range(self.run.layout.user_buckets)], reshuffle=False
+        )
+        merged = (
+            (chunks, every)
+            | "WithEveryBucket" >> beam.Flatten()
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "DropEmpty" >> beam.MapTuple(lambda bucket, parts: (bucket, (part for part in parts if part)))
+            | "MergeBucket" >> beam.ParDo(MergeBucket(self.run, self.dim)).with_outputs(REPORTS)
+        )
+        return merged[REPORTS]
