@@ -1,0 +1,42 @@
+"""Key-value stores behind one small interface."""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from stores.errors import UsageError
+from stores.kv.base import Current, KeyValueStore, UploadResult
+from stores.kv.lmdb_store import LmdbStore
+from stores.kv.redis_store import RedisStore
+
+__all__ = ["Current", "KeyValueStore", "UploadResult", "open_store", "without_password"]
+
+FORMS = "lmdb:///DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or redis+cluster://HOST:PORT"
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"(://[^/@]*:)[^@]*@", r"\1***@", url)
+
+
+def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
+    """Opens one namespace of the store that a URL names; connects on first use.
+
+    Raises:
+        UsageError: not one of the forms, or a namespace with a colon or wildcard in it.
+    """
+    shown = without_password(url)
+    if not re.fullmatch(r"[\w.-]+", namespace):
+        raise UsageError(f"--namespace {namespace}: only letters, digits, '_', '-' and '.' can be part of a key")
+    parts = urlsplit(url)
+    if parts.scheme == "lmdb":
+        if parts.netloc or not parts.path:
+            raise UsageError(f"--kv {shown}: write an absolute path, lmdb:///DIR")
+        return LmdbStore(os.path.abspath(parts.path), namespace, shown)
+    if parts.scheme in ("redis", "rediss", "redis+cluster"):
+        cluster = parts.scheme == "redis+cluster"
+        try:
+            return RedisStore(url.replace("redis+cluster://", "redis://", 1), namespace, shown, cluster)
+        except ValueError as error:
+            raise UsageError(f"--kv {shown}: {error}") from None
+    raise UsageError(f"--kv {shown}: expected {FORMS}")

@@ -1,0 +1,162 @@
+"""What a model is: sizes, vocabularies, label rule, and the space its pin vectors live in."""
+
+import dataclasses
+import json
+from typing import Any
+
+PIN_VECTOR_DIM = 256
+
+
+class ModelError(ValueError):
+    """A model directory or a setting that cannot be used; the message names the file or key and what to do."""
+
+
+# The paper's rule for a positive engagement (section 1): on the homefeed a save, or ten seconds of a close-up or click.
+PAPER_LABEL_RULE: dict[str, Any] = {
+    "surfaces": ["homefeed"],
+    "actions": {"repin": 0.0, "closeup": 10.0, "click": 10.0},  # action -> it must last longer than this, in seconds
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build the two towers and to feed them; stored as `config.json`.
+
+    Attributes:
+        hidden_size: H, width of a token inside the user tower.
+        num_layers: L, transformer blocks.
+        num_heads: Attention heads; divides `hidden_size`.
+        ffn_size: Inner width of a block's feed-forward layer (4H in the paper).
+        max_sequence_length: M, tokens of one user at most.
+        embedding_dim: d, width of user and pin embeddings.
+        pin_hidden_size: Inner width of the pin tower.
+        action_dim, surface_dim: Widths of the learned tables.
+        action_vocabulary, surface_vocabulary: Distinct strings; a token's code is the place of its string here.
+        label_rule: What counts as a positive when training; see `PAPER_LABEL_RULE`.
+        pinsage_version: Of the vectors the model was trained on; another version is another space.
+        pin_vector_dim: Width of a PinSage vector.
+        dtype: Of the stored weights; float32 is the only one.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_size: int
+    max_sequence_length: int
+    embedding_dim: int
+    pin_hidden_size: int
+    action_dim: int
+    surface_dim: int
+    action_vocabulary: tuple[str, ...]
+    surface_vocabulary: tuple[str, ...]
+    pinsage_version: str
+    label_rule: dict[str, Any] = dataclasses.field(default_factory=lambda: PAPER_LABEL_RULE)
+    pin_vector_dim: int = PIN_VECTOR_DIM
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ModelError(f"{field.name} must be a positive whole number, got {value!r}")
+        if self.hidden_size % self.num_heads:
+            raise ModelError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}")
+        for name in ("action_vocabulary", "surface_vocabulary"):
+            words = getattr(self, name)
+            if not words or len(set(words)) != len(words) or not all(isinstance(word, str) for word in words):
+                raise ModelError(f"{name} must be distinct strings, at least one, got {list(words)!r}")
+        if self.dtype != "float32":
+            raise ModelError(f"dtype must be float32, got {self.dtype!r}")
+        if not isinstance(self.pinsage_version, str) or not self.pinsage_version:
+            raise ModelError(f"pinsage_version must be a name, got {self.pinsage_version!r}")
+        if not isinstance(self.label_rule, dict) or set(self.label_rule) != {"surfaces", "actions"}:
+            raise ModelError('label_rule must be {"surfaces": [...], "actions": {action: min seconds}}')
+
+    def to_json(self) -> str:
+        """JSON text with sorted keys: equal configs give equal bytes."""
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ModelError: not JSON, a key missing or unknown, or a value out of range; names the key.
+        """
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"not valid JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise ModelError("expected a JSON object")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if names - set(found):
+            raise ModelError(f"missing keys: {', '.join(sorted(names - set(found)))}")
+        if set(found) - names:
+            raise ModelError(f"unknown keys: {', '.join(sorted(set(found) - names))}")
+        for name in ("action_vocabulary", "surface_vocabulary"):
+            if not isinstance(found[name], list):
+                raise ModelError(f"{name} must be a list of strings")
+            found[name] = tuple(found[name])
+        return cls(**found)
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "num_layers": 1,
+        "num_heads": 2,
+        "ffn_size": 128,
+        "max_sequence_length": 32,
+        "embedding_dim": 32,
+        "pin_hidden_size": 128,
+        "action_dim": 8,
+        "surface_dim": 8,
+    },
+    "small": {
+        "hidden_size": 256,
+        "num_layers": 4,
+        "num_heads": 8,
+        "ffn_size": 1024,
+        "max_sequence_length": 256,
+        "embedding_dim": 256,
+        "pin_hidden_size": 1024,
+        "action_dim": 32,
+        "surface_dim": 32,
+    },
+    "paper": {
+        "hidden_size": 768,
+        "num_layers": 6,
+        "num_heads": 8,
+        "ffn_size": 3072,
+        "max_sequence_length": 256,
+        "embedding_dim": 256,
+        "pin_hidden_size": 1024,
+        "action_dim": 32,
+        "surface_dim": 32,
+    },
+}
+
+
+def preset(
+    name: str,
+    *,
+    action_vocabulary: tuple[str, ...],
+    surface_vocabulary: tuple[str, ...],
+    pinsage_version: str,
+    label_rule: dict[str, Any] | None = None,
+) -> ModelConfig:
+    """A config of one of the sizes in `PRESETS`.
+
+    Raises:
+        ModelError: no such preset, or a bad vocabulary.
+    """
+    if name not in PRESETS:
+        raise ModelError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
+    return ModelConfig(
+        **PRESETS[name],
+        action_vocabulary=tuple(action_vocabulary),
+        surface_vocabulary=tuple(surface_vocabulary),
+        pinsage_version=pinsage_version,
+        label_rule=label_rule or PAPER_LABEL_RULE,
+    )

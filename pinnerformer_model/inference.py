@@ -1,0 +1,66 @@
+"""Runs the towers over many users and pins, best batched."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from pinnerformer_model.pin_tower import PinTower
+from pinnerformer_model.sequences import Sequences, form_batches, pad_batch
+from pinnerformer_model.user_tower import UserTower
+
+TOKEN_BUDGET = 1024
+
+
+class UserEncoder:
+    """Embeds users in batches of like lengths under a token budget.
+
+    Args:
+        user_tower: In eval mode, on `device`.
+        token_budget: Padded tokens a batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward
+            activations leave the cache.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, user_tower: UserTower, token_budget: int = TOKEN_BUDGET, device: str = "cpu"):
+        self._tower = user_tower
+        self._token_budget = token_budget
+        self._device = device
+
+    @torch.inference_mode()
+    def encode(self, sequences: Sequences, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+        """The served embedding of every user.
+
+        Args:
+            sequences: N users; none is fine.
+            on_batch: Told the number of users of every batch that is done.
+
+        Returns:
+            float16 [N, d] in the order of `sequences.user_ids`; unit vectors up to float16's rounding.
+        """
+        out = np.empty((len(sequences.user_ids), self._tower.head_out.out_features), np.float16)
+        for rows in form_batches(sequences.lengths, self._token_budget):
+            batch = pad_batch(sequences, rows).to(self._device)
+            out[rows] = self._tower.newest(batch).cpu().numpy()
+            if on_batch:
+                on_batch(len(rows))
+        return out
+
+
+@torch.inference_mode()
+def encode_pins(pin_tower: PinTower, vectors: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+    """Embeds pins.
+
+    Args:
+        vectors: float16 or float32 [P, D].
+        batch_size: Pins at a time; larger ones leave the cache.
+
+    Returns:
+        float16 [P, d], unit vectors up to float16's rounding.
+    """
+    device = pin_tower.outer.weight.device
+    out = np.empty((len(vectors), pin_tower.outer.out_features), np.float16)
+    for start in range(0, len(vectors), batch_size):
+        piece = torch.from_numpy(np.array(vectors[start : start + batch_size], np.float32)).to(device)
+        out[start : start + batch_size] = pin_tower(piece).cpu().numpy()
+    return out

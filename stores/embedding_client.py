@@ -1,0 +1,75 @@
+"""Reads user embeddings, for rankers."""
+
+import numpy as np
+
+from stores.errors import StoreError
+from stores.kv import Current, open_store
+from stores.kv.codec import decode_values
+
+
+class EmbeddingClient:
+    """Looks users' embeddings up in the key-value store; always of one model in one answer.
+
+    Args:
+        kv_url: As `daily --kv`.
+        namespace: As `daily --namespace`.
+    """
+
+    def __init__(self, kv_url: str, namespace: str = "pinnerformer"):
+        self._store = open_store(kv_url, namespace)
+
+    @property
+    def current(self) -> Current:
+        """What the store serves now.
+
+        Raises:
+            StoreError: nothing was published yet, or the store is down.
+        """
+        current = self._store.current()
+        if current is None:
+            raise StoreError(
+                f"{self._store.url_shown}: nothing published yet in namespace {self._store.namespace}; "
+                "run `pinnerformer daily --kv ...` first"
+            )
+        return current
+
+    def get_many(self, user_ids: np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Embeddings of users, in the order asked.
+
+        Args:
+            user_ids: int64 [N]; may repeat or be empty.
+
+        Returns:
+            float16 [N, d], zeros where not found; datetime64[D] [N], the day each was made, NaT where not found;
+            bool [N], whether it was found. d is 0 if none was.
+
+        Raises:
+            StoreError: nothing was published yet, the store is down or holds something else.
+        """
+        embeddings, days, found, _ = self.get_many_of(self.current, user_ids)
+        return embeddings, days, found
+
+    def get_many_of(
+        self, current: Current, user_ids: np.ndarray | list[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Current]:
+        """As `get_many`, and what it was read under: the store's next `current` if it moved in between."""
+        ids = np.asarray(user_ids, np.int64)
+        for _ in range(3):
+            values = self._store.get_many(current.generation, ids)
+            after = self.current
+            if after.generation == current.generation:
+                break
+            current = after  # a new model took over while we read: its vectors are complete, read them instead
+        found = np.array([value is not None for value in values], bool)
+        days = np.full(len(ids), np.datetime64("NaT"), "datetime64[D]")
+        if not found.any():
+            return np.zeros((len(ids), 0), np.float16), days, found, after
+        vectors, day = decode_values([value for value in values if value is not None], current.model_digest)
+        embeddings = np.zeros((len(ids), vectors.shape[1]), np.float16)
+        embeddings[found] = vectors
+        days[found] = day.astype("datetime64[D]")
+        return embeddings, days, found, after
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        self._store.close()

@@ -1,0 +1,67 @@
+"""A stored value: a 16-byte header, then the embedding.
+
+Header, little-endian: format version u8, dtype u8, dim u16, day i32 (days since 1970-01-01), the first 8 bytes of the
+model digest. Body: `dim` float16, little-endian.
+"""
+
+import numpy as np
+
+from stores.errors import StoreError
+
+FORMAT_VERSION = 1
+FLOAT16 = 1
+HEADER = np.dtype([("version", "u1"), ("dtype", "u1"), ("dim", "<u2"), ("day", "<i4"), ("digest", "V8")])
+
+
+def digest_head(model_digest: str) -> bytes:
+    """The 8 bytes of a model digest that a value carries."""
+    return bytes.fromhex(model_digest[:16])
+
+
+def encode_values(embeddings: np.ndarray, days: np.ndarray, model_digest: str) -> list[bytes]:
+    """Packs embeddings as values.
+
+    Args:
+        embeddings: float16 [N, d].
+        days: int32 [N], days since 1970-01-01.
+        model_digest: Hex.
+    """
+    count, dim = embeddings.shape
+    packed = np.empty((count, HEADER.itemsize + 2 * dim), np.uint8)
+    header = np.empty(count, HEADER)
+    header["version"], header["dtype"], header["dim"], header["day"] = FORMAT_VERSION, FLOAT16, dim, days
+    header["digest"] = np.void(digest_head(model_digest))
+    packed[:, : HEADER.itemsize] = header.view(np.uint8).reshape(count, HEADER.itemsize)
+    packed[:, HEADER.itemsize :] = np.ascontiguousarray(embeddings, "<f2").view(np.uint8)
+    data, size = packed.tobytes(), packed.shape[1]
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def decode_values(values: list[bytes], model_digest: str) -> tuple[np.ndarray, np.ndarray]:
+    """Unpacks values that a store holds under one model.
+
+    Args:
+        values: At least one; none missing.
+        model_digest: Hex; what every value must be of.
+
+    Returns:
+        float16 [N, d]; day int32 [N].
+
+    Raises:
+        StoreError: a value of another size, format or model.
+    """
+    size = len(values[0])
+    if size <= HEADER.itemsize or any(len(value) != size for value in values):
+        raise StoreError("the key-value store holds values of different or impossible sizes; publish the release again")
+    packed = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size)
+    header = packed[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
+    dim = (size - HEADER.itemsize) // 2
+    fits = (header["version"] == FORMAT_VERSION) & (header["dtype"] == FLOAT16) & (header["dim"] == dim)
+    if not fits.all():
+        raise StoreError(
+            f"the key-value store holds values of a format this version does not read (format {header['version'][0]}, "
+            f"dtype {header['dtype'][0]}, dim {header['dim'][0]} in {size} bytes)"
+        )
+    if header["digest"].tobytes() != digest_head(model_digest) * len(values):
+        raise StoreError("the key-value store holds vectors of another model than it says; publish the release again")
+    return packed[:, HEADER.itemsize :].copy().view("<f2"), header["day"].copy()

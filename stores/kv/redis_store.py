@@ -1,0 +1,143 @@
+"""The production store: Redis, alone or as a cluster."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import redis
+from redis import exceptions
+from redis.cluster import RedisCluster
+
+from stores.errors import StoreError
+from stores.kv.base import Batch, Current, KeyValueStore, UploadResult
+
+CHUNK = 5000  # keys a command: past that a single command holds the server up
+TIMEOUT_S = 5.0
+
+
+class RedisStore(KeyValueStore):
+    """Key: `<namespace>:<generation>:u:<user_id>`, the id in decimal.
+
+    While a release is published, users of it and of the one before may mix; each value is whole.
+
+    Args:
+        url: `redis://` or `rediss://`, with user and password where the server asks for them.
+        cluster: Whether it is a Redis Cluster: keys of one command then go to many nodes.
+    """
+
+    def __init__(self, url: str, namespace: str, url_shown: str, cluster: bool = False):
+        self.url_shown = url_shown
+        self.namespace = namespace
+        self._cluster = cluster
+        options: dict[str, Any] = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": 60.0}
+        with self._explain():
+            self._client: Any = (RedisCluster if cluster else redis.Redis).from_url(url, **options)
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except exceptions.AuthenticationError:
+            raise StoreError(
+                f"{self.url_shown}: the server refuses the user or password; give them as redis://USER:PASSWORD@HOST"
+            ) from None
+        except exceptions.BusyLoadingError:
+            raise StoreError(f"{self.url_shown}: still loading its data set; try again when it is done") from None
+        except exceptions.ReadOnlyError:
+            raise StoreError(f"{self.url_shown}: a read-only replica; give the primary's address") from None
+        except exceptions.TimeoutError:
+            raise StoreError(f"{self.url_shown}: no answer in time; is the server paused or overloaded?") from None
+        except exceptions.OutOfMemoryError:
+            raise StoreError(
+                f"{self.url_shown}: the server is out of memory (maxmemory); give it more, or expire old generations"
+            ) from None
+        except (exceptions.ConnectionError, exceptions.RedisClusterException, OSError) as error:
+            word = "refused" if "refused" in str(error).lower() else "failed"
+            raise StoreError(f"{self.url_shown}: connection {word}; start the server or correct the URL") from None
+        except exceptions.ResponseError as error:
+            if "NOAUTH" in str(error) or "WRONGPASS" in str(error) or "NOPERM" in str(error):
+                raise StoreError(f"{self.url_shown}: the server refuses the user or password") from None
+            raise StoreError(f"{self.url_shown}: {error}") from None
+
+    def _keys(self, generation: str, user_ids: np.ndarray) -> list[str]:
+        prefix = f"{self.namespace}:{generation}:u:"
+        return [f"{prefix}{user}" for user in np.asarray(user_ids).tolist()]
+
+    @property
+    def _current_key(self) -> str:
+        return f"{self.namespace}:current"
+
+    def check(self) -> None:
+        with self._explain():
+            key = f"{self.namespace}:check"
+            self._client.set(key, b"", px=1000)
+            self._client.delete(key)
+
+    def current(self) -> Current | None:
+        with self._explain():
+            data = self._client.get(self._current_key)
+        return None if data is None else Current.from_bytes(data, self.url_shown)
+
+    def get_many(self, generation: str, user_ids: np.ndarray) -> list[bytes | None]:
+        keys = self._keys(generation, user_ids)
+        found: list[bytes | None] = []
+        get = self._client.mget_nonatomic if self._cluster else self._client.mget
+        with self._explain():
+            for start in range(0, len(keys), CHUNK):
+                found += get(keys[start : start + CHUNK])
+        return found
+
+    def upload(
+        self, generation: str, batches: Iterable[Batch], *, deletes: Iterable[np.ndarray], fresh: bool, current: Current
+    ) -> UploadResult:
+        sent = deleted = stored = 0
+        with self._explain():
+            if fresh:
+                self._clear(generation)
+            for user_ids, values in batches:
+                keys = self._keys(generation, user_ids)
+                for start in range(0, len(keys), CHUNK):
+                    chunk = keys[start : start + CHUNK]
+                    stored += self._put(chunk, values[start : start + CHUNK])
+                    sent += len(chunk)
+            for user_ids in deletes:
+                deleted += self._delete(self._keys(generation, user_ids))
+            if fresh:
+                self.check_count(sent, stored)
+            self._client.set(self._current_key, current.to_bytes())
+        return UploadResult(sent, deleted, stored)
+
+    def _put(self, keys: list[str], values: list[bytes]) -> int:
+        """Stores values; returns how many of the keys the server then says it has."""
+        if self._cluster:
+            self._client.mset_nonatomic(dict(zip(keys, values, strict=True)))
+            return self._client.exists(*keys)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.mset(dict(zip(keys, values, strict=True)))
+        pipeline.exists(*keys)
+        return pipeline.execute()[1]
+
+    def _delete(self, keys: list[str]) -> int:
+        return sum(self._client.unlink(*keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
+
+    def _scan(self, generation: str) -> Iterator[list[bytes]]:
+        chunk: list[bytes] = []
+        for key in self._client.scan_iter(match=f"{self.namespace}:{generation}:u:*", count=CHUNK):
+            chunk.append(key)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _clear(self, generation: str) -> None:
+        for chunk in self._scan(generation):
+            self._client.unlink(*chunk)
+
+    def count(self, generation: str) -> int:
+        with self._explain():
+            return sum(len(set(chunk)) for chunk in self._scan(generation))
+
+    def close(self) -> None:
+        self._client.close()
