@@ -12,16 +12,16 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+
 from pinnerformer_model.checkpoint import load_config, model_digest
 from pinnerformer_model.config import ModelConfig, ModelError
-from stores.indexes import IndexParameters
-
 from pipelines.arguments import Parser, choose_runner, date, parse_beam_options, positive, seconds, worker_threads
 from pipelines.progress import Progress
 from pipelines.release import refusal
 from pipelines.summary import print_summary
 from stores.errors import InputError, PinnerFormerError, RefusedError, StoreError, UsageError
 from stores.files import Root
+from stores.indexes import IndexParameters
 from stores.kv import open_store
 from stores.layout import open_layout, read_layout
 from stores.lease import hold_lease

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
-
 from pipelines.arguments import Parser
 from stores.errors import InputError, UsageError
 from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files

@@ -5,9 +5,9 @@ import json
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from stores.retriever import Retriever
 
 from pipelines.arguments import Parser, positive
+from stores.retriever import Retriever
 
 DESCRIPTION = """\
 Looks a user's embedding up in the key-value store and prints the k pins with the largest inner product, searched in

@@ -9,8 +9,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
-from pinnerformer_model.inference import UserEncoder
 
+from pinnerformer_model.inference import UserEncoder
 from stores.schemas import to_binary_column, user_embeddings_schema
 from transforms.batches import to_ipc
 from transforms.model import ModelReference

@@ -5,9 +5,9 @@ import zlib
 from typing import Any
 
 import numpy as np
-from stores.indexes import exact_top_k, load_index, merge_top_k, search_shards, tie_aware_recall
 
 from stores.files import FileEntry, Root
+from stores.indexes import exact_top_k, load_index, merge_top_k, search_shards, tie_aware_recall
 from stores.manifests import Manifest
 from stores.schemas import from_binary_column
 from stores.tables import read_files

@@ -3,8 +3,8 @@
 import dataclasses
 
 import torch
-from pinnerformer_model.checkpoint import LoadedModel, load_model
 
+from pinnerformer_model.checkpoint import LoadedModel, load_model
 from stores.errors import InputError
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from pinnerformer_model.inference import encode_pins
-from stores.indexes import IndexParameters, build_findable_index, write_index
 
+from pinnerformer_model.inference import encode_pins
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.ids import bucket_of
+from stores.indexes import IndexParameters, build_findable_index, write_index
 from stores.pin_vectors import WIDTH, VectorFile, VectorSet, map_vector_table, read_vectors, write_vector_table
 from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
 from stores.tables import part_stem, read_files, write_part

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from stores.kv.base import Current, KeyValueStore
-from stores.kv.codec import encode_values
 
 from stores.errors import PinnerFormerError, StoreError
 from stores.files import Root
 from stores.kv import open_store
+from stores.kv.base import Current, KeyValueStore
+from stores.kv.codec import encode_values
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.releases import chain, move_current
 from stores.schemas import from_binary_column

@@ -8,9 +8,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
+
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.sequences import Sequences
-
 from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table

@@ -1,0 +1,123 @@
+"""Retrieval: a user's vector from the key-value store against every shard of the index it belongs to."""
+
+import dataclasses
+import threading
+
+import hnswlib
+import numpy as np
+import pyarrow.compute as pc
+
+from stores.embedding_client import EmbeddingClient
+from stores.errors import StoreError
+from stores.files import Root
+from stores.ids import bucket_of
+from stores.indexes import Neighbours, load_index, search_shards
+from stores.kv import Current
+from stores.layout import read_layout
+from stores.manifests import Manifest, read_manifest
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieved:
+    """What was found for one user.
+
+    Attributes:
+        user_id: As asked.
+        release: Whose index was searched.
+        embedding_day: datetime64[D], the day the user's vector was made.
+        pin_ids: int64 [<= k], best first.
+        scores: float32 [<= k], inner products of unit vectors.
+    """
+
+    user_id: int
+    release: str
+    embedding_day: np.datetime64
+    pin_ids: np.ndarray
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """One release, open for search."""
+
+    manifest: Manifest
+    indexes: list[hnswlib.Index]
+    ef: int
+
+
+class Retriever:
+    """Finds the pins nearest to users. Safe to use from several threads.
+
+    It follows what the key-value store serves, never CURRENT: a user's vector and the index it is held against are of
+    one release, whatever is being committed meanwhile.
+
+    Args:
+        root: The job's root.
+        kv_url: As `daily --kv`.
+        namespace: As `daily --namespace`.
+    """
+
+    def __init__(self, root: str, kv_url: str, namespace: str = "pinnerformer"):
+        self._root = Root(root)
+        self._client = EmbeddingClient(kv_url, namespace)
+        self._opened: _Opened | None = None
+        self._lock = threading.Lock()
+
+    def retrieve(self, user_id: int, k: int, exclude_engaged: bool = False) -> Retrieved:
+        """The k pins of the largest inner product with the user's vector.
+
+        Args:
+            exclude_engaged: Leave out the pins of the user's kept history.
+
+        Raises:
+            StoreError: the user has no vector, nothing was published, or store and root do not belong together.
+        """
+        if k < 1:
+            raise ValueError(f"k must be positive, got {k}")
+        embeddings, days, found, current = self._client.get_many_of(self._client.current, [user_id])
+        if not found[0]:
+            raise StoreError(
+                f"user {user_id}: no vector in release {current.release}; the user has no usable action in the logs "
+                f"read so far (users known: {current.users})"
+            )
+        opened = self._open(current)
+        engaged = self._engaged(opened.manifest, user_id) if exclude_engaged else np.empty(0, np.int64)
+        wanted = k + len(engaged)
+        best: Neighbours = search_shards(opened.indexes, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
+        kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
+        pins, scores = best.pin_ids[0][kept][:k], best.scores[0][kept][:k]
+        return Retrieved(user_id, current.release, days[0], pins, scores)
+
+    def _open(self, current: Current) -> _Opened:
+        with self._lock:
+            opened = self._opened
+            if opened is None or opened.manifest.release != current.release:
+                opened = self._load(current)
+                self._opened = opened
+            return opened
+
+    def _load(self, current: Current) -> _Opened:
+        manifest = read_manifest(self._root, current.release)
+        if manifest.model_digest != current.model_digest:
+            raise StoreError(
+                f"{self._root.url}: release {current.release} is of model {manifest.model_digest[:12]}, the vectors in "
+                f"the store are of model {current.model_digest[:12]}; give the --root that was published into this "
+                "--kv and --namespace"
+            )
+        dim = 0
+        for entry in manifest.tables["pin_embeddings"][:1]:
+            dim = from_binary_column(read_files(self._root, [entry], ["embedding"])["embedding"]).shape[1]
+        indexes = [load_index(self._root, entry, dim) for entry in manifest.tables["indexes"]]
+        return _Opened(manifest, indexes, int(manifest.settings["index"]["ef_search"]))
+
+    def _engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
+        """Pins of the user's kept history: reads the user's bucket, a fraction 1 / user_buckets of the table."""
+        bucket = int(bucket_of(np.array([user_id]), read_layout(self._root).user_buckets)[0])
+        rows = read_files(self._root, manifest.parts("histories").get(bucket, []), ["user_id", "pin_id"])
+        return np.unique(rows.filter(pc.equal(rows["user_id"], user_id))["pin_id"].to_numpy())
+
+    def close(self) -> None:
+        """Gives the connection to the store back."""
+        self._client.close()
