@@ -101,7 +101,7 @@ class ModelConfig:
         return cls(**found)
 
 
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "hidden_size": 32,
         "num_layers": 1,

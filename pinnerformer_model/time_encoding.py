@@ -20,6 +20,8 @@ class TimeEncoder(nn.Module):
         periods_ms: The periods, in milliseconds; fixed.
     """
 
+    frequency: torch.Tensor
+
     def __init__(self, periods_ms: tuple[float, ...]):
         super().__init__()
         self.register_buffer("frequency", 1.0 / torch.tensor(periods_ms, dtype=torch.float64), persistent=False)

@@ -49,7 +49,7 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
                     "release": current.release,
                     "generation": current.generation,
                     "model": current.model_digest[:12],
-                    "users": store.count(current.generation),
+                    "users": current.users,
                 }
     return found
 

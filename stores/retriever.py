@@ -13,7 +13,6 @@ from stores.files import Root
 from stores.ids import bucket_of
 from stores.indexes import Neighbours, load_index, search_shards
 from stores.kv import Current
-from stores.layout import read_layout
 from stores.manifests import Manifest, read_manifest
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -114,7 +113,7 @@ class Retriever:
 
     def _engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
         """Pins of the user's kept history: reads the user's bucket, a fraction 1 / user_buckets of the table."""
-        bucket = int(bucket_of(np.array([user_id]), read_layout(self._root).user_buckets)[0])
+        bucket = int(bucket_of(np.array([user_id]), manifest.settings["layout"]["user_buckets"])[0])
         rows = read_files(self._root, manifest.parts("histories").get(bucket, []), ["user_id", "pin_id"])
         return np.unique(rows.filter(pc.equal(rows["user_id"], user_id))["pin_id"].to_numpy())
 

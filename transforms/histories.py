@@ -95,7 +95,9 @@ def sorted_vocabulary(columns: Iterable[pa.ChunkedArray]) -> list[str]:
 def to_engagements(table: pa.Table, actions: list[str], surfaces: list[str]) -> Engagements:
     """Arrow rows of schema `ENGAGEMENTS`, nulls in `duration_s` only, as numpy columns."""
     return Engagements(
-        *(table[name].to_numpy() for name in ("user_id", "pin_id", "timestamp_ms")),
+        table["user_id"].to_numpy(),
+        table["pin_id"].to_numpy(),
+        table["timestamp_ms"].to_numpy(),
         _codes(table["action"], {value: code for code, value in enumerate(actions)}),
         _codes(table["surface"], {value: code for code, value in enumerate(surfaces)}),
         table["duration_s"].to_numpy(),

@@ -131,7 +131,7 @@ def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
     with open_store(target.url, target.namespace) as store:
         found = store.current()
         if found is not None and found.release == release and found.model_digest == manifest.model_digest:
-            return {"users_sent": 0, "users_deleted": 0, "users_stored": store.count(found.generation)}
+            return {"users_sent": 0, "users_deleted": 0, "users_stored": found.users}
         served = _served_release(root, store, manifest)
         fresh = served is None
         generation = f"{manifest.model_digest[:12]}-{release}" if fresh else found.generation  # type: ignore[union-attr]
@@ -152,9 +152,9 @@ def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
             rows(),
             deletes=gone(),
             fresh=fresh,
-            current=Current(generation=generation, release=release, model_digest=manifest.model_digest),
+            current=Current(generation, release, manifest.model_digest, users=manifest.rows("user_embeddings")),
         )
-    return {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored_count}
+    return {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored}
 
 
 def _served_release(root: Root, store: KeyValueStore, manifest: Manifest) -> Manifest | None:
@@ -192,6 +192,11 @@ def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | 
             outcome["publish"] = publish(root, staged.release, target)
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": str(error)}
+        if any(manifest.release == staged.release for manifest in chain(root)):
+            outcome["error"] += (
+                f"; release {staged.release} is committed but not published: mend the store, then "
+                f"`pinnerformer release --run {name} --root {root.url} --kv URL`"
+            )
     root.write_json(f"staging/{name}/{OUTCOME}", outcome)
     return outcome
 

@@ -52,9 +52,10 @@ class MergeBucket(beam.DoFn):
         self._schema = user_embeddings_schema(dim)
 
     def setup(self):
-        keep_old = self._run.previous is not None and not self._run.everyone_active
+        run, self._files = self._run, {}
         # Under a new model yesterday's vectors lie in another space: none of them is carried over.
-        self._files = read_manifest(self._run.root, self._run.previous).parts("user_embeddings") if keep_old else {}
+        if run.previous is not None and not run.everyone_active:
+            self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
 
     def process(self, element: tuple[int, Iterable[bytes]]):
         started = time.perf_counter()

@@ -113,7 +113,7 @@ class LmdbStore(KeyValueStore):
         prefix = self._prefix(generation)
         with transaction.cursor() as cursor:
             found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
+            while found and bytes(cursor.key()).startswith(prefix):
                 found = cursor.delete()
 
     def count(self, generation: str) -> int:
@@ -121,7 +121,7 @@ class LmdbStore(KeyValueStore):
         with self._explain(), self._open(write=False).begin() as transaction, transaction.cursor() as cursor:
             if cursor.set_range(prefix):
                 for key in cursor.iternext(keys=True, values=False):
-                    if not key.startswith(prefix):
+                    if not bytes(key).startswith(prefix):
                         break
                     number += 1
         return number
