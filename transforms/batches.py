@@ -47,5 +47,9 @@ def to_ipc(batch: pa.RecordBatch) -> Iterator[bytes]:
 
 
 def from_ipc(chunks: Iterable[bytes]) -> list[pa.RecordBatch]:
-    """Unpacks what `to_ipc` packed; the order of chunks is the shuffle's, so callers sort."""
-    return [batch for chunk in chunks for batch in pa.ipc.open_stream(chunk)]
+    """Unpacks what `to_ipc` packed; the order of chunks is the shuffle's, so callers sort.
+
+    An empty chunk stands for no rows: it makes a group of a bucket that has none. They are dropped here, and not by a
+    step of their own that hands on a generator: Beam samples elements for their size, and the sampling eats it.
+    """
+    return [batch for chunk in chunks if chunk for batch in pa.ipc.open_stream(chunk)]

@@ -111,6 +111,10 @@ class PackEmbedded(beam.DoFn):
         yield report(STAGE, started, counters, lowest=lowest, highest=highest)
 
 
+def batch_of_one(joined: JoinedSlice) -> list[JoinedSlice]:
+    return [joined]
+
+
 @dataclasses.dataclass
 class EmbedUsers(beam.PTransform):
     """Embeds active users.
@@ -126,6 +130,7 @@ class EmbedUsers(beam.PTransform):
         handler = UserTowerHandler(self.run, self.model, self.token_budget)
         return (
             slices
+            | "BatchOfOne" >> beam.Map(batch_of_one)  # unbatched, RunInference takes an element for a batch
             | "RunInference" >> RunInference(handler.with_no_batching())
             | "PackEmbedded" >> beam.ParDo(PackEmbedded(self.run)).with_outputs(REPORTS, main="main")
         )

@@ -76,6 +76,8 @@ def check_counts(
             "rows_dropped_share", dropped, thresholds.max_dropped_share, "share of the rows read that were dropped"
         )
     ]
+    for name, lost, reads in unaccounted(reports, staged):
+        gates.append(_at_most(name, abs(lost), 0, reads))
     for table, what in (("user_embeddings", "users"), ("pin_embeddings", "pins")):
         rows = staged.rows(table)
         gates.append(Gate(f"{what}_present", rows, 1, rows >= 1, f"{what} with a vector"))
@@ -95,6 +97,47 @@ def check_counts(
     unfindable = reports.get("build_indexes", StageReport()).counters.get("pins_unfindable", 0)
     gates.append(_at_most("pins_unfindable", unfindable, 0, "pins that a search for their own vector does not find"))
     return gates
+
+
+def unaccounted(reports: dict[str, StageReport], staged: Manifest) -> list[tuple[str, int, str]]:
+    """What went into each stage and did not come out of it: every row, user and pin is accounted for, to the last one.
+
+    Returns:
+        (gate's name, number missing, negative if too many came out; in words).
+    """
+
+    def counted(stage: str, *names: str) -> int:
+        counters = reports.get(stage, StageReport()).counters
+        return sum(counters.get(name, 0) for name in names)
+
+    routed = counted("read_logs", "rows_read") - counted("read_logs", "rows_dropped", "rows_erased")
+    active = counted("update_histories", "users_active")
+    embedded = counted("embed_users", "users_embedded")
+    carried = counted("merge_snapshot", "users_carried_over")
+    return [
+        (
+            "rows_unaccounted",
+            routed - counted("update_histories", "rows_new"),
+            "valid log rows that reached no history, or twice",
+        ),
+        (
+            "users_unaccounted",
+            active - embedded - counted("join_vectors", "users_without_token"),
+            "active users neither embedded nor without a usable token",
+        ),
+        (
+            "snapshot_rows_unaccounted",
+            embedded + carried - staged.rows("user_embeddings"),
+            "users embedded or carried over that are not in the snapshot",
+        ),
+        (
+            "pins_unaccounted",
+            counted("shard_pins", "vectors_read")
+            - counted("shard_pins", "vectors_zero")
+            - staged.rows("pin_embeddings"),
+            "pins with a vector but without an embedding",
+        ),
+    ]
 
 
 def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> np.ndarray:

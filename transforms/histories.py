@@ -268,6 +268,5 @@ class UpdateHistories(beam.PTransform):
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
-            | "DropEmpty" >> beam.MapTuple(lambda bucket, parts: (bucket, (part for part in parts if part)))
             | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run)).with_outputs(REPORTS, main="main")
         )

@@ -90,7 +90,6 @@ class MergeSnapshot(beam.PTransform):
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
-            | "DropEmpty" >> beam.MapTuple(lambda bucket, parts: (bucket, (part for part in parts if part)))
             | "MergeBucket" >> beam.ParDo(MergeBucket(self.run, self.dim)).with_outputs(REPORTS)
         )
         return merged[REPORTS]
