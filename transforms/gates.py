@@ -76,8 +76,8 @@ def check_counts(
             "rows_dropped_share", dropped, thresholds.max_dropped_share, "share of the rows read that were dropped"
         )
     ]
-    for name, lost, reads in unaccounted(reports, staged):
-        gates.append(_at_most(name, abs(lost), 0, reads))
+    for name, missing, reads in unaccounted(reports, staged):
+        gates.append(_at_most(name, abs(missing), 0, reads))
     for table, what in (("user_embeddings", "users"), ("pin_embeddings", "pins")):
         rows = staged.rows(table)
         gates.append(Gate(f"{what}_present", rows, 1, rows >= 1, f"{what} with a vector"))
