@@ -1,0 +1,288 @@
+"""The daily job end to end, against the job written as plainly as possible."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import transforms
+from pipelines.cli import main
+from stores.embedding_client import EmbeddingClient
+from stores.files import Root
+from stores.manifests import Manifest
+from stores.releases import read_current
+from stores.retriever import Retriever
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from tests.worlds import (
+    FIRST,
+    PlainJob,
+    day,
+    make_rows,
+    make_vectors,
+    midnight,
+    write_file,
+    write_model,
+    write_vectors,
+)
+
+USERS, PINS, ROWS, LENGTH = 40, 90, 260, 40
+
+
+@dataclasses.dataclass
+class World:
+    folder: str
+    rows: dict[int, list]
+    late: list
+    vectors: dict[int, np.ndarray]
+
+    @property
+    def inputs(self) -> list[str]:
+        return [f"--{name}={self.folder}/{name}" for name in ("logs", "pins", "model")]
+
+
+def make_world(folder: str, shuffle: int | None = None) -> World:
+    """Five days; the late file belongs to day 1 and is not there yet."""
+    rows = {number: make_rows(number, ROWS, USERS, PINS, seed=8) for number in range(5)}
+    late = make_rows(1, 30, USERS, PINS, seed=9)
+    for number, content in rows.items():
+        if shuffle is not None:
+            content = [content[i] for i in np.random.default_rng(shuffle).permutation(len(content))]
+        write_file(f"{folder}/logs", number, content[:150], "a.parquet")
+        write_file(f"{folder}/logs", number, content[150:], "b.parquet")
+    vectors = make_vectors(PINS)
+    write_vectors(f"{folder}/pins", vectors)
+    write_model(f"{folder}/model")
+    return World(folder, rows, late, vectors)
+
+
+def run_night(world: World, root: str, number: int, *more: str) -> Manifest:
+    arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(number)}", "--quiet", *more]
+    assert main(arguments) == 0
+    manifest = read_current(Root(root))
+    assert manifest is not None and manifest.day == day(number)
+    return manifest
+
+
+def first_night(world: World, root: str, *more: str) -> Manifest:
+    length = f"--history-length={LENGTH}"
+    return run_night(world, root, 0, f"--bootstrap-from={FIRST}", length, "--publish=none", *more)
+
+
+def run_all(world: World, root: str, made: list[str], each: list[str]) -> list[Manifest]:
+    """Nights 0, 1, 3 (night 2 is missed; day 1's late file has come) and 4."""
+    manifests = [first_night(world, root, *made, *each)]
+    manifests.append(run_night(world, root, 1, "--publish=none", *each))
+    write_file(f"{world.folder}/logs", 1, world.late, "late.parquet")
+    manifests.append(run_night(world, root, 3, "--publish=none", *each))
+    manifests.append(run_night(world, root, 4, "--publish=none", *each))
+    return manifests
+
+
+def run_plainly(world: World) -> list[PlainJob]:
+    """The plain job's state after each of the same nights."""
+    job = PlainJob(f"{world.folder}/model", world.vectors, LENGTH)
+    states = []
+    nights = {0: [0], 1: [1], 3: [2, 3], 4: [4]}
+    for number, partitions in nights.items():
+        files = [(partition, world.rows[partition]) for partition in partitions]
+        if number == 3:
+            files.append((1, world.late))
+        job.night(number, files)
+        states.append(dataclasses.replace(job, histories=dict(job.histories), embeddings=dict(job.embeddings)))
+    return states
+
+
+def read_table(root: str, manifest: Manifest, table: str) -> pa.Table:
+    return pa.concat_tables(
+        [read_files(Root(root), entries) for _, entries in sorted(manifest.parts(table).items())],
+        promote_options="default",
+    )
+
+
+def histories_of(root: str, manifest: Manifest) -> dict[int, list[dict]]:
+    histories: dict[int, list[dict]] = {}
+    for entries in manifest.parts("histories").values():
+        for row in read_files(Root(root), entries).to_pylist():
+            histories.setdefault(row["user_id"], []).append(row)
+    return histories
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def assert_equals_plain(root: str, manifest: Manifest, state: PlainJob) -> None:
+    assert histories_of(root, manifest) == state.histories
+    users = read_table(root, manifest, "user_embeddings")
+    assert sorted(users["user_id"].to_pylist()) == sorted(state.embeddings)
+    expected = [state.embeddings[user] for user in users["user_id"].to_pylist()]
+    found = from_binary_column(users["embedding"])
+    assert cosines(found, np.stack([vector for vector, _ in expected])).min() >= 0.9999
+    assert users["embedding_date"].to_pylist() == [made for _, made in expected]
+    newest = [state.histories[user][0]["timestamp_ms"] for user in users["user_id"].to_pylist()]
+    assert all(got <= want for got, want in zip(users["last_action_ms"].to_pylist(), newest, strict=True))
+    pins = read_table(root, manifest, "pin_embeddings")
+    plain = state.pins()
+    assert sorted(pins["pin_id"].to_pylist()) == sorted(plain)
+    want = np.stack([plain[pin] for pin in pins["pin_id"].to_pylist()])
+    assert cosines(from_binary_column(pins["embedding"]), want).min() >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> list[PlainJob]:
+    states = run_plainly(make_world(str(tmp_path_factory.mktemp("plain"))))
+    # The case is not trivial: histories were cut, a user was carried over, a user is without a vector.
+    last = states[-1]
+    assert max(map(len, last.histories.values())) == LENGTH
+    assert any(made != day(4) for _, made in last.embeddings.values())
+    return states
+
+
+MATRIX = {
+    "defaults": ([], [], None),
+    "one bucket, one shard, shuffled join, tiny batches": (
+        ["--user-buckets=1", "--pin-shards=1"],
+        ["--join=shuffle", "--token-budget=40"],
+        None,
+    ),
+    "more buckets than users, rows in another order": (
+        ["--user-buckets=97", "--pin-shards=5"],
+        ["--join=broadcast"],
+        3,
+    ),
+    "two worker processes": (
+        ["--user-buckets=6", "--pin-shards=2"],
+        ["--join=shuffle", "--direct_running_mode=multi_processing", "--direct_num_workers=2"],
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_every_night_equals_the_plain_job(case, plain, tmp_path):
+    made, each, shuffle = MATRIX[case]
+    world = make_world(str(tmp_path), shuffle)
+    root = str(tmp_path / "root")
+    for manifest, state in zip(run_all(world, root, made, each), plain, strict=True):
+        assert_equals_plain(root, manifest, state)
+
+
+def vectors_of(root: str, manifest: Manifest) -> dict[int, bytes]:
+    rows = read_table(root, manifest, "user_embeddings")
+    return dict(zip(rows["user_id"].to_pylist(), rows["embedding"].to_pylist(), strict=True))
+
+
+def test_both_joins_agree_bit_for_bit(tmp_path):
+    world = make_world(str(tmp_path))
+    found = [first_night(world, str(tmp_path / join), f"--join={join}").tables for join in ("broadcast", "shuffle")]
+    assert found[0] == found[1]  # names carry the digest of the content
+
+
+def test_same_inputs_same_bytes_and_every_dofn_may_run_twice(tmp_path, monkeypatch):
+    """Engines retry and speculate, the local runner never does: here every element is processed twice."""
+    world = make_world(str(tmp_path))
+    once = [m.tables for m in run_all(world, str(tmp_path / "once"), [], ["--join=shuffle"])]
+    (tmp_path / "logs" / f"ds={day(1)}" / "late.parquet").unlink()
+    doubled = []
+    for module in pkgutil.iter_modules(transforms.__path__):
+        for _, kind in inspect.getmembers(importlib.import_module(f"transforms.{module.name}"), inspect.isclass):
+            if kind.__module__ == f"transforms.{module.name}" and issubclass(kind, beam.DoFn):
+                doubled.append(kind)
+                monkeypatch.setattr(kind, "process", run_twice(kind.process))
+    assert len(doubled) >= 8
+    twice = [m.tables for m in run_all(world, str(tmp_path / "twice"), [], ["--join=shuffle"])]
+    assert twice == once
+
+
+def run_twice(process):
+    def twice(self, element, *arguments, **named):
+        list(process(self, element, *arguments, **named) or ())
+        return process(self, element, *arguments, **named)
+
+    return twice
+
+
+def test_equal_histories_give_equal_vectors_and_a_changed_row_changes_one_user(tmp_path):
+    world = make_world(str(tmp_path))
+    twin = [{**row, "user_id": 1000} for row in world.rows[0] if row["user_id"] == 7]
+    assert len(twin) > 2
+    write_file(f"{tmp_path}/logs", 0, twin, "twin.parquet")
+    before = vectors_of(str(tmp_path / "a"), first_night(world, str(tmp_path / "a")))
+    assert before[1000] == before[7]
+    write_file(f"{tmp_path}/logs", 0, [{**twin[0], "pin_id": 1}, *twin[1:]], "twin.parquet")
+    after = vectors_of(str(tmp_path / "b"), first_night(world, str(tmp_path / "b")))
+    assert {user for user in before if before[user] != after[user]} == {1000}
+
+
+def test_what_is_published_is_what_was_made_and_retrieve_is_exact_search(tmp_path):
+    world = make_world(str(tmp_path))
+    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
+    arguments = ["--publish=store", f"--kv={kv}"]
+    run_night(world, root, 0, f"--bootstrap-from={FIRST}", *arguments)
+    manifest = run_night(world, root, 1, *arguments)
+    made = vectors_of(root, manifest)
+    client = EmbeddingClient(kv)
+    vectors, days, found = client.get_many([*made, 424242])
+    client.close()
+    assert found.tolist() == [True] * len(made) + [False]
+    assert [v.tobytes() for v in vectors[:-1]] == list(made.values())
+    assert set(days[:-1].tolist()) == {day(0), day(1)}  # both carried over and fresh
+    pins = read_table(root, manifest, "pin_embeddings")
+    table = from_binary_column(pins["embedding"]).astype(np.float32)
+    retriever = Retriever(root, kv)
+    for user, vector in list(made.items())[:10]:
+        scores = table @ np.frombuffer(vector, np.float16).astype(np.float32)
+        got = retriever.retrieve(user, 5)
+        np.testing.assert_allclose(got.scores, np.sort(scores)[::-1][:5], atol=1e-5)
+        engaged = {row["pin_id"] for row in histories_of(root, manifest)[user]}
+        assert not engaged & set(retriever.retrieve(user, 5, exclude_engaged=True).pin_ids.tolist())
+    retriever.close()
+
+
+def test_a_new_model_embeds_everybody_and_serves_a_new_generation(tmp_path):
+    world = make_world(str(tmp_path))
+    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
+    run_night(world, root, 0, f"--bootstrap-from={FIRST}", f"--kv={kv}")
+    client = EmbeddingClient(kv)
+    old = client.current
+    client.close()
+    write_model(f"{tmp_path}/model2", seed=2)
+    world.folder, folder = str(tmp_path), world.folder
+    inputs = [f"--logs={folder}/logs", f"--pins={folder}/pins", f"--model={tmp_path}/model2"]
+    assert main(["daily", f"--root={root}", *inputs, f"--date={day(1)}", f"--kv={kv}", "--quiet"]) == 0
+    manifest = read_current(Root(root))
+    rows = read_table(root, manifest, "user_embeddings")
+    assert set(rows["embedding_date"].to_pylist()) == {day(1)}
+    client = EmbeddingClient(kv)
+    new = client.current
+    assert new.generation != old.generation and new.model_digest == manifest.model_digest
+    assert client.get_many(rows["user_id"].to_numpy())[2].all()
+    client.close()
+
+
+def test_a_night_without_rows_carries_everybody_over(tmp_path):
+    world = make_world(str(tmp_path))
+    root = str(tmp_path / "root")
+    before = first_night(world, root)
+    for name in ("a.parquet", "b.parquet"):
+        write_file(f"{tmp_path}/logs", 1, [], name)
+    after = run_night(world, root, 1, "--publish=none")
+    assert after.tables["user_embeddings"] == before.tables["user_embeddings"]
+    assert after.tables["histories"] == before.tables["histories"]
+
+
+def test_lengths_far_apart_and_a_user_without_a_usable_token(tmp_path):
+    world = make_world(str(tmp_path))
+    lonely = {**world.rows[0][0], "user_id": 555, "action": "unheard_of", "timestamp_ms": midnight(0)}
+    write_file(f"{tmp_path}/logs", 0, [lonely], "lonely.parquet")
+    root = str(tmp_path / "root")
+    manifest = first_night(world, root)
+    assert 555 not in vectors_of(root, manifest) and 555 in histories_of(root, manifest)
+    assert manifest.counters["join_vectors"]["users_without_token"] >= 1
