@@ -13,7 +13,8 @@ from stores.files import FileEntry, Root
 from stores.tables import part_stem
 
 TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ by their order
-FIND_EF, FIND_K = 64, 10  # a pin counts as found if a search with its own vector, this wide, has it among the first k
+EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
+FIND_K = 10
 REBUILDS = 2
 _CHUNK = 4096
 
@@ -37,8 +38,15 @@ class IndexParameters:
 
 @dataclasses.dataclass(frozen=True)
 class BuildReport:
-    """`unfindable`: pins that a search with their own vector misses; `rebuilds`: how often the graph was made anew."""
+    """What it took to make every pin findable.
 
+    Attributes:
+        find_ef: Smallest `ef` with which a search for each pin's own vector finds it.
+        unfindable: Pins that no `ef` of `EF_CANDIDATES` finds.
+        rebuilds: How often the graph was made anew.
+    """
+
+    find_ef: int
     unfindable: int
     rebuilds: int
 
@@ -71,20 +79,28 @@ def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParame
     return index
 
 
-def count_unfindable(index: hnswlib.Index, ids: np.ndarray, embeddings: np.ndarray) -> int:
-    """Pins that are not among the first `FIND_K` of a search with their own vector and `ef` = `FIND_EF`.
+def find_pins(index: hnswlib.Index, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
+    """How wide a search must be for every pin to be found by its own vector.
 
-    Among pins of equal vectors any of them counts: a score as good as the pin's own is an answer as good.
+    A pin is found if it is among the first `FIND_K`. Among pins of equal vectors any of them counts: a score as good
+    as the pin's own is an answer as good. Crowds of nearly equal pins are what needs a wide search.
+
+    Returns:
+        The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
     """
-    missed = 0
-    for start in range(0, len(ids), _CHUNK):
-        own = ids[start : start + _CHUNK]
-        vectors = embeddings[start : start + _CHUNK].astype(np.float32)
-        found = _search(index, vectors, FIND_K, FIND_EF, threads=1)
-        hit = (found.pin_ids == own[:, None]).any(axis=1)
-        hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
-        missed += int((~hit).sum())
-    return missed
+    missed = np.arange(len(ids))
+    for ef in EF_CANDIDATES:
+        pending, missed = missed, np.empty(0, np.int64)
+        for start in range(0, len(pending), _CHUNK):
+            rows = pending[start : start + _CHUNK]
+            vectors = embeddings[rows].astype(np.float32)
+            found = _search(index, vectors, FIND_K, ef, threads=1)
+            hit = (found.pin_ids == ids[rows][:, None]).any(axis=1)
+            hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
+            missed = np.concatenate([missed, rows[~hit]])
+        if not len(missed):
+            break
+    return ef, len(missed)
 
 
 def build_findable_index(
@@ -104,10 +120,10 @@ def build_findable_index(
         index = build_index(
             ids, embeddings, IndexParameters(parameters.m * effort, parameters.ef_construction * effort)
         )
-        unfindable = count_unfindable(index, ids, embeddings)
+        find_ef, unfindable = find_pins(index, ids, embeddings)
         if not unfindable:
             break
-    return index, BuildReport(unfindable, rebuilds)
+    return index, BuildReport(find_ef, unfindable, rebuilds)
 
 
 def write_index(root: Root, date: datetime.date, shard: int, index: hnswlib.Index) -> FileEntry:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stores.files import FileEntry, Root
-from stores.indexes import exact_top_k, load_index, merge_top_k, search_shards, tie_aware_recall
+from stores.indexes import EF_CANDIDATES, exact_top_k, load_index, merge_top_k, search_shards, tie_aware_recall
 from stores.manifests import Manifest
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -157,8 +157,13 @@ def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> n
     return np.concatenate(drawn).astype(np.float32)
 
 
-def check_recall(root: Root, staged: Manifest, thresholds: Thresholds) -> tuple[list[Gate], dict[str, Any]]:
+def check_recall(
+    root: Root, staged: Manifest, thresholds: Thresholds, find_ef: int
+) -> tuple[list[Gate], dict[str, Any]]:
     """Measures the indexes against exact search over ALL shards, and picks the smallest `ef` that is good enough.
+
+    Args:
+        find_ef: The smallest `ef` that finds every pin by its own vector; none below it is picked.
 
     Returns:
         The gate; and what the manifest keeps: `ef_search`, `recall_at_10`, `recall_users`, `recall_seed`.
@@ -166,7 +171,7 @@ def check_recall(root: Root, staged: Manifest, thresholds: Thresholds) -> tuple[
     seed = zlib.crc32(staged.release.encode())
     entries = [entry for entry in staged.tables["indexes"]]
     if not staged.rows("user_embeddings") or not staged.rows("pin_embeddings"):
-        return [], {"ef_search": EF_CANDIDATES[0], "recall_at_10": None, "recall_users": 0, "recall_seed": seed}
+        return [], {"ef_search": find_ef, "recall_at_10": None, "recall_users": 0, "recall_seed": seed}
     queries = draw_users(root, staged.tables["user_embeddings"], thresholds.recall_users, seed)
     exact = []
     for entry in staged.tables["pin_embeddings"]:
@@ -174,8 +179,8 @@ def check_recall(root: Root, staged: Manifest, thresholds: Thresholds) -> tuple[
         exact.append(exact_top_k(queries, rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"]), 10))
     best = merge_top_k(exact, 10)
     indexes = [load_index(root, entry, queries.shape[1]) for entry in entries]
-    recall, ef = 0.0, EF_CANDIDATES[0]
-    for ef in EF_CANDIDATES:
+    recall, ef = 0.0, find_ef
+    for ef in (candidate for candidate in EF_CANDIDATES if candidate >= find_ef):
         recall = tie_aware_recall(search_shards(indexes, queries, 10, ef), best)
         if recall >= EF_TARGET:
             break
@@ -189,5 +194,4 @@ def check_recall(root: Root, staged: Manifest, thresholds: Thresholds) -> tuple[
     return [gate], {"ef_search": ef, "recall_at_10": recall, "recall_users": len(queries), "recall_seed": seed}
 
 
-EF_CANDIDATES = (64, 128, 256, 512)
-EF_TARGET = 0.99
+EF_TARGET = 0.99  # of recall@10; the first width that reaches it is served

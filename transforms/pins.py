@@ -136,7 +136,8 @@ class BuildIndex(beam.DoFn):
         written = write_index(self._run.root, self._run.date, entry.part, index)
         self._run.note_progress(INDEX_STAGE, len(ids))
         counters = {"pins_indexed": len(ids), "pins_unfindable": built.unfindable, "rebuilds": built.rebuilds}
-        yield report(INDEX_STAGE, started, counters, files={"indexes": [written]})
+        # The width of search that finds every pin of every shard is the highest of theirs.
+        yield report(INDEX_STAGE, started, counters, files={"indexes": [written]}, highest={"find_ef": built.find_ef})
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from stores.errors import PinnerFormerError, StoreError
 from stores.files import Root
+from stores.indexes import EF_CANDIDATES
 from stores.kv import open_store
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
@@ -65,7 +66,8 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     staged, reports = read_staged(root, name)
     previous = read_manifest(root, staged.previous) if staged.previous else None
     gates = check_vectors(reports, thresholds) + check_counts(reports, staged, previous, thresholds)
-    recall_gates, index = check_recall(root, staged, thresholds)
+    find_ef = int(reports.get("build_indexes", StageReport()).highest.get("find_ef", EF_CANDIDATES[0]))
+    recall_gates, index = check_recall(root, staged, thresholds, find_ef)
     return dataclasses.replace(
         staged,
         gates=[dataclasses.asdict(gate) for gate in gates + recall_gates],
