@@ -1,8 +1,10 @@
 """What the commands have in common on their command lines: dates, times, and Beam's own options."""
 
 import argparse
+import contextlib
 import datetime
 import difflib
+import io
 import logging
 import multiprocessing
 import re
@@ -81,10 +83,15 @@ def parse_beam_options(parser: argparse.ArgumentParser, rest: list[str]) -> Pipe
             takes_value = not known[name] and "=" not in word
         elif not takes_value:
             raise UsageError(f"unexpected argument {word!r}; see {parser.prog} --help")
+    said = io.StringIO()
     try:
-        return PipelineOptions(rest)
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(rest)
+            options.get_all_options()  # Beam reads the flags here and not before
     except SystemExit:
-        raise UsageError(f"Beam does not take these options: {' '.join(rest)}") from None
+        why = said.getvalue().strip().rpartition("error: ")[2] or " ".join(rest)
+        raise UsageError(f"Beam does not take these options: {why}") from None
+    return options
 
 
 def choose_runner(options: PipelineOptions) -> FnApiRunner | str:

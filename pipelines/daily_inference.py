@@ -345,8 +345,8 @@ def run(argv: list[str]) -> int:
                 pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
                 define_pipeline(pipeline, plan, target)
                 pipeline.run().wait_until_finish()
-            except PinnerFormerError:
-                raise
+            except PinnerFormerError as error:  # Beam appends the name of the step
+                raise type(error)(str(error).partition(" [while running")[0]) from error
             except Exception as error:
                 LOG.debug("the runner's own words", exc_info=True)
                 raise explain_worker_failure(error) from error

@@ -73,3 +73,9 @@ class EmbeddingClient:
     def close(self) -> None:
         """Gives the connection back."""
         self._store.close()
+
+    def __enter__(self) -> "EmbeddingClient":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

@@ -127,8 +127,8 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
         InputError: not Parquet, truncated, a column missing or of the wrong type; says the fix.
     """
     try:
-        file = pq.ParquetFile(path, memory_map=True, read_dictionary=[columns.theirs(c) for c in ("action", "surface")])
-        schema = file.schema_arrow
+        metadata = pq.read_metadata(path, memory_map=True)
+        schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); it is truncated or of another kind, "
@@ -144,7 +144,8 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
             )
         if not _type_fits(ours, schema.field(index).type):
             raise InputError(f"{path}: column {theirs!r} is {schema.field(index).type}; {_FIXES[ours]}")
-    return file
+    strings = [columns.theirs(name) for name in ("action", "surface")]
+    return pq.ParquetFile(path, metadata=metadata, memory_map=True, read_dictionary=strings)
 
 
 def _type_fits(ours: str, found: pa.DataType) -> bool:

@@ -120,3 +120,9 @@ class Retriever:
     def close(self) -> None:
         """Gives the connection to the store back."""
         self._client.close()
+
+    def __enter__(self) -> "Retriever":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

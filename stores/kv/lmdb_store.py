@@ -1,8 +1,10 @@
 """The embedded store: one LMDB environment, one writer, readers that never wait."""
 
 import contextlib
+import dataclasses
 import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator
 
 import lmdb
@@ -14,6 +16,17 @@ from stores.kv.base import Batch, Current, KeyValueStore, UploadResult
 MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
 
 
+@dataclasses.dataclass
+class _Opened:
+    environment: lmdb.Environment
+    writable: bool
+    holders: int
+
+
+_OPENED: dict[str, _Opened] = {}  # by real path
+_LOCK = threading.Lock()
+
+
 class LmdbStore(KeyValueStore):
     """Key: `<namespace>:<generation>:u:` and the user id as 8 bytes, big-endian, two's complement.
 
@@ -23,22 +36,31 @@ class LmdbStore(KeyValueStore):
     def __init__(self, directory: str, namespace: str, url_shown: str):
         self.url_shown = url_shown
         self.namespace = namespace
-        self._directory = directory
-        self._environment: lmdb.Environment | None = None
-        self._writable = False
+        self._directory = os.path.realpath(directory)
+        self._holds = False
 
     def _open(self, write: bool) -> lmdb.Environment:
-        if self._environment is not None and (self._writable or not write):
-            return self._environment
-        self.close()
-        with self._explain():
-            if write:
-                os.makedirs(self._directory, exist_ok=True)
-            self._environment = lmdb.open(
-                self._directory, map_size=MAP_BYTES, readonly=not write, create=write, readahead=False, max_readers=1024
-            )
-        self._writable = write
-        return self._environment
+        """The environment of this process, which all stores on the directory share; LMDB allows no second one."""
+        with self._explain(), _LOCK:
+            opened = _OPENED.get(self._directory)
+            if opened is None or (write and not opened.writable):
+                if write:
+                    os.makedirs(self._directory, exist_ok=True)
+                if opened is not None:
+                    opened.environment.close()
+                environment = lmdb.open(
+                    self._directory,
+                    map_size=MAP_BYTES,
+                    readonly=not write,
+                    create=write,
+                    readahead=False,
+                    max_readers=1024,
+                )
+                opened = _OPENED[self._directory] = _Opened(environment, write, opened.holders if opened else 0)
+            if not self._holds:
+                opened.holders += 1
+                self._holds = True
+            return opened.environment
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
@@ -74,7 +96,7 @@ class LmdbStore(KeyValueStore):
             transaction.delete(f"{self.namespace}:check".encode())
 
     def current(self) -> Current | None:
-        if self._environment is None and not os.path.exists(os.path.join(self._directory, "data.mdb")):
+        if not os.path.exists(os.path.join(self._directory, "data.mdb")):
             return None
         with self._explain(), self._open(write=False).begin() as transaction:
             data = transaction.get(self._current_key)
@@ -127,6 +149,11 @@ class LmdbStore(KeyValueStore):
         return number
 
     def close(self) -> None:
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
+        with _LOCK:
+            opened = _OPENED.get(self._directory)
+            if self._holds and opened is not None:
+                opened.holders -= 1
+                if opened.holders == 0:
+                    opened.environment.close()
+                    del _OPENED[self._directory]
+            self._holds = False

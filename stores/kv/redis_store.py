@@ -92,6 +92,7 @@ class RedisStore(KeyValueStore):
         self, generation: str, batches: Iterable[Batch], *, deletes: Iterable[np.ndarray], fresh: bool, current: Current
     ) -> UploadResult:
         sent = deleted = stored = 0
+        written: list[np.ndarray] = []
         with self._explain():
             if fresh:
                 self._clear(generation)
@@ -101,9 +102,12 @@ class RedisStore(KeyValueStore):
                     chunk = keys[start : start + CHUNK]
                     stored += self._put(chunk, values[start : start + CHUNK])
                     sent += len(chunk)
+                if fresh:
+                    written.append(np.asarray(user_ids))
             for user_ids in deletes:
                 deleted += self._delete(self._keys(generation, user_ids))
-            if fresh:
+            if fresh:  # once more, now that all are sent: what came later may have evicted what came first
+                stored = sum(self._exist(self._keys(generation, user_ids)) for user_ids in written)
                 self.check_count(sent, stored)
             self._client.set(self._current_key, current.to_bytes())
         return UploadResult(sent, deleted, stored)
@@ -117,6 +121,9 @@ class RedisStore(KeyValueStore):
         pipeline.mset(dict(zip(keys, values, strict=True)))
         pipeline.exists(*keys)
         return pipeline.execute()[1]
+
+    def _exist(self, keys: list[str]) -> int:
+        return sum(self._client.exists(*keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
 
     def _delete(self, keys: list[str]) -> int:
         return sum(self._client.unlink(*keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
