@@ -1,0 +1,62 @@
+"""What the benchmarks share: alternating rounds, medians, memory of a tree of processes."""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+
+
+def alternate(rounds: int, candidates: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Runs A, B, A, B, ... so that a busy machine is busy for both.
+
+    Args:
+        candidates: Name -> runs once and returns its figure.
+
+    Returns:
+        Name -> figures, one a round.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(rounds):
+        for name, once in candidates.items():
+            figures[name].append(once())
+            print(f"  round {number + 1}: {name}: {figures[name][-1]:,.0f}", flush=True)
+    return figures
+
+
+def median_ratio(above: list[float], below: list[float]) -> float:
+    """Median over the rounds of above / below."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+@contextlib.contextmanager
+def peak_pss(pid: int, every_s: float = 0.5) -> Iterator[list[int]]:
+    """Watches a process and its descendants; yields [peak bytes of their proportional set size together]."""
+    peak, stop = [0], threading.Event()
+
+    def watch() -> None:
+        root = psutil.Process(pid)
+        while not stop.wait(every_s):
+            total = 0
+            with contextlib.suppress(psutil.Error):
+                for process in [root, *root.children(recursive=True)]:
+                    with contextlib.suppress(psutil.Error):
+                        total += process.memory_full_info().pss
+            peak[0] = max(peak[0], total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def wall(work: Callable[[], object]) -> float:
+    """Seconds that something takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
