@@ -177,7 +177,9 @@ def run_bare(folder: str, part: int, parts: int) -> tuple[int, float]:
 
 def bare_in_process(folder: str, part: int, parts: int) -> tuple[int, float]:
     """`run_bare` in a fresh process, as the job's."""
-    code = f"from benchmarks.daily import run_bare; import json; print(json.dumps(run_bare({folder!r}, {part}, {parts})))"
+    code = (
+        f"from benchmarks.daily import run_bare; import json; print(json.dumps(run_bare({folder!r}, {part}, {parts})))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     users, seconds = json.loads(done.stdout.splitlines()[-1])
     return users, seconds
@@ -212,7 +214,9 @@ def main() -> int:
     print(f"other stages / user branch: {100 * (1 - timings['embed_users'] / branch):.1f} % (to be < 15 %)")
     users = manifest.counters["embed_users"]["users_embedded"]
     pipeline, bare = users / timings["embed_users"], (before[0] + after[0]) / (before[1] + after[1])
-    print(f"inference: {pipeline:,.1f} users/s in the pipeline, {bare:,.1f} bare: {100 * pipeline / bare:.0f} % (>= 90 %)")
+    print(
+        f"inference: {pipeline:,.1f} users/s in the pipeline, {bare:,.1f} bare: {100 * pipeline / bare:.0f} % (>= 90 %)"
+    )
     print(f"peak proportional set size, all processes: {peak / 2**30:.2f} GiB (to be < 6 GiB)")
     return 0
 

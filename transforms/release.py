@@ -101,10 +101,11 @@ def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tu
         (user_id int64 of the users that `new` no longer has, the rows of `new` that are new or another vector or day).
     """
     before = old.parts("user_embeddings") if old else {}
-    for bucket, entries in sorted(new.parts("user_embeddings").items()):
-        if before.get(bucket) == entries:
+    after = new.parts("user_embeddings")
+    for bucket in sorted(before.keys() | after.keys()):
+        if before.get(bucket) == after.get(bucket):
             continue
-        rows = read_files(root, entries)
+        rows = read_files(root, after[bucket]) if bucket in after else read_files(root, before[bucket]).slice(0, 0)
         if bucket not in before:
             yield np.empty(0, np.int64), rows
             continue

@@ -100,9 +100,8 @@ def files_of(root: str) -> dict[str, bytes]:
     for folder, _, names in os.walk(root):
         if "staging" not in os.path.relpath(folder, root).split(os.sep):
             for name in names:
-                if not name.endswith(".lock"):
-                    with open(os.path.join(folder, name), "rb") as file:
-                        found[os.path.relpath(file.name, root)] = file.read()
+                with open(os.path.join(folder, name), "rb") as file:
+                    found[os.path.relpath(file.name, root)] = file.read()
     return found
 
 
