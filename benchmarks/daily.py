@@ -4,8 +4,9 @@
 
 The root is made directly: users with lengths of a lognormal (those who act tonight: median 60, mean 85, at most 256),
 their vectors of yesterday, 64 buckets. Then `pinnerformer daily` runs in a process of its own and its memory is
-watched. Then the same active users go, best batched, through the bare model in a loop, in a process like the first; the
-pipeline's users are timed inside RunInference. Alternating in pieces: half of the bare loop runs before the job, half after it.
+watched. Then the same active users go, best batched, through the bare model in a loop, in a process like the first;
+the pipeline's users are timed inside RunInference. Alternating in pieces: half of the bare loop runs before the job,
+half after it.
 """
 
 import argparse

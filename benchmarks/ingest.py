@@ -2,9 +2,9 @@
 
     .venv/bin/python -m benchmarks.ingest [--rows 3000000] [--rowwise-rows 300000] [--rounds 3]
 
-Both run in one process on Beam's FnApiRunner, and merge a day of logs into the histories of the days before. The row-wise
-job is the one Beam's documentation teaches: ReadFromParquet, a key a row, CoGroupByKey, a sort a user, WriteToParquet.
-It gets a world a tenth of the size: it keeps every row as a Python dict, several times over.
+Both run in one process on Beam's FnApiRunner, and merge a day of logs into the histories of the days before. The
+row-wise job is the one Beam's documentation teaches: ReadFromParquet, a key a row, CoGroupByKey, a sort a user,
+WriteToParquet. It gets a world a tenth of the size: it keeps every row as a Python dict, several times over.
 """
 
 import argparse
