@@ -1,4 +1,9 @@
-"""Pin indexes: one HNSW file a shard, built by one thread, searched together, checked against exact search."""
+"""Pin indexes: a graph of the distinct vectors of each shard and its pins of equal vectors, searched together.
+
+Pins of one and the same vector are a trap in an HNSW graph: past a few dozen they link to nothing but one another, a
+search that enters the crowd cannot leave it, and what lies outside is not found at any width. So a graph holds every
+vector once, under the lowest pin_id that has it, and the other pins stand beside it, as twins.
+"""
 
 import contextlib
 import dataclasses
@@ -7,15 +12,18 @@ import os
 
 import hnswlib
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
-from stores.tables import part_stem
+from stores.neighbours import TIE, Neighbours, merge_top_k, ordered_top_k
+from stores.tables import part_stem, read_files
 
-TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ by their order
 EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
 FIND_K = 10
 REBUILDS = 2
+GRAPH = ".hnsw"
 _CHUNK = 4096
 
 
@@ -52,49 +60,85 @@ class BuildReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class Neighbours:
-    """The k best pins a query, best first, equal scores by pin_id.
+class Twins:
+    """Pins that have the vector of another pin of their shard, to the last bit.
 
     Attributes:
-        pin_ids: int64 [Q, k]; -1 where there are fewer than k pins.
-        scores: float32 [Q, k], inner products; -inf where there is no pin.
+        pin_id: int64 [T].
+        twin_of: int64 [T], ascending, then by `pin_id`: the lowest pin_id of that vector, the one in the graph.
     """
 
-    pin_ids: np.ndarray
-    scores: np.ndarray
+    pin_id: np.ndarray
+    twin_of: np.ndarray
 
 
-def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters) -> hnswlib.Index:
-    """Builds a graph with ONE thread: the same input in the same order gives the same bytes.
+NO_TWINS = Twins(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexShard:
+    """One shard, open for search."""
+
+    graph: hnswlib.Index
+    twins: Twins
+
+    def __len__(self) -> int:
+        """Pins in it, twins included."""
+        return self.graph.get_current_count() + len(self.twins.pin_id)
+
+
+def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Twins]:
+    """Finds pins of equal vectors.
 
     Args:
-        ids: int64 [N] >= 0, unique.
+        ids: int64 [N], ascending.
+        embeddings: [N, d]; compared by their bytes.
+
+    Returns:
+        The rows of the graph, int64, ascending; the twins of all other rows.
+    """
+    if not len(ids):
+        return np.empty(0, np.int64), NO_TWINS
+    rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings.shape[1] * embeddings.itemsize)))[:, 0]
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    twin_of = ids[first[group]]
+    others = np.flatnonzero(twin_of != ids)
+    others = others[np.lexsort((ids[others], twin_of[others]))]
+    return np.sort(first), Twins(ids[others], twin_of[others])
+
+
+def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters) -> IndexShard:
+    """Builds a shard with ONE thread: the same input gives the same bytes.
+
+    Args:
+        ids: int64 [N] >= 0, ascending, unique: the order of insertion.
         embeddings: float16 or float32 [N, d], unit norm.
     """
+    rows, twins = split_twins(ids, embeddings)
     index = hnswlib.Index(space="ip", dim=embeddings.shape[1])
-    index.init_index(max(1, len(ids)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100)
-    for start in range(0, len(ids), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    index.init_index(max(1, len(rows)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100)
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
         index.add_items(embeddings[part].astype(np.float32), ids[part], num_threads=1)
-    return index
+    return IndexShard(index, twins)
 
 
-def find_pins(index: hnswlib.Index, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
+def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
     """How wide a search must be for every pin to be found by its own vector.
 
-    A pin is found if it is among the first `FIND_K`. Among pins of equal vectors any of them counts: a score as good
-    as the pin's own is an answer as good. Crowds of nearly equal pins are what needs a wide search.
+    A pin is found if it, or a pin of a score as good as its own, is among the first `FIND_K`. Crowds of nearly equal
+    pins are what needs a wide search.
 
     Returns:
         The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
     """
-    missed = np.arange(len(ids))
+    missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
     for ef in EF_CANDIDATES:
         pending, missed = missed, np.empty(0, np.int64)
         for start in range(0, len(pending), _CHUNK):
             rows = pending[start : start + _CHUNK]
             vectors = embeddings[rows].astype(np.float32)
-            found = _search(index, vectors, FIND_K, ef, threads=1)
+            found = _search(shard.graph, vectors, FIND_K, ef, threads=1)
             hit = (found.pin_ids == ids[rows][:, None]).any(axis=1)
             hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
             missed = np.concatenate([missed, rows[~hit]])
@@ -105,45 +149,69 @@ def find_pins(index: hnswlib.Index, ids: np.ndarray, embeddings: np.ndarray) -> 
 
 def build_findable_index(
     ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters
-) -> tuple[hnswlib.Index, BuildReport]:
-    """Builds a graph in which every pin can be found; where one cannot, builds again with twice the effort.
+) -> tuple[IndexShard, BuildReport]:
+    """Builds a shard in which every pin can be found; where one cannot, builds again with twice the effort.
 
     HNSW promises no such thing: a node can lose its last incoming link. Which effort is needed depends on the input
     only, so equal inputs still give equal bytes.
 
     Args:
-        ids: int64 [N] >= 0, unique, in the order of insertion.
+        ids: int64 [N] >= 0, ascending, unique: the order of insertion.
         embeddings: float16 or float32 [N, d], unit norm.
     """
     for rebuilds in range(REBUILDS + 1):
         effort = 2**rebuilds
-        index = build_index(
+        shard = build_index(
             ids, embeddings, IndexParameters(parameters.m * effort, parameters.ef_construction * effort)
         )
-        find_ef, unfindable = find_pins(index, ids, embeddings)
+        find_ef, unfindable = find_pins(shard, ids, embeddings)
         if not unfindable:
             break
-    return index, BuildReport(find_ef, unfindable, rebuilds)
+    return shard, BuildReport(find_ef, unfindable, rebuilds)
 
 
-def write_index(root: Root, date: datetime.date, shard: int, index: hnswlib.Index) -> FileEntry:
-    """Writes one shard to `indexes/<date>/part-NNNNN-<digest>.hnsw`; any hnswlib reads it (space `ip`)."""
-    return root.write_named_by_content(
-        f"indexes/{date.isoformat()}",
-        part_stem(shard),
-        ".hnsw",
-        shard,
-        index.get_current_count(),
-        index.save_index,
-    )
+def write_shard(root: Root, date: datetime.date, number: int, shard: IndexShard) -> list[FileEntry]:
+    """Writes one shard: `indexes/<date>/part-NNNNN-<digest>.hnsw`, which any hnswlib reads (space `ip`), and, if it has
+    twins, a `.parquet` of `pin_id, twin_of` beside it."""
+    folder, stem = f"indexes/{date.isoformat()}", part_stem(number)
+    count = shard.graph.get_current_count()
+    entries = [root.write_named_by_content(folder, stem, GRAPH, number, count, shard.graph.save_index)]
+    if len(shard.twins.pin_id):
+        rows = pa.table(dataclasses.asdict(shard.twins))
+        entries.append(
+            root.write_named_by_content(
+                folder, stem, ".parquet", number, rows.num_rows, lambda path: pq.write_table(rows, path)
+            )
+        )
+    return entries
 
 
-def load_index(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
-    """Reads one shard.
+def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexShard]:
+    """Reads the shards that a manifest names, in the order of their numbers.
+
+    Args:
+        entries: Of the table `indexes`.
+        dim: Width of a vector.
 
     Raises:
-        StoreError: the file is missing or not the one that the manifest names.
+        StoreError: a file is missing or not the one that the manifest names.
     """
+    shards = []
+    for number in sorted({entry.part for entry in entries}):
+        mine = [entry for entry in entries if entry.part == number]
+        graphs = [_load_graph(root, entry, dim) for entry in mine if entry.path.endswith(GRAPH)]
+        if len(graphs) != 1:
+            raise StoreError(f"{root.url}: the manifest names {len(graphs)} graphs for index shard {number}, not one")
+        twins = NO_TWINS
+        rest = [entry for entry in mine if not entry.path.endswith(GRAPH)]
+        if rest:
+            rows = read_files(root, rest)
+            twins = Twins(rows["pin_id"].to_numpy(), rows["twin_of"].to_numpy())
+        shards.append(IndexShard(graphs[0], twins))
+    return shards
+
+
+def _load_graph(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
     path = root.path(entry.path)
     size = None
     with contextlib.suppress(OSError):
@@ -161,27 +229,37 @@ def load_index(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
     return index
 
 
-def _padded(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours:
-    """Orders candidates, best first and equal scores by pin_id, and keeps or pads to k."""
-    order = np.lexsort((pin_ids, -scores), axis=-1)[:, :k]
-    pin_ids, scores = np.take_along_axis(pin_ids, order, 1), np.take_along_axis(scores, order, 1)
-    lacking = k - pin_ids.shape[1]
-    if lacking > 0:
-        pin_ids = np.pad(pin_ids, ((0, 0), (0, lacking)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
-    return Neighbours(pin_ids.astype(np.int64), scores.astype(np.float32))
-
-
 def _search(index: hnswlib.Index, queries: np.ndarray, k: int, ef: int, threads: int) -> Neighbours:
     available = min(k, index.get_current_count())
     if not available or not len(queries):
-        return _padded(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
+        return ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
     index.set_ef(max(ef, available))
     labels, distances = index.knn_query(queries, k=available, num_threads=threads)
-    return _padded(labels.astype(np.int64), 1.0 - distances, k)
+    return ordered_top_k(labels.astype(np.int64), 1.0 - distances, k)
 
 
-def search_shards(indexes: list[hnswlib.Index], queries: np.ndarray, k: int, ef: int) -> Neighbours:
+def _add_twins(found: Neighbours, twins: Twins, k: int) -> Neighbours:
+    """Puts the twins of the pins found beside them; as many as an answer of k can hold."""
+    if not len(twins.pin_id) or not found.pin_ids.size:
+        return found
+    pins = found.pin_ids.ravel()
+    begin = np.searchsorted(twins.twin_of, pins, side="left")
+    count = 1 + np.minimum(np.searchsorted(twins.twin_of, pins, side="right") - begin, k - 1)
+    count = count.reshape(found.pin_ids.shape)
+    place = np.cumsum(count, axis=1) - count  # of each pin found, among those of its query
+    count = np.where(place < k, count, 0)
+    cell = np.repeat(np.arange(count.size), count.ravel())
+    rank = np.arange(len(cell)) - np.repeat(np.cumsum(count.ravel()) - count.ravel(), count.ravel())
+    ids = np.where(rank == 0, pins[cell], twins.pin_id[np.maximum(begin[cell] + rank - 1, 0) % len(twins.pin_id)])
+    at = (cell // found.pin_ids.shape[1], place.ravel()[cell] + rank)
+    width = int(count.sum(axis=1).max())
+    pin_ids = np.full((len(count), width), -1, np.int64)
+    scores = np.full((len(count), width), -np.inf, np.float32)
+    pin_ids[at], scores[at] = ids, found.scores.ravel()[cell]
+    return ordered_top_k(pin_ids, scores, k)
+
+
+def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int) -> Neighbours:
     """Searches every shard and merges what they found.
 
     Args:
@@ -190,47 +268,6 @@ def search_shards(indexes: list[hnswlib.Index], queries: np.ndarray, k: int, ef:
         ef: Candidates kept during the search of one shard (Malkov and Yashunin, algorithm 5); at least k is used.
     """
     threads = -1 if len(queries) > 16 else 1
-    return merge_top_k([_search(index, queries, k, ef, threads) for index in indexes], k)
-
-
-def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray, k: int) -> Neighbours:
-    """The k largest inner products, every pin looked at.
-
-    Args:
-        queries: float32 [Q, d].
-        pin_ids: int64 [P].
-        embeddings: float16 or float32 [P, d].
-    """
-    best = _padded(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-    rows = 1 << 14
-    for start in range(0, len(pin_ids), rows):
-        scores = queries @ embeddings[start : start + rows].astype(np.float32).T  # [Q, rows]
-        kept = min(k, scores.shape[1])
-        at = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
-        chosen = Neighbours(pin_ids[start : start + rows][at], np.take_along_axis(scores, at, 1))
-        best = merge_top_k([best, chosen], k)
-    return best
-
-
-def merge_top_k(parts: list[Neighbours], k: int) -> Neighbours:
-    """The k best of several answers to the same queries."""
-    return _padded(
-        np.concatenate([part.pin_ids for part in parts], axis=1),
-        np.concatenate([part.scores for part in parts], axis=1),
-        k,
+    return merge_top_k(
+        [_add_twins(_search(shard.graph, queries, k, ef, threads), shard.twins, k) for shard in shards], k
     )
-
-
-def tie_aware_recall(found: Neighbours, exact: Neighbours) -> float:
-    """Share of the true k best that were found; a pin that scores as well as the k-th best counts as one of them.
-
-    Args:
-        found: From the index.
-        exact: From `exact_top_k` over all shards, of the same queries and k.
-    """
-    wanted = np.isfinite(exact.scores)
-    if not wanted.any():
-        return 1.0
-    last = np.where(wanted, exact.scores, np.inf).min(axis=1, keepdims=True)
-    good = np.isfinite(found.scores) & (found.scores >= last - TIE)
-    return float(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum() / wanted.sum())

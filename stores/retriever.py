@@ -3,7 +3,6 @@
 import dataclasses
 import threading
 
-import hnswlib
 import numpy as np
 import pyarrow.compute as pc
 
@@ -11,9 +10,10 @@ from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
 from stores.files import Root
 from stores.ids import bucket_of
-from stores.indexes import Neighbours, load_index, search_shards
+from stores.indexes import IndexShard, load_shards, search_shards
 from stores.kv import Current
 from stores.manifests import Manifest, read_manifest
+from stores.neighbours import Neighbours
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 
@@ -42,7 +42,7 @@ class _Opened:
     """One release, open for search."""
 
     manifest: Manifest
-    indexes: list[hnswlib.Index]
+    shards: list[IndexShard]
     ef: int
 
 
@@ -84,7 +84,7 @@ class Retriever:
         opened = self._open(current)
         engaged = self._engaged(opened.manifest, user_id) if exclude_engaged else np.empty(0, np.int64)
         wanted = k + len(engaged)
-        best: Neighbours = search_shards(opened.indexes, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
+        best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
         kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
         pins, scores = best.pin_ids[0][kept][:k], best.scores[0][kept][:k]
         return Retrieved(user_id, current.release, days[0], pins, scores)
@@ -108,8 +108,8 @@ class Retriever:
         dim = 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = from_binary_column(read_files(self._root, [entry], ["embedding"])["embedding"]).shape[1]
-        indexes = [load_index(self._root, entry, dim) for entry in manifest.tables["indexes"]]
-        return _Opened(manifest, indexes, int(manifest.settings["index"]["ef_search"]))
+        shards = load_shards(self._root, manifest.tables["indexes"], dim)
+        return _Opened(manifest, shards, int(manifest.settings["index"]["ef_search"]))
 
     def _engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
         """Pins of the user's kept history: reads the user's bucket, a fraction 1 / user_buckets of the table."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from stores.files import FileEntry, Root
-from stores.indexes import EF_CANDIDATES, exact_top_k, load_index, merge_top_k, search_shards, tie_aware_recall
+from stores.indexes import EF_CANDIDATES, load_shards, search_shards
 from stores.manifests import Manifest
+from stores.neighbours import exact_top_k, merge_top_k, tie_aware_recall
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.run import StageReport
@@ -169,7 +170,6 @@ def check_recall(
         The gate; and what the manifest keeps: `ef_search`, `recall_at_10`, `recall_users`, `recall_seed`.
     """
     seed = zlib.crc32(staged.release.encode())
-    entries = [entry for entry in staged.tables["indexes"]]
     if not staged.rows("user_embeddings") or not staged.rows("pin_embeddings"):
         return [], {"ef_search": find_ef, "recall_at_10": None, "recall_users": 0, "recall_seed": seed}
     queries = draw_users(root, staged.tables["user_embeddings"], thresholds.recall_users, seed)
@@ -178,10 +178,10 @@ def check_recall(
         rows = read_files(root, [entry])
         exact.append(exact_top_k(queries, rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"]), 10))
     best = merge_top_k(exact, 10)
-    indexes = [load_index(root, entry, queries.shape[1]) for entry in entries]
+    shards = load_shards(root, staged.tables["indexes"], queries.shape[1])
     recall, ef = 0.0, find_ef
     for ef in (candidate for candidate in EF_CANDIDATES if candidate >= find_ef):
-        recall = tie_aware_recall(search_shards(indexes, queries, 10, ef), best)
+        recall = tie_aware_recall(search_shards(shards, queries, 10, ef), best)
         if recall >= EF_TARGET:
             break
     gate = Gate(

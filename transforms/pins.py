@@ -12,7 +12,7 @@ from pinnerformer_model.inference import encode_pins
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.ids import bucket_of
-from stores.indexes import IndexParameters, build_findable_index, write_index
+from stores.indexes import IndexParameters, build_findable_index, write_shard
 from stores.pin_vectors import WIDTH, VectorFile, VectorSet, map_vector_table, read_vectors, write_vector_table
 from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
 from stores.tables import part_stem, read_files, write_part
@@ -132,12 +132,17 @@ class BuildIndex(beam.DoFn):
         started = time.perf_counter()
         rows = read_files(self._run.root, [entry])
         ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
-        index, built = build_findable_index(ids, embeddings, self._parameters)
-        written = write_index(self._run.root, self._run.date, entry.part, index)
+        shard, built = build_findable_index(ids, embeddings, self._parameters)
+        written = write_shard(self._run.root, self._run.date, entry.part, shard)
         self._run.note_progress(INDEX_STAGE, len(ids))
-        counters = {"pins_indexed": len(ids), "pins_unfindable": built.unfindable, "rebuilds": built.rebuilds}
+        counters = {
+            "pins_indexed": len(shard),
+            "twins": len(shard.twins.pin_id),
+            "pins_unfindable": built.unfindable,
+            "rebuilds": built.rebuilds,
+        }
         # The width of search that finds every pin of every shard is the highest of theirs.
-        yield report(INDEX_STAGE, started, counters, files={"indexes": [written]}, highest={"find_ef": built.find_ef})
+        yield report(INDEX_STAGE, started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
 
 
 @dataclasses.dataclass

@@ -15,11 +15,13 @@ from stores.layout import open_layout, read_layout
 from stores.lease import LEASE, hold_lease
 from stores.manifests import Manifest, read_manifest, write_manifest
 from stores.releases import chain, current_release, move_current, next_release_id
+from stores.tables import TABLES
 from tests.worlds import day
 
 
 def manifest_of(release: str, previous: str | None) -> Manifest:
-    return Manifest(release, release[:10], previous, "ab", {}, [], {}, {}, [], {}, [])
+    tables: dict = {name: [] for name in TABLES}
+    return Manifest(release, "2026-11-01", previous, "ab", tables, [], {}, {}, [], {}, [])
 
 
 def increment(path: str, times: int) -> None:

@@ -7,17 +7,14 @@ from stores.errors import StoreError
 from stores.files import Root
 from stores.indexes import (
     IndexParameters,
-    Neighbours,
     build_findable_index,
     build_index,
-    exact_top_k,
     find_pins,
-    load_index,
-    merge_top_k,
+    load_shards,
     search_shards,
-    tie_aware_recall,
-    write_index,
+    write_shard,
 )
+from stores.neighbours import Neighbours, exact_top_k, merge_top_k, tie_aware_recall
 from tests.worlds import day
 
 PARAMETERS = IndexParameters()
@@ -60,12 +57,33 @@ def test_recall_counts_equal_scores_as_found_and_nothing_else():
     assert tie_aware_recall(tied, exact) == 1 and tie_aware_recall(worse, exact) == 0.5
 
 
-def test_every_pin_is_found_among_thousands_of_equal_ones():
+def crowded() -> tuple[np.ndarray, np.ndarray]:
+    """2,500 pins, ids far apart: three crowds of 700 equal vectors, one after the other, and 400 that stand alone."""
     vectors = np.concatenate([np.repeat(unit_vectors(3), 700, 0), unit_vectors(400, seed=3)])
-    index, report = build_findable_index(np.arange(2500), vectors, PARAMETERS)
-    assert report.unfindable == 0
-    ef, missed = find_pins(index, np.arange(2500), vectors)
-    assert (ef, missed) == (report.find_ef, 0)
+    return np.arange(2500) * 7 + 2, vectors
+
+
+def test_every_pin_is_found_among_thousands_of_equal_ones():
+    """A graph of all of them misses 109, however wide the search: crowds link to themselves alone."""
+    ids, vectors = crowded()
+    shard, report = build_findable_index(ids, vectors, PARAMETERS)
+    assert (report.unfindable, report.rebuilds, report.find_ef) == (0, 0, 64)
+    assert shard.graph.get_current_count() == 403 and len(shard) == 2500
+    exact = exact_top_k(vectors.astype(np.float32), ids, vectors, 10)
+    found = search_shards([shard], vectors.astype(np.float32), 10, 64)
+    assert tie_aware_recall(found, exact) == 1
+    lowest = np.repeat(np.arange(3) * 700, 700)[:, None] + np.arange(10)
+    np.testing.assert_array_equal(found.pin_ids[:2100], ids[lowest])  # among equals the lowest ids
+
+
+def test_a_search_for_more_than_a_crowd_goes_on_behind_it():
+    ids, vectors = crowded()
+    shards = [build_index(ids[i::3], vectors[i::3], PARAMETERS) for i in range(3)]
+    queries = vectors[:1].astype(np.float32)
+    exact = exact_top_k(queries, ids, vectors, 710)
+    found = search_shards(shards, queries, 710, 800)
+    np.testing.assert_array_equal(found.pin_ids, exact.pin_ids)
+    np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
 
 def test_a_pin_that_is_not_in_the_index_is_missed():
@@ -74,33 +92,48 @@ def test_a_pin_that_is_not_in_the_index_is_missed():
     assert find_pins(index, np.arange(500), vectors)[1] == 1
 
 
-def test_the_same_pins_give_the_same_bytes(tmp_path):
-    vectors = unit_vectors(800)
+def test_the_same_pins_give_the_same_bytes_and_come_back(tmp_path):
+    ids, vectors = crowded()
     roots = [Root(str(tmp_path / name)) for name in ("a", "b")]
-    entries = [
-        write_index(root, day(0), 1, build_findable_index(np.arange(800), vectors, PARAMETERS)[0]) for root in roots
-    ]
-    assert entries[0] == entries[1] and entries[0].rows == 800
-    assert roots[0].read_bytes(entries[0].path) == roots[1].read_bytes(entries[1].path)
-    index = load_index(roots[0], entries[0], 32)
-    assert search_shards([index], vectors[:1].astype(np.float32), 1, 64).pin_ids[0, 0] == 0
+    written = [write_shard(root, day(0), 1, build_findable_index(ids, vectors, PARAMETERS)[0]) for root in roots]
+    assert written[0] == written[1] and [entry.rows for entry in written[0]] == [403, 2097]
+    for entry in written[0]:
+        assert roots[0].read_bytes(entry.path) == roots[1].read_bytes(entry.path)
+    (shard,) = load_shards(roots[0], written[0], 32)
+    found = search_shards([shard], vectors[[0, 1400]].astype(np.float32), 3, 64)
+    assert found.pin_ids.tolist() == [[2, 9, 16], [9802, 9809, 9816]]
 
 
-def test_an_index_that_is_damaged_or_gone_is_named(tmp_path):
+def test_pins_that_are_all_different_have_no_file_of_twins(tmp_path):
+    shard = build_index(np.arange(100), unit_vectors(100), PARAMETERS)
+    assert [entry.rows for entry in write_shard(Root(str(tmp_path)), day(0), 0, shard)] == [100]
+
+
+def test_an_index_file_that_is_damaged_or_gone_is_named(tmp_path):
     root = Root(str(tmp_path))
-    entry = write_index(root, day(0), 0, build_index(np.arange(100), unit_vectors(100), PARAMETERS))
-    with open(root.path(entry.path), "r+b") as file:
-        file.truncate(entry.bytes // 2)
-    with pytest.raises(StoreError, match=entry.path):
-        load_index(root, entry, 32)
-    (tmp_path / entry.path).unlink()
-    with pytest.raises(StoreError, match=entry.path):
-        load_index(root, entry, 32)
+    for number, entry in enumerate(write_shard(root, day(0), 0, build_index(*crowded(), PARAMETERS))):
+        others = [e for e in write_shard(root, day(0), 0, build_index(*crowded(), PARAMETERS)) if e != entry]
+        with open(root.path(entry.path), "r+b") as file:
+            file.truncate(entry.bytes // 2)
+        with pytest.raises(StoreError, match=entry.path):
+            load_shards(root, [entry, *others], 32)
+        (tmp_path / entry.path).unlink()
+        with pytest.raises(StoreError, match=entry.path):
+            load_shards(root, [entry, *others], 32)
+        assert number < 2
+
+
+def test_a_shard_without_its_graph_is_refused(tmp_path):
+    root = Root(str(tmp_path))
+    _, twins = write_shard(root, day(0), 5, build_index(*crowded(), PARAMETERS))
+    with pytest.raises(StoreError, match="names 0 graphs for index shard 5"):
+        load_shards(root, [twins], 32)
 
 
 def test_an_empty_shard(tmp_path):
-    index, report = build_findable_index(np.empty(0, np.int64), np.empty((0, 32), np.float16), PARAMETERS)
-    entry = write_index(Root(str(tmp_path)), day(0), 0, index)
-    loaded = load_index(Root(str(tmp_path)), entry, 32)
-    assert report.unfindable == 0 and entry.rows == 0
-    assert search_shards([loaded], unit_vectors(1).astype(np.float32), 3, 64).pin_ids.tolist() == [[-1, -1, -1]]
+    root = Root(str(tmp_path))
+    shard, report = build_findable_index(np.empty(0, np.int64), np.empty((0, 32), np.float16), PARAMETERS)
+    written = write_shard(root, day(0), 0, shard)
+    loaded = load_shards(root, written, 32)
+    assert report.unfindable == 0 and [entry.rows for entry in written] == [0]
+    assert search_shards(loaded, unit_vectors(1).astype(np.float32), 3, 64).pin_ids.tolist() == [[-1, -1, -1]]

@@ -1,0 +1,79 @@
+"""The best pins of queries: exact search, merged answers, and recall of one answer against another."""
+
+import dataclasses
+
+import numpy as np
+
+TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ by their order
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The k best pins a query, best first, equal scores by pin_id.
+
+    Attributes:
+        pin_ids: int64 [Q, k]; -1 where there are fewer than k pins.
+        scores: float32 [Q, k], inner products; -inf where there is no pin.
+    """
+
+    pin_ids: np.ndarray
+    scores: np.ndarray
+
+
+def ordered_top_k(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours:
+    """Orders candidates, best first and equal scores by pin_id, and keeps or pads to k.
+
+    Args:
+        pin_ids: int64 [Q, C]; -1 where there is none.
+        scores: float32 [Q, C]; -inf where there is none.
+    """
+    order = np.lexsort((pin_ids, -scores), axis=-1)[:, :k]
+    pin_ids, scores = np.take_along_axis(pin_ids, order, 1), np.take_along_axis(scores, order, 1)
+    lacking = k - pin_ids.shape[1]
+    if lacking > 0:
+        pin_ids = np.pad(pin_ids, ((0, 0), (0, lacking)), constant_values=-1)
+        scores = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
+    return Neighbours(pin_ids.astype(np.int64), scores.astype(np.float32))
+
+
+def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray, k: int) -> Neighbours:
+    """The k largest inner products, every pin looked at.
+
+    Args:
+        queries: float32 [Q, d].
+        pin_ids: int64 [P].
+        embeddings: float16 or float32 [P, d].
+    """
+    best = ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
+    rows = 1 << 14
+    for start in range(0, len(pin_ids), rows):
+        scores = queries @ embeddings[start : start + rows].astype(np.float32).T  # [Q, rows]
+        kept = min(k, scores.shape[1])
+        at = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
+        chosen = Neighbours(pin_ids[start : start + rows][at], np.take_along_axis(scores, at, 1))
+        best = merge_top_k([best, chosen], k)
+    return best
+
+
+def merge_top_k(parts: list[Neighbours], k: int) -> Neighbours:
+    """The k best of several answers to the same queries."""
+    return ordered_top_k(
+        np.concatenate([part.pin_ids for part in parts], axis=1),
+        np.concatenate([part.scores for part in parts], axis=1),
+        k,
+    )
+
+
+def tie_aware_recall(found: Neighbours, exact: Neighbours) -> float:
+    """Share of the true k best that were found; a pin that scores as well as the k-th best counts as one of them.
+
+    Args:
+        found: From the index.
+        exact: From `exact_top_k` over all shards, of the same queries and k.
+    """
+    wanted = np.isfinite(exact.scores)
+    if not wanted.any():
+        return 1.0
+    last = np.where(wanted, exact.scores, np.inf).min(axis=1, keepdims=True)
+    good = np.isfinite(found.scores) & (found.scores >= last - TIE)
+    return float(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum() / wanted.sum())
