@@ -144,7 +144,7 @@ def cooccurrence_vectors(product: np.ndarray, basket: np.ndarray, products: int)
     left, values, _ = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
     vectors = (basis @ left)[:, :COOCCURRENCE_WIDTH] * np.sqrt(values[:COOCCURRENCE_WIDTH])
     out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)
-    out[used] = vectors
+    out[used, : vectors.shape[1]] = vectors
     return out
 
 
