@@ -4,8 +4,6 @@ import dataclasses
 import datetime
 import hashlib
 import json
-import logging
-import re
 import sys
 import time
 from typing import Any
@@ -15,11 +13,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pinnerformer_model.checkpoint import load_config, model_digest
 from pinnerformer_model.config import ModelConfig, ModelError
-from pipelines.arguments import Parser, choose_runner, date, parse_beam_options, positive, seconds, worker_threads
+from pipelines.arguments import Parser, date, parse_beam_options, positive, seconds, worker_threads
+from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from pipelines.release import refusal
 from pipelines.summary import print_summary
-from stores.errors import InputError, PinnerFormerError, RefusedError, StoreError, UsageError
+from stores.errors import InputError, RefusedError, StoreError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
 from stores.kv import open_store
@@ -39,8 +38,6 @@ from transforms.release import FAILED, REFUSED, Publication, finish, read_outcom
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
-
-LOG = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Turns the engagement logs up to a date into one release: a fresh embedding a user in the key-value store and a fresh
@@ -299,25 +296,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def explain_worker_failure(error: BaseException) -> PinnerFormerError:
-    """Finds the message in what an engine made of a worker's exception: it keeps the text and loses the type."""
-    text = str(error)
-    for kind in (InputError, StoreError, UsageError):
-        match = re.search(rf"{kind.__module__}\.{kind.__name__}: (.+?)(?: \[while running|\n|\\n|$)", text)
-        if match:
-            return kind(match[1])
-    match = re.search(r"pinnerformer_model\.config\.ModelError: (.+?)(?: \[while running|\n|\\n|$)", text)
-    if match:
-        return InputError(match[1])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    last = next(
-        (line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), lines[-1] if lines else ""
-    )
-    return StoreError(
-        f"a worker failed: {last or type(error).__name__}; the log above has its trace, nothing was released"
-    )
-
-
 def run(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -341,15 +319,7 @@ def run(argv: list[str]) -> int:
         with Progress(
             plan.run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.vectors.rows, shown=not arguments.quiet
         ):
-            try:
-                pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
-                define_pipeline(pipeline, plan, target)
-                pipeline.run().wait_until_finish()
-            except PinnerFormerError as error:  # Beam appends the name of the step
-                raise type(error)(str(error).partition(" [while running")[0]) from error
-            except Exception as error:
-                LOG.debug("the runner's own words", exc_info=True)
-                raise explain_worker_failure(error) from error
+            run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
         outcome = read_outcome(root, plan.run.name)
     if outcome is None:
         raise StoreError(f"{root.path(plan.run.staging)}: the run ended without an outcome; look into the engine's log")

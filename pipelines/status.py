@@ -86,16 +86,17 @@ def run(argv: list[str]) -> int:
 
 def _print(found: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(box=box.SIMPLE, title=f"releases of {found['root']}", title_justify="left")
-    for name in ("release", "committed", "model"):
-        table.add_column(name)
+    table = Table(box=box.SIMPLE, title=f"releases of {found['root']} (* CURRENT)", title_justify="left")
+    for name in ("", "release", "committed (UTC)", "model"):
+        table.add_column(name, no_wrap=True)
     for name in ("rows read", "active", "embedded", "users", "pins", "recall@10"):
         table.add_column(name, justify="right")
     for r in found["releases"]:
         recall = r["index_recall_at_10"]
         numbers = [f"{r[key]:,}" for key in ("rows_read", "users_active", "users_embedded", "users", "pins")]
-        mark = " <- CURRENT" if r["release"] == found["current"] else ""
-        table.add_row(r["release"] + mark, r["committed"], r["model"], *numbers, f"{recall:.4f}" if recall else "-")
+        mark = "*" if r["release"] == found["current"] else ""
+        committed = r["committed"][:16].replace("T", " ")
+        table.add_row(mark, r["release"], committed, r["model"], *numbers, f"{recall:.4f}" if recall else "-")
     console.print(table)
     store = found["store"]
     if store and store["release"]:

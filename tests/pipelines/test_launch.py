@@ -1,0 +1,64 @@
+"""What an operator sees of a pipeline that fails: one line of ours, the engine's words in a file."""
+
+import os
+import re
+import subprocess
+import sys
+
+import apache_beam as beam
+import numpy as np
+import pytest
+
+from pipelines.arguments import Parser, parse_beam_options
+from pipelines.launch import run_pipeline
+from stores.errors import InputError, StoreError
+from tests.pipelines.test_daily import make_world
+from tests.worlds import FIRST, day, make_vectors, write_vectors
+
+
+def run(fail) -> None:
+    options = parse_beam_options(Parser(), [])
+    run_pipeline("a-run", options, lambda pipeline: pipeline | beam.Create([1]) | beam.Map(fail))  # type: ignore[func-returns-value]
+
+
+def kept_logs() -> set[str]:
+    folder = os.environ.get("TMPDIR", "/tmp")
+    return {name for name in os.listdir(folder) if name.startswith("pinnerformer-a-run-")}
+
+
+def test_an_error_of_ours_keeps_its_type_and_words_and_leaves_no_log():
+    def fail(element):
+        raise InputError("file.parquet: is bad; mend it")
+
+    before = kept_logs()
+    with pytest.raises(InputError, match=r"^file.parquet: is bad; mend it$"):
+        run(fail)
+    assert kept_logs() == before
+
+
+def test_an_error_of_nobodys_names_the_log_that_has_its_trace():
+    def fail(element):
+        os.write(2, b"words of a worker\n")
+        return 1 // (element - 1)
+
+    with pytest.raises(StoreError, match="a worker failed: .*ZeroDivisionError") as caught:
+        run(fail)
+    (path,) = re.findall(r"its trace is in (\S+),", str(caught.value))
+    with open(path) as file:
+        log = file.read()
+    os.unlink(path)
+    assert "words of a worker" in log and "ZeroDivisionError" in log
+
+
+@pytest.mark.parametrize("mode", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
+def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
+    """Beam logs a trace before the command can speak, and its worker processes chat on their way up."""
+    world = make_world(str(tmp_path))
+    write_vectors(f"{tmp_path}/pins", {**make_vectors(5), -1: np.ones(256, np.float16)})
+    flags = [f"--root={tmp_path}/root", *world.inputs, f"--date={day(0)}", f"--bootstrap-from={FIRST}"]
+    command = [sys.executable, "-m", "pipelines.cli", "daily", *flags, "--publish=none", *mode]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"pinnerformer daily: \S+vectors.parquet: row \d+ \(pin_id -1\): pin_id is negative; .*\n", done.stderr
+    ), done.stderr
