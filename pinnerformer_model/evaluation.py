@@ -1,0 +1,199 @@
+"""What is asked of an embedding: moments of users, the positives they must foresee, and the figures (paper, section 7)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pinnerformer_model.inference import UserEncoder
+from pinnerformer_model.ranking import Pairs, Scorer, coverage, hits_at_k, interest_entropy, recall, top_k
+from pinnerformer_model.timelines import Timelines, ranges, sequences_ending, stops_before
+from pinnerformer_model.user_tower import UserTower
+
+DAY_MS = 86_400_000
+FREQUENCIES = ("once", "daily", "realtime")
+_MOMENT_BITS = 36  # 2^36 ms are two years
+_QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Q queries: at a moment a user's vector is made, and it must foresee the targets that follow.
+
+    Attributes:
+        user: int64 [Q], row of the user in the timelines.
+        stop: int64 [Q], place in the timelines after the newest event that the vector may know.
+        cut_ms: int64 [Q], every event before this is known.
+        targets: The positives, each distinct (user, pin) once, at its first moment in the window.
+        new: bool [T], whether the user had never engaged with the target's pin before the window.
+        others: The positives of the whole window of a query's user, which do not compete.
+        known: Those and the pins that the user had engaged with before the window.
+    """
+
+    user: np.ndarray
+    stop: np.ndarray
+    cut_ms: np.ndarray
+    targets: Pairs
+    new: np.ndarray
+    others: Pairs
+    known: Pairs
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def target_user(self) -> np.ndarray:
+        """int64 [T]."""
+        return self.user[self.targets.query]
+
+
+def _distinct(user: np.ndarray, pin: np.ndarray) -> np.ndarray:
+    """Places of the first occurrence of every (user, pin), in order of user and pin."""
+    order = np.lexsort((pin, user))  # stable: the first of equals is the earliest
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(user[order]) != 0) | (np.diff(pin[order]) != 0)
+    return order[first]
+
+
+def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str = "once") -> Moments:
+    """The queries of an evaluation over the window [cut, cut + days).
+
+    `once`: one vector at the cut. `daily`: a positive is met by the vector made of everything before its day began, in
+    whole days after the cut: what happens today counts from tomorrow on, the delay of a nightly job. `realtime`: by the
+    vector of everything strictly before the positive; what shares its millisecond (the lines of one receipt) does not
+    count.
+
+    Users without an event before the cut, or without a positive in the window, ask nothing: `once` has no vector for
+    the former, and the three frequencies must be asked the same.
+
+    Args:
+        cut_ms: int64; events from this moment on are the future.
+        days: Length of the window.
+        frequency: One of `FREQUENCIES`.
+    """
+    if frequency not in FREQUENCIES:
+        raise ValueError(f"frequency must be one of {', '.join(FREQUENCIES)}, got {frequency!r}")
+    owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
+    time, pin = timelines.timestamp_ms, timelines.pin_row.astype(np.int64)
+    has_past = stops_before(timelines, cut_ms) > timelines.offsets[:-1]
+    inside = (time >= cut_ms) & (time < cut_ms + days * DAY_MS) & timelines.positive & has_past[owner]
+    event = np.flatnonzero(inside)
+    event = event[_distinct(owner[event], pin[event])]
+    past = np.flatnonzero((time < cut_ms) & has_past[owner])
+    past = past[_distinct(owner[past], pin[past])]
+
+    if frequency == "once":
+        moment = np.full(len(event), cut_ms, np.int64)
+    elif frequency == "daily":
+        moment = cut_ms + (time[event] - cut_ms) // DAY_MS * DAY_MS
+    else:
+        moment = time[event]
+    key = (owner[event] << _MOMENT_BITS) | (moment - cut_ms)
+    asked, query = np.unique(key, return_inverse=True)  # sorted by user, then time
+    user, cut = asked >> _MOMENT_BITS, cut_ms + (asked & ((1 << _MOMENT_BITS) - 1))
+    targets = Pairs.sorted(query, pin[event])
+    placed = np.lexsort((pin[event], query))
+    new = ~np.isin(_pair_key(owner[event], pin[event], pin), _pair_key(owner[past], pin[past], pin))[placed]
+    others = pairs_per_query(user, owner[event], pin[event])
+    known = pairs_per_query(user, np.concatenate([owner[event], owner[past]]), np.concatenate([pin[event], pin[past]]))
+    return Moments(user, stops_before(timelines, cut, user), cut, targets, new, others, known)
+
+
+def _pair_key(user: np.ndarray, pin: np.ndarray, pins: np.ndarray) -> np.ndarray:
+    return user * (int(pins.max(initial=0)) + 1) + pin
+
+
+def pairs_per_query(query_user: np.ndarray, user: np.ndarray, pin: np.ndarray) -> Pairs:
+    """Every query with all the pins that its user has in (user, pin)."""
+    order = np.argsort(user, kind="stable")
+    user, pin = user[order], pin[order]
+    begin, end = np.searchsorted(user, query_user), np.searchsorted(user, query_user, side="right")
+    query = np.repeat(np.arange(len(query_user)), end - begin)
+    return Pairs.sorted(query, pin[ranges(begin, end - begin)])
+
+
+def embed_moments(
+    tower: UserTower, timelines: Timelines, vectors: np.ndarray, moments: Moments, max_sequence_length: int
+) -> np.ndarray:
+    """The served embedding of every query: float16 [Q, d].
+
+    Args:
+        tower: In eval mode.
+        vectors: float [P, D], the matrix that `pin_row` counts in.
+        max_sequence_length: M.
+    """
+    encoder = UserEncoder(tower)
+    pieces = []
+    for start in range(0, len(moments), _QUERIES_AT_ONCE):
+        rows, stops = (column[start : start + _QUERIES_AT_ONCE] for column in (moments.user, moments.stop))
+        pieces.append(encoder.encode(sequences_ending(timelines, vectors, rows, stops, max_sequence_length)))
+    return np.concatenate(pieces) if pieces else np.empty((0, tower.head_out.out_features), np.float16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What was measured; recall is (per positive, per user).
+
+    Attributes:
+        users, positives, positives_new: How many there were.
+        recall: Of all positives, among all pins of the corpus.
+        recall_new: Of pins new to the user, among the pins new to the user (as `retrieve --exclude-engaged` serves).
+        recall_repeat: Of pins that the user had engaged with before, among all pins.
+        entropy: Interest entropy@50 in nats; None without topics.
+        coverage: P90 coverage@10.
+    """
+
+    users: int
+    positives: int
+    positives_new: int
+    recall: tuple[float, float]
+    recall_new: tuple[float, float]
+    recall_repeat: tuple[float, float]
+    entropy: float | None = None
+    coverage: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def measure(score: Scorer, moments: Moments, in_corpus: np.ndarray, k: int = 10) -> Figures:
+    """Recall of a scorer of the moments' queries.
+
+    Args:
+        score: Scores every candidate for a query, by its row number in the moments.
+        in_corpus: bool [P], which pins compete.
+        k: Of recall@k.
+    """
+    everything = hits_at_k(score, len(moments), in_corpus, moments.targets, moments.others, k)
+    fresh = Pairs(moments.targets.query[moments.new], moments.targets.row[moments.new])
+    among_new = hits_at_k(score, len(moments), in_corpus, fresh, moments.known, k)
+    user = moments.target_user
+    return Figures(
+        users=len(np.unique(moments.user)),
+        positives=len(user),
+        positives_new=int(moments.new.sum()),
+        recall=recall(everything, user),
+        recall_new=recall(among_new, user[moments.new]),
+        recall_repeat=recall(everything[~moments.new], user[~moments.new]),
+    )
+
+
+def measure_diversity(
+    figures: Figures, best: Callable[[int], np.ndarray], in_corpus: np.ndarray, topic: np.ndarray | None
+) -> Figures:
+    """Adds interest entropy@50 and P90 coverage@10.
+
+    Args:
+        best: k -> the k best candidates of every user, int64 [U, k].
+        in_corpus: bool [P].
+        topic: int64 [P], >= 0; None: no entropy.
+    """
+    top = best(min(50, int(in_corpus.sum())))
+    entropy = None if topic is None else interest_entropy(topic[top])
+    return dataclasses.replace(figures, entropy=entropy, coverage=coverage(top[:, :10], int(in_corpus.sum())))
+
+
+def best_of(score: Scorer, moments: Moments, in_corpus: np.ndarray) -> Callable[[int], np.ndarray]:
+    """k -> the k best candidates of every query."""
+    return lambda k: top_k(score, len(moments), in_corpus, k)

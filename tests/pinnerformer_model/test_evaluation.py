@@ -1,0 +1,137 @@
+"""Moments, baselines and PinnerSage against loops over events."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pinnerformer_model.baselines import mean_of_last, popularity
+from pinnerformer_model.evaluation import DAY_MS, FREQUENCIES, measure, moments_of
+from pinnerformer_model.pinnersage import cluster_user, cluster_users, oracle_moments
+from pinnerformer_model.ranking import vector_scorer
+from pinnerformer_model.timelines import Timelines
+
+CUT, DAYS, PINS = 1_700_000_000_000, 14, 60
+
+
+def make_timelines(users: int = 25, seed: int = 0) -> Timelines:
+    """Users of 0 to 60 events on 30 days around the cut; many events share a moment."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, 60, users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    time = CUT + random.integers(-15 * 24, 15 * 24, total) // 5 * 5 * 3_600_000
+    owner = np.repeat(np.arange(users), lengths)
+    order = np.lexsort((time, owner))
+    return Timelines(
+        user_ids=np.arange(users) * 3,
+        offsets=offsets,
+        pin_row=random.integers(0, PINS, total).astype(np.int32),
+        action=np.zeros(total, np.int32),
+        surface=np.zeros(total, np.int32),
+        timestamp_ms=time[order],
+        duration_s=np.full(total, np.nan, np.float32),
+        positive=random.random(total) < 0.6,
+    )
+
+
+def plain_moments(timelines: Timelines, frequency: str) -> set[tuple[int, int, int, bool]]:
+    """(user, cut, pin, new) of every target, one event at a time."""
+    found = set()
+    for user in range(len(timelines)):
+        events = range(timelines.offsets[user], timelines.offsets[user + 1])
+        past = {int(timelines.pin_row[e]) for e in events if timelines.timestamp_ms[e] < CUT}
+        seen = set()
+        for e in events:
+            time, pin = int(timelines.timestamp_ms[e]), int(timelines.pin_row[e])
+            inside = CUT <= time < CUT + DAYS * DAY_MS
+            if inside and timelines.positive[e] and past and pin not in seen:
+                seen.add(pin)
+                day = (time - CUT) // DAY_MS
+                cut = {"once": CUT, "daily": CUT + day * DAY_MS, "realtime": time}[frequency]
+                found.add((user, cut, pin, pin not in past))
+    return found
+
+
+@pytest.mark.parametrize("frequency", FREQUENCIES)
+def test_moments_equal_walking_the_events(frequency):
+    timelines = make_timelines()
+    moments = moments_of(timelines, CUT, DAYS, frequency)
+    query = moments.targets.query
+    columns = (moments.user[query], moments.cut_ms[query], moments.targets.row, moments.new)
+    found = list(zip(*(column.tolist() for column in columns), strict=True))
+    assert set(found) == plain_moments(timelines, frequency) and len(found) == len(set(found)) > 100
+    for q in range(len(moments)):
+        events = range(timelines.offsets[moments.user[q]], timelines.offsets[moments.user[q] + 1])
+        before = [e for e in events if timelines.timestamp_ms[e] < moments.cut_ms[q]]
+        assert moments.stop[q] == before[-1] + 1
+        past = {int(timelines.pin_row[e]) for e in events if timelines.timestamp_ms[e] < CUT}
+        mine = {pin for user, _, pin, _ in found if user == moments.user[q]}
+        assert set(moments.others.row[moments.others.of(q, q + 1)]) == mine
+        assert set(moments.known.row[moments.known.of(q, q + 1)]) == mine | past
+
+
+def test_the_future_moves_no_vector_and_repeats_are_told_apart():
+    timelines = make_timelines()
+    random = np.random.default_rng(4)
+    vectors = random.standard_normal((PINS, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    moments = moments_of(timelines, CUT, DAYS)
+    queries = mean_of_last(timelines, vectors, moments, 5)
+    for q in range(len(moments)):
+        stop = moments.stop[q]
+        start = max(timelines.offsets[moments.user[q]], stop - 5)
+        mean = vectors[timelines.pin_row[start:stop]].mean(axis=0)
+        np.testing.assert_allclose(queries[q], mean / np.linalg.norm(mean), rtol=1e-5)
+    figures = measure(vector_scorer(queries, vectors), moments, np.ones(PINS, bool))
+    assert figures.positives == len(moments.targets) and 0 < figures.positives_new < figures.positives
+    mixed = figures.recall_repeat[0] * (figures.positives - figures.positives_new)
+    # Among all pins a new one has more pins to beat than among new ones.
+    new = figures.recall[0] * figures.positives - mixed
+    assert 0 <= new <= figures.recall_new[0] * figures.positives_new
+
+
+def test_popularity_counts_the_past_only():
+    timelines = make_timelines()
+    counts = np.zeros(PINS)
+    for pin, time, positive in zip(timelines.pin_row, timelines.timestamp_ms, timelines.positive, strict=True):
+        counts[pin] += positive and CUT - 7 * DAY_MS <= time < CUT
+    np.testing.assert_array_equal(popularity(timelines, CUT, PINS, days=7), counts)
+
+
+def test_a_cluster_is_its_medoid():
+    random = np.random.default_rng(2)
+    centres = np.eye(3, 16)
+    vectors = np.concatenate(
+        [c + 0.05 * random.standard_normal((n, 16)) for c, n in zip(centres, (5, 9, 2), strict=True)]
+    )
+    age = random.random(16) * 80
+    medoid, importance = cluster_user(vectors, age, 1.0)
+    assert len(medoid) == 3 and (np.diff(importance) <= 0).all()
+    groups = [np.arange(0, 5), np.arange(5, 14), np.arange(14, 16)]
+    for m, weight in zip(medoid, importance, strict=True):
+        (group,) = [g for g in groups if m in g]
+        distance = cdist(vectors[group], vectors[group], "sqeuclidean").sum(axis=1)
+        assert distance[list(group).index(m)] == pytest.approx(distance.min())
+        assert weight == pytest.approx(np.exp(-0.01 * age[group]).sum())
+    assert len(cluster_user(vectors, age, 100.0)[0]) == 1
+    assert len(cluster_user(vectors[:1], age[:1], 1.0)[0]) == 1
+
+
+def test_the_oracle_hands_each_positive_to_the_nearest_medoid():
+    timelines = make_timelines(seed=8)
+    random = np.random.default_rng(5)
+    vectors = random.standard_normal((PINS, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    moments = moments_of(timelines, CUT, DAYS)
+    clusters = cluster_users(timelines, vectors, moments, 1.0).first(3)
+    oracle = oracle_moments(clusters, vectors, moments)
+    assert len(oracle) == len(clusters.pin_row) and 1 < np.diff(clusters.offsets).max() <= 3
+    assert len(oracle.targets) == len(moments.targets)
+    handed = set(zip(oracle.user[oracle.targets.query].tolist(), oracle.targets.row.tolist(), strict=True))
+    assert handed == set(zip(moments.target_user.tolist(), moments.targets.row.tolist(), strict=True))
+    for query, pin in zip(oracle.targets.query, oracle.targets.row, strict=True):
+        mine = np.flatnonzero(oracle.user == oracle.user[query])
+        near = vectors[clusters.pin_row[mine]] @ vectors[pin]
+        assert near[list(mine).index(query)] == pytest.approx(near.max())
+    new = measure(vector_scorer(vectors[clusters.pin_row], vectors), oracle, np.ones(PINS, bool))
+    assert new.positives_new == int(moments.new.sum())
