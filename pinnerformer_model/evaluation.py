@@ -1,4 +1,4 @@
-"""What is asked of an embedding: moments of users, the positives they must foresee, and the figures (paper, section 7)."""
+"""What is asked of an embedding: moments, the positives they must foresee, and the figures (paper, section 7)."""
 
 import dataclasses
 from collections.abc import Callable
