@@ -10,6 +10,7 @@ from stores.errors import PinnerFormerError, UsageError
 COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "synth": ("pipelines.synth", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
     "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
+    "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
@@ -18,7 +19,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<15}{line}" for name, (_, line) in COMMANDS.items())
     return (
         "usage: pinnerformer COMMAND ...\n\n"
         "Every night: logs in; user embeddings in a key-value store and pin embeddings in an HNSW index out.\n\n"

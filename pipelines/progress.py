@@ -24,6 +24,7 @@ from transforms.run import Run
 STAGES = {  # stage -> (label, what a unit is)
     "read_logs": ("read logs", "rows"),
     "update_histories": ("update histories", "active users"),
+    "build_timelines": ("build timelines", "users"),
     "join_vectors": ("join vectors", "history rows"),
     "embed_users": ("embed users", "users"),
     "merge_snapshot": ("merge snapshot", "users"),

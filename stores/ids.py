@@ -32,3 +32,19 @@ def bucket_of(ids: np.ndarray, count: int) -> np.ndarray:
     if count <= 0:
         raise ValueError(f"count must be positive, got {count}")
     return (splitmix64(ids) % np.uint64(count)).astype(np.int32)
+
+
+def uniform_of(ids: np.ndarray, salt: int) -> np.ndarray:
+    """A number in [0, 1) that belongs to an id and a salt, for splits: share of users below x = x, for every x.
+
+    Hashed twice, so that it tells nothing of the bucket that an id is in.
+
+    Args:
+        ids: int64 [N].
+        salt: Another salt is another, independent split.
+
+    Returns:
+        float64 [N].
+    """
+    key = splitmix64(np.array([salt], np.int64))
+    return (splitmix64(splitmix64(ids) ^ key) >> np.uint64(11)).astype(np.float64) / 2**53

@@ -178,6 +178,23 @@ class VectorTable:
         mapped = [map_vector_table(root, entry, dtype) for entry in ordered]
         return cls(tuple(ids for ids, _ in mapped), tuple(vectors for _, vectors in mapped))
 
+    def _locate(self, pin_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        shard = bucket_of(pin_ids, len(self.ids))
+        found = np.zeros(len(pin_ids), bool)
+        row = np.zeros(len(pin_ids), np.int64)
+        for s, ids in enumerate(self.ids):
+            mine = np.flatnonzero(shard == s)
+            at, hit = find_sorted(ids, pin_ids[mine])
+            found[mine[hit]] = True
+            row[mine[hit]] = at[hit]
+        return found, shard, row
+
+    def rows(self, pin_ids: np.ndarray) -> np.ndarray:
+        """int64 [N]: where pins stand when the shards are laid one after the other; -1 where a pin has no vector."""
+        found, shard, row = self._locate(pin_ids)
+        first = np.cumsum([0, *(len(ids) for ids in self.ids)])
+        return np.where(found, first[shard] + row, -1)
+
     def look_up(self, pin_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of pins, in the order asked.
 
@@ -187,14 +204,7 @@ class VectorTable:
         Returns:
             found bool [N]; vector [found.sum(), 256], of those found.
         """
-        shard = bucket_of(pin_ids, len(self.ids))
-        found = np.zeros(len(pin_ids), bool)
-        row = np.zeros(len(pin_ids), np.int64)
-        for s, ids in enumerate(self.ids):
-            mine = np.flatnonzero(shard == s)
-            at, hit = find_sorted(ids, pin_ids[mine])
-            found[mine[hit]] = True
-            row[mine[hit]] = at[hit]
+        found, shard, row = self._locate(pin_ids)
         out = np.empty((int(found.sum()), WIDTH), self.vectors[0].dtype)
         shard, row = shard[found], row[found]
         for s, vectors in enumerate(self.vectors):

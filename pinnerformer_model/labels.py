@@ -1,0 +1,52 @@
+"""Which engagements are positive: the labels of training and evaluation (paper, section 1)."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pinnerformer_model.config import ModelError
+
+
+def check_label_rule(rule: Any) -> dict[str, Any]:
+    """Returns a label rule if it is one: `{"surfaces": [surface, ...], "actions": {action: seconds, ...}}`.
+
+    Raises:
+        ModelError: says what is wrong with it.
+    """
+    shape = '{"surfaces": ["homefeed"], "actions": {"repin": 0, "closeup": 10}}'
+    if not isinstance(rule, dict) or set(rule) != {"surfaces", "actions"}:
+        raise ModelError(f"a label rule looks like {shape}, got {json.dumps(rule)[:200]}")
+    surfaces, actions = rule["surfaces"], rule["actions"]
+    if not isinstance(surfaces, list) or not surfaces or not all(isinstance(word, str) for word in surfaces):
+        raise ModelError(f"a label rule's surfaces are a list of strings, at least one, got {surfaces!r}")
+    if not isinstance(actions, dict) or not actions:
+        raise ModelError(f"a label rule's actions are {{action: seconds}}, at least one, got {actions!r}")
+    for action, least in actions.items():
+        if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least < float("inf"):
+            raise ModelError(f"a label rule's action {action!r} needs a number of seconds, at least 0, got {least!r}")
+    return rule
+
+
+def find_positives(
+    rule: dict[str, Any],
+    action_vocabulary: tuple[str, ...],
+    surface_vocabulary: tuple[str, ...],
+    action: np.ndarray,
+    surface: np.ndarray,
+    duration_s: np.ndarray,
+) -> np.ndarray:
+    """Which engagements a label rule counts: one of its surfaces and one of its actions, lasting LONGER than the least.
+
+    A least of 0 asks for no duration: a save has none. Any other asks for one that was measured.
+
+    Args:
+        action, surface: int32 [E], codes of the vocabularies.
+        duration_s: float32 [E]; NaN = not measured.
+
+    Returns:
+        bool [E].
+    """
+    least = np.array([rule["actions"].get(word, np.nan) for word in action_vocabulary], np.float64)[action]
+    place = np.array([word in rule["surfaces"] for word in surface_vocabulary], bool)[surface]
+    return place & ((least == 0) | (duration_s > least))  # false where either is NaN

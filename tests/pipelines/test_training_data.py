@@ -1,0 +1,177 @@
+"""Timelines from logs, against plain loops over the same rows; and what cannot be trained on."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pinnerformer_model.labels import check_label_rule, find_positives
+from pipelines.cli import main
+from stores.ids import bucket_of, uniform_of
+from tests.worlds import (
+    ACTIONS,
+    SURFACES,
+    day,
+    is_valid,
+    make_rows,
+    make_vectors,
+    order_of,
+    write_file,
+    write_model,
+    write_vectors,
+)
+from transforms.timelines import load_training_data
+
+RULE = {"surfaces": ["home", "search"], "actions": {"repin": 0, "closeup": 10}}
+USERS, PINS = 60, 40
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("world"))
+    rows = {number: make_rows(number, 300, USERS, PINS, seed=2) for number in range(3)}
+    for number, content in rows.items():
+        write_file(f"{folder}/logs", number, content)
+    write_vectors(f"{folder}/pins", make_vectors(PINS))
+    write_model(f"{folder}/model")
+    with open(f"{folder}/rule.json", "w") as file:
+        json.dump(RULE, file)
+    return folder, rows
+
+
+def run_job(folder: str, out: str, *flags: str) -> int:
+    where = [f"--logs={folder}/logs", f"--pins={folder}/pins", f"--out={out}", "--buckets=3", "--pin-shards=2"]
+    return main(["training-data", *where, f"--start={day(0)}", f"--end={day(2)}", "--quiet", *flags])
+
+
+def plain_timelines(rows: dict[int, list], vectors: dict[int, np.ndarray], erased: set[int]) -> dict[int, list]:
+    """user_id -> usable rows, each once, oldest first: the histories backwards."""
+    users: dict[int, dict] = {}
+    for number, content in rows.items():
+        for row in content:
+            if is_valid(row, number) and row["user_id"] not in erased:
+                users.setdefault(row["user_id"], {})[order_of(row)] = row
+    usable = {
+        user: [
+            distinct[key]
+            for key in sorted(distinct, reverse=True)
+            if distinct[key]["action"] in ACTIONS
+            and distinct[key]["pin_id"] in vectors
+            and vectors[distinct[key]["pin_id"]].any()
+        ]
+        for user, distinct in users.items()
+    }
+    return {user: events for user, events in usable.items() if events}
+
+
+def is_positive(row: dict) -> bool:
+    if row["surface"] not in RULE["surfaces"]:
+        return False
+    return row["action"] == "repin" or (row["action"] == "closeup" and (row["duration_s"] or 0) > 10)
+
+
+def test_timelines_are_every_usable_row_of_every_user_oldest_first(world, tmp_path):
+    folder, rows = world
+    os.makedirs(tmp_path / "root")
+    (tmp_path / "root" / "erased").write_text("3\n7\n")
+    out = str(tmp_path / "out")
+    flags = ["--model", f"{folder}/model", "--label-rule", f"{folder}/rule.json", "--evaluation-share=0.3"]
+    assert run_job(folder, out, *flags, "--root", str(tmp_path / "root")) == 0
+    vectors = make_vectors(PINS)
+    expected = plain_timelines(rows, vectors, {3, 7})
+    assert {3, 7} <= {row["user_id"] for row in rows[0]}
+    seen = {}
+    for split in ("train", "evaluation"):
+        data = load_training_data(out, split)
+        assert (np.diff(data.timelines.user_ids) > 0).all() and len(data.timelines) > 5
+        for pin, vector in zip(data.pin_ids.tolist(), data.vectors, strict=True):
+            np.testing.assert_array_equal(vector, vectors[pin])
+        t = data.timelines
+        for i, user in enumerate(t.user_ids.tolist()):
+            assert (split == "evaluation") == (uniform_of(np.array([user]), 1)[0] < 0.3)
+            events = range(t.offsets[i], t.offsets[i + 1])
+            seen[user] = [
+                {
+                    "user_id": user,
+                    "pin_id": int(data.pin_ids[t.pin_row[e]]),
+                    "timestamp_ms": int(t.timestamp_ms[e]),
+                    "action": ACTIONS[t.action[e]],
+                    "surface": SURFACES[t.surface[e]],
+                    "duration_s": None if np.isnan(t.duration_s[e]) else float(t.duration_s[e]),
+                }
+                for e in events
+            ]
+            assert [bool(t.positive[e]) for e in events] == [is_positive(row) for row in seen[user]]
+    assert seen == expected
+    ties = sum(
+        a["timestamp_ms"] == b["timestamp_ms"]
+        for events in expected.values()
+        for a, b in zip(events, events[1:], strict=False)
+    )
+    assert ties > 5  # the order of ties is part of the case
+    positives = sum(is_positive(row) for events in expected.values() for row in events)
+    counts = data.description["counts"]
+    assert counts["events"] == sum(map(len, expected.values())) and counts["positives"] == positives > 20
+    assert counts["rows"] == counts["rows_erased"] + counts["rows_repeated"] + counts["rows_out_of_vocabulary"] + (
+        counts["rows_without_vector"] + counts["events"]
+    )
+
+
+def test_without_a_model_the_logs_say_the_vocabularies_and_the_paper_the_rule(world, tmp_path, capsys):
+    folder, _ = world
+    out = str(tmp_path / "out")
+    assert run_job(folder, out) == 1  # the paper's surface is `homefeed`, these logs have none
+    said = capsys.readouterr().err
+    assert "no positive engagement by the label rule" in said and "--label-rule" in said
+    assert "on home" in said and "repin on" in said  # what there is, with counts
+    assert not os.path.exists(f"{out}/timelines.json")
+    assert run_job(folder, out, f"--label-rule={folder}/rule.json") == 0
+    data = load_training_data(out, "train")
+    assert data.description["action_vocabulary"] == sorted([*ACTIONS, "unheard_of"])
+    assert data.description["label_rule"] == RULE and data.description["pinsage_version"] == "v1"
+
+
+def test_it_never_writes_over_timelines(world, tmp_path, capsys):
+    folder, _ = world
+    out = str(tmp_path / "out")
+    assert run_job(folder, out, f"--label-rule={folder}/rule.json") == 0
+    assert run_job(folder, out, f"--label-rule={folder}/rule.json") == 2
+    assert "holds timelines already" in capsys.readouterr().err
+
+
+def test_what_cannot_be_used_is_named(world, tmp_path, capsys):
+    folder, _ = world
+    (tmp_path / "rule.json").write_text('{"surfaces": ["home"], "actions": {"repin": "long"}}')
+    assert run_job(folder, str(tmp_path / "a"), f"--label-rule={tmp_path}/rule.json") == 1
+    assert "action 'repin' needs a number of seconds" in capsys.readouterr().err
+    assert run_job(folder, str(tmp_path / "a"), f"--end={day(-3)}") == 2
+    assert "is before --start" in capsys.readouterr().err
+    with pytest.raises(Exception, match="pinnerformer training-data"):
+        load_training_data(str(tmp_path / "a"), "train")
+
+
+def test_rows_that_have_no_vector_at_all_are_said(world, tmp_path, capsys):
+    folder, _ = world
+    vectors = {1_000_000: np.ones(256, np.float16)}
+    write_vectors(str(tmp_path / "pins"), vectors)
+    assert run_job(folder, str(tmp_path / "out"), f"--pins={tmp_path}/pins") == 1
+    said = capsys.readouterr().err
+    assert "no engagement to train on" in said and "without a pin vector" in said
+
+
+def test_a_least_of_zero_asks_for_no_duration():
+    rule = check_label_rule({"surfaces": ["s"], "actions": {"a": 0, "b": 10}})
+    duration = np.array([np.nan, 0, 3, np.nan, 10, 10.5], np.float32)
+    action = np.array([0, 0, 0, 1, 1, 1], np.int32)
+    got = find_positives(rule, ("a", "b", "c"), ("s",), action, np.zeros(6, np.int32), duration)
+    assert got.tolist() == [True, True, True, False, False, True]
+
+
+def test_the_split_is_independent_of_the_bucket():
+    ids = np.arange(20_000)
+    held_out = uniform_of(ids, 1) < 0.1
+    assert 1_800 < held_out.sum() < 2_200
+    share = np.bincount(bucket_of(ids, 16)[held_out], minlength=16) / held_out.sum()
+    assert share.max() < 0.085
+    assert (held_out & (uniform_of(ids, 2) < 0.1)).sum() < 300  # another salt is another split

@@ -1,0 +1,211 @@
+"""Builds whole timelines, one row a user, from the log rows of a bucket; and loads them for training."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+
+from pinnerformer_model.labels import find_positives
+from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines
+from stores.files import FileEntry, Root
+from stores.ids import uniform_of
+from stores.pin_vectors import VectorTable
+from stores.schemas import ENGAGEMENTS
+from stores.timelines import (
+    SPLITS,
+    entries_of,
+    read_description,
+    read_timelines,
+    read_vector_matrix,
+    write_timelines,
+)
+from transforms.batches import from_ipc
+from transforms.histories import sorted_vocabulary, to_engagements
+from transforms.read_logs import read_erased
+from transforms.run import REPORTS, Run, report
+from transforms.sequences import model_codes
+
+STAGE = "build_timelines"
+
+
+@dataclasses.dataclass(frozen=True)
+class TimelineRules:
+    """What makes an event of a row, and a split of a user.
+
+    Attributes:
+        action_vocabulary, surface_vocabulary: A row with another action or surface is left out.
+        label_rule: Which events are positive; see `pinnerformer_model.labels`.
+        evaluation_share: Of the users.
+        split_salt: Another salt splits the users another way.
+    """
+
+    action_vocabulary: tuple[str, ...]
+    surface_vocabulary: tuple[str, ...]
+    label_rule: dict[str, Any]
+    evaluation_share: float
+    split_salt: int
+
+
+def build_timelines(
+    rows: pa.Table, rules: TimelineRules, rows_of: Callable[[np.ndarray], np.ndarray], erased: np.ndarray
+) -> tuple[Timelines, dict[str, int]]:
+    """The timelines of the users of some rows; rows equal in every column count once.
+
+    Args:
+        rows: Schema `ENGAGEMENTS`, every row of every one of their users, in any order.
+        rows_of: pin_id int64 [N] -> row in the matrix of pin vectors int64 [N], -1 = no vector.
+        erased: Sorted int64 ids of users to leave out.
+
+    Returns:
+        The timelines of the users with at least one event; counters.
+    """
+    counters = {"rows": rows.num_rows}
+    if len(erased):
+        rows = rows.filter(pa.array(~np.isin(rows["user_id"].to_numpy(), erased)))
+    counters["rows_erased"] = counters["rows"] - rows.num_rows
+    actions, surfaces = sorted_vocabulary([rows["action"]]), sorted_vocabulary([rows["surface"]])
+    engagements = to_engagements(rows, actions, surfaces)
+    order = engagements.order()
+    order = order[~engagements.take(order).equals_previous()]
+    counters["rows_repeated"] = rows.num_rows - len(order)
+    order = order[::-1]  # the order of the histories backwards: oldest first, users descending
+
+    action = model_codes(rows["action"], rules.action_vocabulary)[order]
+    surface = model_codes(rows["surface"], rules.surface_vocabulary)[order]
+    known = (action >= 0) & (surface >= 0)
+    pin_row = rows_of(engagements.pin_id[order])
+    usable = np.flatnonzero(known & (pin_row >= 0))
+    counters["rows_out_of_vocabulary"] = int((~known).sum())
+    counters["rows_without_vector"] = int(known.sum()) - len(usable)
+
+    event = usable[np.argsort(engagements.user_id[order][usable], kind="stable")]
+    user_ids, first = np.unique(engagements.user_id[order][event], return_index=True)
+    offsets = np.append(first, len(event)).astype(np.int64)
+    row = order[event]
+    duration = engagements.duration_s[row]
+    positive = find_positives(
+        rules.label_rule,
+        rules.action_vocabulary,
+        rules.surface_vocabulary,
+        action[event],
+        surface[event],
+        duration,
+    )
+    timelines = Timelines(
+        user_ids=user_ids,
+        offsets=offsets,
+        pin_row=pin_row[event].astype(np.int32),
+        action=action[event],
+        surface=surface[event],
+        timestamp_ms=engagements.timestamp_ms[row],
+        duration_s=duration,
+        positive=positive,
+    )
+    counters |= {"users": len(timelines), "events": len(event), "positives": int(positive.sum())}
+    return timelines, counters
+
+
+def count_kinds(timelines: Timelines, rules: TimelineRules) -> dict[str, int]:
+    """How many events there are of every action on every surface: `repin on homefeed` -> number."""
+    width = len(rules.surface_vocabulary)
+    kinds = np.bincount(timelines.action.astype(np.int64) * width + timelines.surface)
+    return {
+        f"{rules.action_vocabulary[kind // width]} on {rules.surface_vocabulary[kind % width]}": int(kinds[kind])
+        for kind in np.flatnonzero(kinds)
+    }
+
+
+class BuildTimelines(beam.DoFn):
+    """(bucket, IPC chunks) -> reports that name the bucket's file in each split."""
+
+    def __init__(self, run: Run, rules: TimelineRules, dtype: str, erased_root: Root | None):
+        self._run = run
+        self._rules = rules
+        self._dtype = dtype
+        self._erased_root = erased_root
+        self._shared = Shared()
+
+    def setup(self):
+        self._erased = read_erased(self._erased_root) if self._erased_root else np.empty(0, np.int64)
+
+    def process(self, element: tuple[int, Iterable[bytes]], tables: list[FileEntry]):
+        started = time.perf_counter()
+        bucket, chunks = element
+        vectors = self._shared.acquire(
+            lambda: VectorTable.open(self._run.root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
+        )
+        rows = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
+        timelines, counters = build_timelines(rows, self._rules, vectors.rows, self._erased)
+        held_out = uniform_of(timelines.user_ids, self._rules.split_salt) < self._rules.evaluation_share
+        files = {}
+        for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
+            part = timelines.users(chosen)
+            counters |= {f"{split}_users": len(part), f"{split}_positives": int(part.positive.sum())}
+            counters[f"{split}_events"] = int(part.offsets[-1])
+            if len(part):
+                events = {name: getattr(part, name) for name in EVENT_COLUMNS}
+                files[split] = [write_timelines(self._run.root, split, bucket, part.user_ids, part.offsets, events)]
+        kinds = {f"events {kind}": number for kind, number in count_kinds(timelines, self._rules).items()}
+        self._run.note_progress(STAGE, len(timelines))
+        yield report(STAGE, started, counters | kinds, files=files)
+
+
+@dataclasses.dataclass
+class MakeTimelines(beam.PTransform):
+    """Builds the timelines of every user, bucket by bucket, and writes them.
+
+    Input: (bucket, Arrow IPC bytes). Output: reports, which name the files.
+    """
+
+    run: Run
+    rules: TimelineRules
+    tables: beam.PCollection[FileEntry]
+    dtype: str
+    erased_root: Root | None
+
+    def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
+        build = BuildTimelines(self.run, self.rules, self.dtype, self.erased_root)
+        return (
+            chunks
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "BuildTimelines" >> beam.ParDo(build, tables=beam.pvalue.AsList(self.tables)).with_outputs(REPORTS)
+        )[REPORTS]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Timelines and what belongs to them.
+
+    Attributes:
+        timelines: Of one split.
+        pin_ids: int64 [P], the corpus.
+        vectors: float16 or float32 [P, 256], mapped into memory; `timelines.pin_row` counts its rows.
+        description: What `timelines.json` says: vocabularies, label rule, PinSage version, counts.
+        digest: Hex sha256 that names the timelines.
+    """
+
+    timelines: Timelines
+    pin_ids: np.ndarray
+    vectors: np.ndarray
+    description: dict[str, Any]
+    digest: str
+
+
+def load_training_data(folder: str, split: str) -> TrainingData:
+    """Loads what `pinnerformer training-data` wrote.
+
+    Args:
+        split: `train` or `evaluation`.
+
+    Raises:
+        InputError: missing or damaged; names the file.
+    """
+    description, digest = read_description(folder)
+    user_ids, offsets, events = read_timelines(folder, entries_of(description, split))
+    pin_ids, vectors = read_vector_matrix(folder)
+    return TrainingData(Timelines(user_ids, offsets, **events), pin_ids, vectors, description, digest)
