@@ -40,6 +40,11 @@ def constant_scorer(scores: np.ndarray) -> Scorer:
     return lambda rows: row.repeat(len(rows), 1)
 
 
+def matrix_scorer(scores: np.ndarray) -> Scorer:
+    """Scores that are there already: float32 [Q, P]."""
+    return lambda rows: torch.from_numpy(scores[rows])
+
+
 @dataclasses.dataclass(frozen=True)
 class Pairs:
     """Pairs (query, candidate), sorted by query; a pair may not repeat.

@@ -11,6 +11,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "synth": ("pipelines.synth", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
     "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
     "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
+    "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),

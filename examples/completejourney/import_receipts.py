@@ -171,7 +171,10 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def write_vectors(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, folder: str) -> int:
-    """Writes a stand-in for PinSage: a vector for every product sold before `cutoff`, made from those sales only."""
+    """Writes a stand-in for PinSage: a vector for every product sold before `cutoff`, made from those sales only.
+
+    A product's category is its topic.
+    """
     before = lines.filter(pc.less(lines["transaction_timestamp"], pa.scalar(cutoff).cast(pa.timestamp("ns"))))
     sold, product = np.unique(before["product_id"].to_numpy(), return_inverse=True)
     _, basket = np.unique(before["basket_id"].to_numpy(), return_inverse=True)
@@ -185,10 +188,11 @@ def write_vectors(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, f
     vectors = _unit(vectors[usable]).astype(np.float16)
     os.makedirs(folder, exist_ok=True)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), WIDTH)
+    place = pa.array(np.minimum(at, len(order) - 1)[usable], mask=~known[usable])
+    topic = catalogue["product_category"].cast(pa.string()).combine_chunks().take(place)
+    table = pa.table({"pin_id": sold[usable], "vector": column, "topic": topic})
     with replace_atomically(os.path.join(folder, "vectors-00000.parquet")) as path:
-        pq.write_table(
-            pa.table([pa.array(sold[usable]), column], names=["pin_id", "vector"]), path, row_group_size=8192
-        )
+        pq.write_table(table, path, row_group_size=8192)
     with replace_atomically(os.path.join(folder, "version.json")) as path, open(path, "w") as file:
         json.dump({"pinsage_version": f"completejourney-ppmi-{cutoff}"}, file)
     return int(usable.sum())
@@ -214,7 +218,8 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
     done = os.path.join(out, "imported.json")
     if os.path.exists(done):
         with open(done) as file:
-            if json.load(file).get("cutoff") == cutoff.isoformat():
+            found = json.load(file)
+            if found.get("cutoff") == cutoff.isoformat() and found.get("topics"):
                 print(f"{out}: imported already")
                 return
     lines, catalogue = read_package("transactions"), read_package("products").sort_by("product_id")
@@ -226,7 +231,7 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
     pins = write_vectors(lines, catalogue, cutoff, os.path.join(out, "pins"))
     print(f"{pins:,} products with a vector -> {out}/pins", flush=True)
     with replace_atomically(done) as path, open(path, "w") as file:
-        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "pins": pins}, file)
+        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "pins": pins, "topics": True}, file)
 
 
 def main() -> int:
