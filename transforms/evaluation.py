@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
@@ -208,7 +209,9 @@ def cluster_topics(vectors: np.ndarray, topics: int = KMEANS_TOPICS, seed: int =
     """
     random = np.random.default_rng(seed)
     sample = vectors[np.sort(random.choice(len(vectors), min(len(vectors), 20_000), replace=False))]
-    centres, _ = kmeans2(sample, min(topics, len(sample)), iter=10, minit="points", rng=random, missing="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # equal vectors leave clusters empty: fewer topics, no harm
+        centres, _ = kmeans2(sample, min(topics, len(sample)), iter=10, minit="points", rng=random)
     return vq(vectors, centres.astype(np.float32))[0].astype(np.int64)
 
 

@@ -1,0 +1,121 @@
+"""`pinnerformer evaluate` on a small synthetic world: what it prints, what its generator would score, bad input."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from pipelines.cli import main
+from pipelines.synth import interests_on, spread_ids
+from pipelines.synth_oracle import oracle_scores, read_world
+from tests.worlds import write_model
+from transforms.timelines import load_training_data
+
+CUT_MS = 20_634 * 86_400_000  # 2026-06-30
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("world"))
+    sizes = ["--users=500", "--pins=600", "--days=74", "--topics=40", "--start=2026-05-01", "--seed=3"]
+    assert main(["synth", f"--out={folder}/world", *sizes]) == 0
+    inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins"]
+    assert main(["init-model", *inputs, "--preset=tiny", f"--out={folder}/model"]) == 0
+    for name, share in (("timelines", "0.5"), ("nobody", "0")):
+        flags = [f"--out={folder}/{name}", f"--evaluation-share={share}", "--quiet"]
+        assert main(["training-data", *inputs, "--start=2026-05-01", "--end=2026-07-13", *flags]) == 0
+    return folder
+
+
+def evaluate(folder: str, capsys, *flags: str, code: int = 0) -> tuple[str, str]:
+    capsys.readouterr()
+    assert main(["evaluate", *flags]) == code
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def test_the_table_holds_models_baselines_and_the_ceiling(world, capsys):
+    flags = [f"--timelines={world}/timelines", f"--pins={world}/world/pins", f"--model={world}/model"]
+    found = json.loads(evaluate(world, capsys, *flags, f"--oracle={world}/world", "--json")[0])
+    by_name = {(row["name"], row["made"]): row for row in found["rows"]}
+    names = {name for name, _ in by_name}
+    assert found["window"] == "2026-06-30 to 2026-07-13" and len(found["rows"]) == 3 + 1 + 3 + 2 + 1
+    oracle = by_name["oracle of the generator", "once"]["recall"][0]
+    (popularity,) = (row["recall"][0] for (name, _), row in by_name.items() if name.startswith("popularity"))
+    mean = max(row["recall"][0] for (name, _), row in by_name.items() if name.startswith("mean"))
+    untrained = by_name[f"{world}/model", "once"]["recall"][0]
+    assert oracle > mean > popularity and mean > 1.5 * untrained
+    assert by_name["PinnerSage, oracle of 20", "once"]["recall"] >= by_name["PinnerSage, oracle of 5", "once"]["recall"]
+    for row in found["rows"]:
+        share = row["positives_new"] / row["positives"]
+        assert 0 < share < 1 and 0 <= row["recall"][0] <= 1
+    assert len(names) == 6
+
+    table, _ = evaluate(world, capsys, *flags, "--frequency=once", "--corpus=popular", "--corpus-size=300")
+    assert (
+        "mean of the last" in table and "recall@10" in table and "300 pins" not in table
+    )  # distinct pins of 300 draws
+
+
+def test_without_topics_clusters_stand_in(world, capsys):
+    flags = [f"--timelines={world}/timelines", f"--model={world}/model", "--no-baselines", "--frequency=once", "--json"]
+    found = json.loads(evaluate(world, capsys, *flags)[0])
+    assert "k-means" in found["topics"] and 0 < found["rows"][0]["entropy"] < math.log(50)
+
+
+def test_the_oracle_knows_what_the_generator_draws(world):
+    made = read_world(f"{world}/world")
+    data = load_training_data(f"{world}/timelines", "evaluation")
+    timelines = data.timelines
+    scores = oracle_scores(made, timelines.user_ids, data.pin_ids, CUT_MS, 14)
+    # Engagements of the window are drawn in proportion to the scores: what is scored twice as high comes twice as often.
+    inside = timelines.timestamp_ms >= CUT_MS
+    owner = np.repeat(np.arange(len(timelines)), timelines.lengths)[inside]
+    drawn = np.zeros(scores.shape)
+    np.add.at(drawn, (owner, timelines.pin_row[inside]), 1)
+    expected = scores / scores.sum(1, keepdims=True) * drawn.sum(1, keepdims=True)
+    edges = np.quantile(expected, [0.9, 0.97, 0.99, 0.997])
+    level = np.searchsorted(edges, expected)
+    for group in range(1, 5):
+        chosen = level == group
+        assert drawn[chosen].sum() == pytest.approx(expected[chosen].sum(), rel=0.25)
+    interests = interests_on(made, np.arange(500), 60)
+    user = int(np.flatnonzero(spread_ids(500, 0) == timelines.user_ids[0])[0])
+    assert len(set(interests[user])) > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--timelines=@/none"], 1, ["timelines.json", "training-data"]),
+        (["--timelines=@/timelines", "--model=@/none"], 1, ["--model", "init-model"]),
+        (["--timelines=@/timelines", "--model=@/other"], 1, ["PinSage version", "another space"]),
+        (["--timelines=@/timelines", "--pins=@/none"], 1, ["--pins", "Parquet"]),
+        (["--timelines=@/nobody"], 1, ["no evaluation users", "--evaluation-share"]),
+        (["--timelines=@/timelines", "--cut=2026-07-10"], 2, ["--cut", "2026-05-01 to 2026-07-13"]),
+        (["--timelines=@/timelines", "--no-baselines"], 2, ["--no-baselines", "--model"]),
+        (["--timelines=@/timelines", "--frequency=hourly"], 2, ["hourly", "--help"]),
+        (["--timelines=@/timelines", "--oracle=@/timelines"], 1, ["world.json", "synth"]),
+    ],
+)
+def test_bad_input_names_the_culprit_and_the_fix(world, capsys, flags, code, said):
+    write_model(f"{world}/other") if "--model=@/other" in flags else None
+    _, error = evaluate(world, capsys, *(flag.replace("@", world) for flag in flags), code=code)
+    line = [line for line in error.splitlines() if line.startswith("pinnerformer evaluate: ")]
+    assert len(line) == 1
+    for word in said:
+        assert word in line[0]
+
+
+def test_an_empty_window_says_what_there_is(world, capsys):
+    # The first days of a world: one evaluation user in two has nothing before the cut, the label rule drops the rest.
+    rule = f"{world}/rule.json"
+    with open(rule, "w") as file:
+        json.dump({"surfaces": ["board"], "actions": {"comment": 0}}, file)
+    inputs = [f"--logs={world}/world/logs", f"--pins={world}/world/pins", f"--label-rule={rule}"]
+    share = ["--evaluation-share=0.01", "--split-salt=4", "--quiet"]
+    flags = ["--start=2026-05-01", "--end=2026-05-20", f"--out={world}/few", *share]
+    assert main(["training-data", *inputs, *flags]) == 0
+    _, error = evaluate(world, capsys, f"--timelines={world}/few", "--days=1", code=1)
+    assert "evaluation" in error and ("positive" in error or "no evaluation users" in error)
