@@ -69,7 +69,7 @@ def test_the_oracle_knows_what_the_generator_draws(world):
     data = load_training_data(f"{world}/timelines", "evaluation")
     timelines = data.timelines
     scores = oracle_scores(made, timelines.user_ids, data.pin_ids, CUT_MS, 14)
-    # Engagements of the window are drawn in proportion to the scores: what is scored twice as high comes twice as often.
+    # What is scored twice as high is engaged with twice as often.
     inside = timelines.timestamp_ms >= CUT_MS
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)[inside]
     drawn = np.zeros(scores.shape)
