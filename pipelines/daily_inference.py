@@ -4,11 +4,14 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import os
 import sys
 import time
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
+import torch
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pinnerformer_model.checkpoint import load_config, model_digest
@@ -22,10 +25,10 @@ from stores.errors import InputError, RefusedError, StoreError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
 from stores.kv import open_store
-from stores.layout import open_layout, read_layout
+from stores.layout import Layout, open_layout, read_layout
 from stores.lease import hold_lease
 from stores.logs import ColumnNames, InputSelection, select_inputs
-from stores.manifests import Manifest
+from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.pin_vectors import VectorSet, describe_vectors
 from stores.releases import chain, next_release_id, read_current
 from transforms.embed_users import EmbedUsers
@@ -34,7 +37,9 @@ from transforms.histories import UpdateHistories
 from transforms.model import ModelReference
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.release import FAILED, REFUSED, Publication, finish, read_outcome, stage
+from transforms.receipts import PARTS_VERSION
+from transforms.release import FAILED, OUTCOME, REFUSED, Publication, finish, read_outcome, stage
+from transforms.resume import Finished, find_finished
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
@@ -81,7 +86,13 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything a run needs to know, decided before it starts; `bootstrap_from` is the chain's first partition."""
+    """Everything a run needs to know, decided before it starts.
+
+    Attributes:
+        bootstrap_from: The chain's first partition.
+        finished: What an earlier attempt of the same run has done.
+        committed: Whether it got as far as its release; what may be missing is that it is published.
+    """
 
     run: Run
     inputs: InputSelection
@@ -91,31 +102,37 @@ class Plan:
     config: ModelConfig
     settings: Settings
     bootstrap_from: datetime.date
+    finished: Finished
+    committed: bool
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | None) -> None:
     """The daily job as one graph: user branch and pin branch side by side, then the barrier."""
-    run, model = plan.run, plan.model
-    groups = [group for file in plan.inputs.files for group in row_groups(file)]
-    vector_groups = [(file, index) for file in plan.vectors.files for index in range(file.row_groups)]
+    run, model, done = plan.run, plan.model, plan.finished
+    groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
 
     # The pin branch.
-    tables = pipeline | "ListVectors" >> beam.Create(vector_groups) | "ShardVectors" >> ShardVectors(run, plan.vectors)
-    pin_reports = tables["main"] | "EmbedPins" >> EmbedPins(run, model, plan.vectors.dtype, plan.settings.index)
+    vectors = pipeline | "ListVectors" >> beam.Create(done.vectors_to_cut(plan.vectors))
+    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.vectors, done.shard_tables(), done.pieces())
+    pin_reports = tables["main"] | "EmbedPins" >> EmbedPins(
+        run, model, plan.vectors.dtype, plan.settings.index, done.pins.keys(), done.unindexed()
+    )
 
     # The user branch.
-    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, plan.columns)
-    histories = rows.main | "UpdateHistories" >> UpdateHistories(run)
-    joined = histories.main | "JoinPinVectors" >> JoinPinVectors(
+    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, plan.columns, done.histories)
+    histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
+    joined = histories["main"] | "JoinPinVectors" >> JoinPinVectors(
         run, plan.config, tables["main"], plan.vectors.dtype, plan.settings.join
     )
-    embedded = joined.main | "EmbedUsers" >> EmbedUsers(run, model, plan.settings.token_budget)
-    snapshot_reports = embedded.main | "MergeSnapshot" >> MergeSnapshot(run, plan.config.embedding_dim)
+    embedded = joined | "EmbedUsers" >> EmbedUsers(run, model, plan.settings.token_budget)
+    snapshot_reports = embedded.main | "MergeSnapshot" >> MergeSnapshot(
+        run, plan.config.embedding_dim, done.snapshots.keys(), done.embedded()
+    )
 
     # The barrier: nothing is visible before everything above is done.
+    found = pipeline | "ReportsOfFinished" >> beam.Create(done.reports())
     reports = (
-        (tables[REPORTS], pin_reports, rows[REPORTS], histories[REPORTS], joined[REPORTS], embedded[REPORTS])
-        + (snapshot_reports,)
+        (tables[REPORTS], pin_reports, rows[REPORTS], histories[REPORTS], embedded[REPORTS], snapshot_reports, found)
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombineGlobally(MergeReports())
     )
@@ -136,6 +153,7 @@ def _manifest_part(plan: Plan) -> dict[str, Any]:
         "inputs": [{"path": file.name, "rows": file.rows, "bytes": file.bytes} for file in plan.inputs.files],
         "settings": {
             **plan.settings.to_json(),
+            "run": plan.run.name,
             "bootstrap_from": plan.bootstrap_from.isoformat(),
             "pinsage_version": plan.vectors.version,
             "layout": dataclasses.asdict(plan.run.layout),
@@ -188,7 +206,6 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         for name in ("user_buckets", "pin_shards", "history_length")
         if getattr(arguments, name) is not None
     }
-    previous = read_current(root)
     found = read_layout(root)
     length = asked.get("history_length") or (found.history_length if found else None) or 256
     if length < config.max_sequence_length:
@@ -197,7 +214,62 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
             f"{flag}: shorter than the model's max_sequence_length {config.max_sequence_length}; "
             + ("raise it" if found is None else "start a new root with a longer one, or use a model with a shorter M")
         )
-    releases = list(chain(root)) if previous else []
+    settings = Settings(
+        token_budget=arguments.token_budget,
+        join=arguments.join,
+        index=IndexParameters(m=arguments.index_m, ef_construction=arguments.index_ef_construction),
+        thresholds=Thresholds(),
+    )
+    if settings.join == "auto":
+        size = vectors.rows * 256 * (2 if vectors.dtype == "float16" else 4)
+        settings = dataclasses.replace(
+            settings, join="broadcast" if size <= arguments.broadcast_limit << 30 else "shuffle"
+        )
+    model = ModelReference(arguments.model, digest, arguments.device, worker_threads(options))
+
+    def plan_on(previous: Manifest | None) -> Plan:
+        inputs, bootstrap_from = choose_inputs(root, arguments, previous, columns)
+        layout = open_layout(root, asked)
+        run = Run(
+            root=root,
+            name=f"daily-{arguments.date.isoformat()}-"
+            + fingerprint(root, previous, inputs, bootstrap_from, columns, vectors, settings, layout, model),
+            date=arguments.date,
+            release=next_release_id(root, arguments.date),
+            previous=previous.release if previous else None,
+            layout=layout,
+            everyone_active=not _same_model(previous, digest, settings),
+        )
+        finished = find_finished(run, vectors)
+        return Plan(run, inputs, columns, vectors, model, config, settings, bootstrap_from, finished, committed=False)
+
+    current = read_current(root)
+    if current is not None and arguments.date < current.day:
+        raise UsageError(
+            f"--date {arguments.date}: the root is at {current.release} already, and histories only grow; "
+            f"give --date {current.date} or later"
+        )
+    if current is not None and arguments.date == current.day:
+        # The newest release may be what this very command made before it was cut off.
+        before = read_manifest(root, current.previous) if current.previous else None
+        if before is not None or arguments.bootstrap_from is not None:
+            plan = plan_on(before)
+            if plan.run.name == current.settings.get("run"):
+                return dataclasses.replace(
+                    plan, run=dataclasses.replace(plan.run, release=current.release), committed=True
+                )
+    return plan_on(current)
+
+
+def choose_inputs(
+    root: Root, arguments: Any, previous: Manifest | None, columns: ColumnNames
+) -> tuple[InputSelection, datetime.date]:
+    """The log files that a run on top of a release reads, and the first partition of the chain.
+
+    Raises:
+        UsageError: an empty root, and no word on where to start.
+    """
+    releases = list(chain(root, previous.release)) if previous else []
     if previous is None:
         if arguments.bootstrap_from is None:
             raise UsageError(
@@ -208,11 +280,6 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
             raise UsageError(f"--bootstrap-from {arguments.bootstrap_from}: later than --date {arguments.date}")
         first = bootstrap_from = arguments.bootstrap_from
     else:
-        if arguments.date < previous.day:
-            raise UsageError(
-                f"--date {arguments.date}: the root is at {previous.release} already, and histories only grow; "
-                f"give --date {previous.date} or later"
-            )
         first = previous.day + datetime.timedelta(1)
         bootstrap_from = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
     inputs = select_inputs(
@@ -225,36 +292,45 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         min_age_s=arguments.min_age,
         columns=columns,
     )
-    settings = Settings(
-        token_budget=arguments.token_budget,
-        join=arguments.join,
-        index=IndexParameters(m=arguments.index_m, ef_construction=arguments.index_ef_construction),
-        thresholds=Thresholds(),
-    )
-    if settings.join == "auto":
-        size = vectors.rows * 256 * (2 if vectors.dtype == "float16" else 4)
-        settings = dataclasses.replace(
-            settings, join="broadcast" if size <= arguments.broadcast_limit << 30 else "shuffle"
-        )
-    layout = open_layout(root, asked)
-    same_model = previous is not None and previous.model_digest == digest
-    same_model = same_model and previous.settings["token_budget"] == settings.token_budget  # type: ignore[union-attr]
-    fingerprint = hashlib.sha256(
-        json.dumps(
-            [previous and previous.release, [f.name for f in inputs.files], settings.to_json(), digest, vectors.version]
-        ).encode()
-    ).hexdigest()
-    run = Run(
-        root=root,
-        name=f"daily-{arguments.date.isoformat()}-{fingerprint[:12]}",
-        date=arguments.date,
-        release=next_release_id(root, arguments.date),
-        previous=previous.release if previous else None,
-        layout=layout,
-        everyone_active=not same_model,
-    )
-    model = ModelReference(arguments.model, digest, arguments.device, worker_threads(options))
-    return Plan(run, inputs, columns, vectors, model, config, settings, bootstrap_from)
+    return inputs, bootstrap_from
+
+
+def _same_model(previous: Manifest | None, digest: str, settings: Settings) -> bool:
+    if previous is None or previous.model_digest != digest:
+        return False
+    return previous.settings["token_budget"] == settings.token_budget
+
+
+def fingerprint(
+    root: Root,
+    previous: Manifest | None,
+    inputs: InputSelection,
+    bootstrap_from: datetime.date,
+    columns: ColumnNames,
+    vectors: VectorSet,
+    settings: Settings,
+    layout: Layout,
+    model: ModelReference,
+) -> str:
+    """12 hex digits for everything that the content of a run's parts depends on: parts of equal runs are equal.
+
+    The gates' thresholds are no part of it: a refused run that is started again with others computes nothing anew.
+    """
+    told = settings.to_json()
+    del told["thresholds"]
+    try:
+        erased = root.read_bytes("erased")
+    except FileNotFoundError:
+        erased = b""
+    facts = [
+        [PARTS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
+        previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
+        [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
+        [bootstrap_from.isoformat(), columns.names, told, dataclasses.asdict(layout)],
+        [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
+        hashlib.sha256(erased).hexdigest(),
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def make_parser() -> Parser:
@@ -296,6 +372,21 @@ def make_parser() -> Parser:
     return parser
 
 
+def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *, shown: bool) -> dict[str, Any] | None:
+    """Runs what is not done yet of a plan; returns how it ended, None if nothing says so.
+
+    Raises:
+        PinnerFormerError: in the words of the worker that failed.
+    """
+    run, taken_over = plan.run, plan.finished.describe()
+    if taken_over and shown:
+        print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
+    run.root.remove(f"{run.staging}/{OUTCOME}")
+    with Progress(run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.vectors.rows, shown=shown):
+        run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
+    return read_outcome(run.root, run.name)
+
+
 def run(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -316,11 +407,11 @@ def run(argv: list[str]) -> int:
     root = Root(arguments.root)
     with hold_lease(root, f"daily {arguments.date}"):
         plan = make_plan(arguments, options)
-        with Progress(
-            plan.run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.vectors.rows, shown=not arguments.quiet
-        ):
-            run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
-        outcome = read_outcome(root, plan.run.name)
+        outcome: dict[str, Any] | None
+        if plan.committed:
+            outcome = finish(root, plan.run.name, plan.settings.thresholds, target)
+        else:
+            outcome = execute(plan, target, options, shown=not arguments.quiet)
     if outcome is None:
         raise StoreError(f"{root.path(plan.run.staging)}: the run ended without an outcome; look into the engine's log")
     if outcome["outcome"] == FAILED:

@@ -25,7 +25,7 @@ from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import SPLITS, write_vector_matrix
-from transforms.pins import ShardVectors
+from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 from transforms.timelines import STAGE, MakeTimelines, TimelineRules
@@ -65,9 +65,9 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
     """The job as one graph; `record` is where the merged reports go."""
     run = plan.run
     groups = [group for file in plan.inputs.files for group in row_groups(file)]
-    vector_groups = [(file, index) for file in plan.vectors.files for index in range(file.row_groups)]
 
-    tables = pipeline | "ListVectors" >> beam.Create(vector_groups) | "ShardVectors" >> ShardVectors(run, plan.vectors)
+    vectors = pipeline | "ListVectors" >> beam.Create(vector_groups(plan.vectors))
+    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.vectors)
     rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, plan.columns)
     built = rows.main | "MakeTimelines" >> MakeTimelines(
         run, plan.rules, tables["main"], plan.vectors.dtype, plan.erased_root

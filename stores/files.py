@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -116,6 +117,23 @@ class Root:
 
     def exists(self, relative: str) -> bool:
         return os.path.exists(self.path(relative))
+
+    def size(self, relative: str) -> int | None:
+        """Bytes of a file; None if there is no such file."""
+        try:
+            return os.stat(self.path(relative)).st_size
+        except FileNotFoundError:
+            return None
+
+    def remove(self, relative: str) -> None:
+        """Removes a file, or a folder and everything in it; nothing happens if there is no such thing."""
+        path = self.path(relative)
+        with explain_os_errors(path):
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def list(self, relative: str) -> list[str]:
         """Sorted names in a folder; empty if there is no such folder. Temporary names are left out."""

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from stores.errors import InputError, UsageError
 from stores.schemas import ENGAGEMENTS
+from stores.tables import footer_digest
 
 COLUMNS = tuple(ENGAGEMENTS.names)
 _PARTITION = re.compile(r"ds=(\d{4}-\d{2}-\d{2})")
@@ -35,6 +36,7 @@ class LogFile:
         date: Of its partition.
         rows: From its footer.
         bytes: Its size.
+        version: Changes when the file is written anew: from its footer and its modification time.
     """
 
     path: str
@@ -42,6 +44,7 @@ class LogFile:
     date: datetime.date
     rows: int
     bytes: int
+    version: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,16 +168,13 @@ def describe_files(folder: str, date: datetime.date, columns: ColumnNames) -> li
     Raises:
         InputError: as `open_log_file`.
     """
-    return [
-        LogFile(
-            path=path,
-            name=f"ds={date.isoformat()}/{os.path.basename(path)}",
-            date=date,
-            rows=open_log_file(path, columns).metadata.num_rows,
-            bytes=os.path.getsize(path),
-        )
-        for path in parquet_files(folder)
-    ]
+    files = []
+    for path in parquet_files(folder):
+        metadata, status = open_log_file(path, columns).metadata, os.stat(path)
+        name = f"ds={date.isoformat()}/{os.path.basename(path)}"
+        version = f"{footer_digest(metadata)[:16]}-{status.st_mtime_ns}"
+        files.append(LogFile(path, name, date, metadata.num_rows, status.st_size, version))
+    return files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,18 +12,25 @@ from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.schemas import from_binary_column, to_binary_column
+from stores.tables import footer_digest
 
 WIDTH = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorFile:
-    """One Parquet file of PinSage vectors: `dtype` float16 or float32."""
+    """One Parquet file of PinSage vectors.
+
+    Attributes:
+        dtype: float16 or float32.
+        version: Changes when the file is written anew: from its footer and its modification time.
+    """
 
     path: str
     rows: int
     row_groups: int
     dtype: str
+    version: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +102,8 @@ def _describe_file(path: str) -> VectorFile:
             f"{path}: column 'vector' is {kind.list_size} wide, PinSage is {WIDTH}; give the right vectors"
         )
     dtype = "float16" if values == pa.float16() else "float32"
-    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype)
+    file_version = f"{footer_digest(file.metadata)[:16]}-{os.stat(path).st_mtime_ns}"
+    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version)
 
 
 def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarray]:

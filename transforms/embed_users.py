@@ -1,6 +1,7 @@
 """Runs the user tower over slices of active users."""
 
 import dataclasses
+import datetime
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +13,11 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from pinnerformer_model.inference import UserEncoder
 from stores.schemas import to_binary_column, user_embeddings_schema
-from transforms.batches import to_ipc
+from stores.tables import part_stem, write_rows
 from transforms.model import ModelReference
-from transforms.run import REPORTS, Run, report
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, StageReport, part_report, tagged
+from transforms.sequences import STAGE as JOIN_STAGE
 from transforms.sequences import JoinedSlice
 
 STAGE = "embed_users"
@@ -22,14 +25,38 @@ STAGE = "embed_users"
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddedSlice:
-    """The embeddings of one slice: user_ids int64 [N], embeddings float16 [N, d], seconds of model time."""
+    """The embeddings of one slice.
+
+    Attributes:
+        bucket, number: Of the slice.
+        user_ids: int64 [N].
+        embeddings: float16 [N, d].
+        last_action_ms: int64 [N].
+        tokens: How many the model saw.
+        seconds: Of model time.
+        joined: What the join of the slice did.
+    """
 
     bucket: int
+    number: int
     user_ids: np.ndarray
     embeddings: np.ndarray
     last_action_ms: np.ndarray
     tokens: int
     seconds: float
+    joined: StageReport
+
+    def to_rows(self, date: datetime.date) -> pa.Table:
+        """Rows of the table user_embeddings."""
+        count, dim = self.embeddings.shape
+        columns = [
+            pa.array(self.user_ids),
+            to_binary_column(self.embeddings),
+            pa.array(np.full(count, np.datetime64(date))),
+            pa.array(self.last_action_ms),
+            pa.array(np.zeros(count, bool)),
+        ]
+        return pa.table(columns, schema=user_embeddings_schema(dim))
 
 
 class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
@@ -62,11 +89,13 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         self._run.note_progress(STAGE, 0)
         return EmbeddedSlice(
             joined.bucket,
+            joined.number,
             joined.sequences.user_ids,
             embeddings,
             joined.last_action_ms,
             len(joined.sequences.timestamp_ms),
             time.perf_counter() - started,
+            joined.report,
         )
 
     def get_num_bytes(self, batch: Sequence[JoinedSlice]) -> int:
@@ -85,30 +114,38 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
     return lowest, highest, len(norms) - len(finite)
 
 
-class PackEmbedded(beam.DoFn):
-    """EmbeddedSlice -> (bucket, Arrow IPC rows of the table user_embeddings)."""
+class WriteEmbedded(beam.DoFn):
+    """EmbeddedSlice -> (bucket, its staged file): inference is the dearest work of a run and is never done again."""
 
     def __init__(self, run: Run):
         self._run = run
 
     def process(self, embedded: EmbeddedSlice):
-        count, dim = embedded.embeddings.shape
-        rows = pa.record_batch(
-            [
-                pa.array(embedded.user_ids),
-                to_binary_column(embedded.embeddings),
-                pa.array(np.full(count, np.datetime64(self._run.date))),
-                pa.array(embedded.last_action_ms),
-                pa.array(np.zeros(count, bool)),
-            ],
-            schema=user_embeddings_schema(dim),
-        )
-        for chunk in to_ipc(rows):
-            yield embedded.bucket, chunk
+        run = self._run
+        entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
         lowest, highest, not_finite = norm_range(embedded.embeddings)
+        counters = {"users_embedded": entry.rows, "tokens": embedded.tokens, "users_not_finite": not_finite}
         started = time.perf_counter() - embedded.seconds
-        counters = {"users_embedded": count, "tokens": embedded.tokens, "users_not_finite": not_finite}
-        yield report(STAGE, started, counters, lowest=lowest, highest=highest)
+        reports = {
+            JOIN_STAGE: embedded.joined,
+            STAGE: part_report(started, counters, lowest=lowest, highest=highest),
+        }
+        part = slice_part(embedded.bucket, embedded.number)
+        write_receipt(run.root, run.staging, STAGE, part, Receipt(reports, [entry]))
+        yield embedded.bucket, entry
+        for stage, done in reports.items():
+            yield tagged(stage, done)
+
+
+def slice_part(bucket: int, number: int) -> str:
+    """A slice's name as a part of a run; `slice_key` is the inverse."""
+    return f"{part_stem(bucket)}-{number:05d}"
+
+
+def slice_key(part: str) -> tuple[int, int]:
+    """(bucket, number) of a slice's name."""
+    _, bucket, number = part.split("-")
+    return int(bucket), int(number)
 
 
 def batch_of_one(joined: JoinedSlice) -> list[JoinedSlice]:
@@ -119,7 +156,7 @@ def batch_of_one(joined: JoinedSlice) -> list[JoinedSlice]:
 class EmbedUsers(beam.PTransform):
     """Embeds active users.
 
-    Input: JoinedSlice. Output: `main`, (bucket, Arrow IPC rows of user_embeddings), and `reports`.
+    Input: JoinedSlice. Output: `main`, (bucket, file of rows of user_embeddings), and `reports`.
     """
 
     run: Run
@@ -132,5 +169,5 @@ class EmbedUsers(beam.PTransform):
             slices
             | "BatchOfOne" >> beam.Map(batch_of_one)  # unbatched, RunInference takes an element for a batch
             | "RunInference" >> RunInference(handler.with_no_batching())
-            | "PackEmbedded" >> beam.ParDo(PackEmbedded(self.run)).with_outputs(REPORTS, main="main")
+            | "WriteEmbedded" >> beam.ParDo(WriteEmbedded(self.run)).with_outputs(REPORTS, main="main")
         )

@@ -2,17 +2,19 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from stores.files import FileEntry
 from stores.manifests import read_manifest
 from stores.schemas import ENGAGEMENTS
-from stores.tables import read_files, write_part
+from stores.tables import part_stem, read_files, write_part, write_rows
 from transforms.batches import from_ipc, to_ipc
-from transforms.run import REPORTS, Run, report
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, part_report, tagged
 
 STAGE = "update_histories"
 
@@ -246,7 +248,41 @@ class UpdateBucket(beam.DoFn):
             "slices": slices,
         }
         run.note_progress(STAGE, len(active))
-        yield report(STAGE, started, counters, files={"histories": entries})
+        done = part_report(started, counters, files={"histories": entries})
+        staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": active}))]
+        write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}, staged))
+        yield tagged(STAGE, done)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenBucket:
+    """A bucket whose histories are up to date and some of whose active users have no embedding yet.
+
+    Attributes:
+        histories: Its files.
+        active: One file: the `user_id` of its active users.
+        finished: Numbers of the slices that are embedded.
+    """
+
+    bucket: int
+    histories: list[FileEntry]
+    active: FileEntry
+    finished: frozenset[int]
+
+
+class CutBucket(beam.DoFn):
+    """OpenBucket -> ((bucket, slice), (index, IPC chunk)) of its slices that are not embedded."""
+
+    def __init__(self, run: Run):
+        self._run = run
+
+    def process(self, element: OpenBucket):
+        rows = read_files(self._run.root, element.histories)
+        active = read_files(self._run.root, [element.active])["user_id"].to_numpy()
+        for number, piece in cut_slices(rows, active):
+            if number not in element.finished:
+                for index, chunk in enumerate(to_ipc(piece)):
+                    yield (element.bucket, number), (index, chunk)
 
 
 @dataclasses.dataclass
@@ -256,17 +292,28 @@ class UpdateHistories(beam.PTransform):
     Every bucket is visited, also one without new rows: for users to retry, and for a new model.
 
     Input: (bucket, Arrow IPC bytes). Output: `main`, ((bucket, slice), (index, Arrow IPC bytes)), and `reports`.
+
+    Attributes:
+        finished: Buckets that an earlier attempt of the run brought up to date.
+        open: Those of them that have slices to embed.
     """
 
     run: Run
+    finished: Collection[int] = ()
+    open: Sequence[OpenBucket] = ()
 
     def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
-        every = chunks.pipeline | "EveryBucket" >> beam.Create(
-            [(bucket, b"") for bucket in range(self.run.layout.user_buckets)], reshuffle=False
-        )
-        return (
+        todo = [bucket for bucket in range(self.run.layout.user_buckets) if bucket not in set(self.finished)]
+        every = chunks.pipeline | "EveryBucket" >> beam.Create([(bucket, b"") for bucket in todo], reshuffle=False)
+        updated = (
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
             | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run)).with_outputs(REPORTS, main="main")
         )
+        reopened = (
+            chunks.pipeline
+            | "OpenBuckets" >> beam.Create(list(self.open))
+            | "CutBucket" >> beam.ParDo(CutBucket(self.run))
+        )
+        return {"main": (updated.main, reopened) | "AllSlices" >> beam.Flatten(), REPORTS: updated[REPORTS]}

@@ -1,8 +1,9 @@
 """The pin branch: vectors sorted by shard, embedded by the pin tower, indexed."""
 
 import dataclasses
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -18,31 +19,57 @@ from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_
 from stores.tables import part_stem, read_files, write_part
 from transforms.embed_users import norm_range
 from transforms.model import ModelReference
-from transforms.run import REPORTS, Run, report
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, part_report, tagged
 
-SHARD_STAGE, EMBED_STAGE, INDEX_STAGE = "shard_pins", "embed_pins", "build_indexes"
+CUT_STAGE, SHARD_STAGE, EMBED_STAGE, INDEX_STAGE = "cut_vectors", "shard_pins", "embed_pins", "build_indexes"
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorGroup:
+    """The unit that a worker cuts up: one row group of a vector file."""
+
+    file: VectorFile
+    index: int
+
+    @property
+    def part(self) -> str:
+        """Its name as a part of a run."""
+        return f"{os.path.basename(self.file.path)}+{self.index:05d}"
+
+
+def vector_groups(vectors: VectorSet) -> list[VectorGroup]:
+    """Every row group of a vector set, in a fixed order."""
+    return [VectorGroup(file, index) for file in vectors.files for index in range(file.row_groups)]
 
 
 class CutVectors(beam.DoFn):
-    """(vector file, row group) -> (shard, piece): the file's rows of one shard, staged as a file of their own.
+    """VectorGroup -> (shard, piece): the group's rows of one shard, staged as a file of their own.
 
     Only names are shuffled: vectors are the largest thing the job moves.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, finished: Collection[int]):
         self._run = run
+        self._finished = frozenset(finished)
 
-    def process(self, element: tuple[VectorFile, int]):
+    def process(self, group: VectorGroup):
         started = time.perf_counter()
         run, shards = self._run, self._run.layout.pin_shards
-        ids, vectors = read_vectors(*element)
+        ids, vectors = read_vectors(group.file, group.index)
         usable = vectors.any(axis=1)  # an all-zero vector has no direction: its pin counts as one without a vector
         shard = bucket_of(ids, shards)
+        pieces = []
         for s in range(shards):
+            if s in self._finished:
+                continue
             mine = np.flatnonzero(usable & (shard == s))
             folder = f"{run.staging}/vector_pieces"
-            yield s, write_vector_table(run.root, folder, part_stem(s), s, ids[mine], vectors[mine])
-        yield report(SHARD_STAGE, started, {"vectors_read": len(ids), "vectors_zero": int((~usable).sum())})
+            pieces.append(write_vector_table(run.root, folder, part_stem(s), s, ids[mine], vectors[mine]))
+            yield s, pieces[-1]
+        done = part_report(started, {"vectors_read": len(ids), "vectors_zero": int((~usable).sum())})
+        write_receipt(run.root, run.staging, CUT_STAGE, group.part, Receipt({SHARD_STAGE: done}, pieces))
+        yield tagged(SHARD_STAGE, done)
 
 
 class SortShard(beam.DoFn):
@@ -54,9 +81,9 @@ class SortShard(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[FileEntry]]):
         started = time.perf_counter()
-        shard, entries = element
+        run, (shard, entries) = self._run, element
         # By name, not by arrival: equal inputs give equal bytes.
-        pieces = [map_vector_table(self._run.root, e, self._dtype) for e in sorted(entries, key=lambda e: e.path)]
+        pieces = [map_vector_table(run.root, e, self._dtype) for e in sorted(entries, key=lambda e: e.path)]
         ids = np.concatenate([np.empty(0, np.int64), *(i for i, _ in pieces)])
         vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in pieces)])
         order = np.argsort(ids, kind="stable")
@@ -67,10 +94,11 @@ class SortShard(beam.DoFn):
                 f"--pins: pin_id {repeated[0]} occurs more than once ({len(repeated)} rows too many in this shard); "
                 "write every pin once"
             )
-        folder = f"{self._run.staging}/vectors"
-        entry = write_vector_table(self._run.root, folder, part_stem(shard), shard, ids, vectors[order])
-        self._run.note_progress(SHARD_STAGE, len(ids))
-        yield report(SHARD_STAGE, started, {"pins": len(ids)})
+        entry = write_vector_table(run.root, f"{run.staging}/vectors", part_stem(shard), shard, ids, vectors[order])
+        run.note_progress(SHARD_STAGE, len(ids))
+        done = part_report(started, {"pins": len(ids)})
+        write_receipt(run.root, run.staging, SHARD_STAGE, part_stem(shard), Receipt({SHARD_STAGE: done}, [entry]))
+        yield tagged(SHARD_STAGE, done)
         yield entry
 
 
@@ -78,20 +106,34 @@ class SortShard(beam.DoFn):
 class ShardVectors(beam.PTransform):
     """Sorts the PinSage vectors into one table a shard, which workers map into memory.
 
-    Input: (vector file, row group). Output: `main`, one FileEntry a shard, and `reports`.
+    Input: VectorGroup. Output: `main`, one FileEntry a shard, and `reports`.
+
+    Attributes:
+        finished: The tables that an earlier attempt of the run wrote.
+        pieces: What it cut for the others.
     """
 
     run: Run
     vectors: VectorSet
+    finished: Sequence[FileEntry] = ()
+    pieces: Sequence[FileEntry] = ()
 
-    def expand(self, groups: beam.PCollection[tuple[VectorFile, int]]):
-        cut = groups | "CutVectors" >> beam.ParDo(CutVectors(self.run)).with_outputs(REPORTS, main="main")
+    def expand(self, groups: beam.PCollection[VectorGroup]):
+        pipeline = groups.pipeline
+        shards = {entry.part for entry in self.finished}
+        cut = groups | "CutVectors" >> beam.ParDo(CutVectors(self.run, shards)).with_outputs(REPORTS, main="main")
+        found = pipeline | "FinishedPieces" >> beam.Create([(piece.part, piece) for piece in self.pieces])
         ordered = (
-            cut.main
+            (cut.main, found)
+            | "AllPieces" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
             | "SortShard" >> beam.ParDo(SortShard(self.run, self.vectors)).with_outputs(REPORTS, main="main")
         )
-        return {"main": ordered.main, REPORTS: (cut[REPORTS], ordered[REPORTS]) | "ShardReports" >> beam.Flatten()}
+        tables = pipeline | "FinishedTables" >> beam.Create(list(self.finished))
+        return {
+            "main": (ordered.main, tables) | "AllTables" >> beam.Flatten(),
+            REPORTS: (cut[REPORTS], ordered[REPORTS]) | "ShardReports" >> beam.Flatten(),
+        }
 
 
 class EmbedShard(beam.DoFn):
@@ -115,9 +157,9 @@ class EmbedShard(beam.DoFn):
         lowest, highest, not_finite = norm_range(embeddings)
         run.note_progress(EMBED_STAGE, len(ids))
         counters = {"pins_embedded": len(ids), "pins_not_finite": not_finite}
-        yield report(
-            EMBED_STAGE, started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest
-        )
+        done = part_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
+        write_receipt(run.root, run.staging, EMBED_STAGE, part_stem(entry.part), Receipt({EMBED_STAGE: done}))
+        yield tagged(EMBED_STAGE, done)
         yield written
 
 
@@ -130,11 +172,12 @@ class BuildIndex(beam.DoFn):
 
     def process(self, entry: FileEntry):
         started = time.perf_counter()
-        rows = read_files(self._run.root, [entry])
+        run = self._run
+        rows = read_files(run.root, [entry])
         ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
         shard, built = build_findable_index(ids, embeddings, self._parameters)
-        written = write_shard(self._run.root, self._run.date, entry.part, shard)
-        self._run.note_progress(INDEX_STAGE, len(ids))
+        written = write_shard(run.root, run.date, entry.part, shard)
+        run.note_progress(INDEX_STAGE, len(ids))
         counters = {
             "pins_indexed": len(shard),
             "twins": len(shard.twins.pin_id),
@@ -142,7 +185,9 @@ class BuildIndex(beam.DoFn):
             "rebuilds": built.rebuilds,
         }
         # The width of search that finds every pin of every shard is the highest of theirs.
-        yield report(INDEX_STAGE, started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
+        done = part_report(started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
+        write_receipt(run.root, run.staging, INDEX_STAGE, part_stem(entry.part), Receipt({INDEX_STAGE: done}))
+        yield tagged(INDEX_STAGE, done)
 
 
 @dataclasses.dataclass
@@ -150,22 +195,32 @@ class EmbedPins(beam.PTransform):
     """Embeds every pin and builds one index a shard, shards in parallel.
 
     Input: one vector table a shard. Output: reports, which name the files.
+
+    Attributes:
+        finished: Shards whose pins an earlier attempt of the run embedded.
+        unindexed: Their files of pin_embeddings, as far as they have no index yet.
     """
 
     run: Run
     model: ModelReference
     dtype: str
     parameters: IndexParameters
+    finished: Collection[int] = ()
+    unindexed: Sequence[FileEntry] = ()
 
     def expand(self, tables: beam.PCollection[FileEntry]):
+        finished = frozenset(self.finished)
         embedded = (
             tables
+            | "ShardsToEmbed" >> beam.Filter(lambda entry: entry.part not in finished)
             | "SpreadShards" >> beam.Reshuffle()
             | "EmbedShard"
             >> beam.ParDo(EmbedShard(self.run, self.model, self.dtype)).with_outputs(REPORTS, main="main")
         )
+        found = tables.pipeline | "EmbeddedShards" >> beam.Create(list(self.unindexed))
         indexed = (
-            embedded.main
+            (embedded.main, found)
+            | "ShardsToIndex" >> beam.Flatten()
             | "SpreadEmbedded" >> beam.Reshuffle()
             | "BuildIndex" >> beam.ParDo(BuildIndex(self.run, self.parameters)).with_outputs(REPORTS)
         )

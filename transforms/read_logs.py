@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -16,7 +16,8 @@ from stores.files import Root
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
-from transforms.run import REPORTS, Run, report
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, part_report, tagged
 
 STAGE = "read_logs"
 BATCH_ROWS = 1 << 18
@@ -95,6 +96,11 @@ class RowGroup:
     file: LogFile
     index: int
 
+    @property
+    def part(self) -> str:
+        """Its name as a part of a run."""
+        return f"{self.file.name.replace('/', '+')}+{self.index:05d}"
+
 
 def row_groups(file: LogFile) -> list[RowGroup]:
     """The row groups of a log file, so that a large file spreads over workers."""
@@ -141,9 +147,10 @@ def read_erased(root: Root) -> np.ndarray:
 class ReadAndPartition(beam.DoFn):
     """RowGroup -> (bucket, Arrow IPC bytes) of its good rows; the bad ones go to the dead letters of the run."""
 
-    def __init__(self, run: Run, columns: ColumnNames):
+    def __init__(self, run: Run, columns: ColumnNames, finished: Collection[int]):
         self._run = run
         self._columns = columns
+        self._finished = frozenset(finished)
 
     def setup(self):
         self._erased = read_erased(self._run.root)
@@ -169,9 +176,10 @@ class ReadAndPartition(beam.DoFn):
                 counters["rows_erased"] += int(erased.sum())
                 batch = batch.filter(pa.array(~erased))
             for bucket, rows in split_by_bucket(batch, self._run.layout.user_buckets):
-                for chunk in to_ipc(rows):
+                for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
                     counters["bytes_shuffled"] += len(chunk)
-                    yield bucket, chunk
+                    if bucket not in self._finished:
+                        yield bucket, chunk
         files = []
         if dead:
             rows = pa.concat_tables(dead).append_column(
@@ -188,7 +196,9 @@ class ReadAndPartition(beam.DoFn):
                 )
             )
         self._run.note_progress(STAGE, counters["rows_read"])
-        yield report(STAGE, started, counters, files={"dead_letters": files})
+        done = part_report(started, counters, files={"dead_letters": files})
+        write_receipt(self._run.root, self._run.staging, STAGE, group.part, Receipt({STAGE: done}))
+        yield tagged(STAGE, done)
 
 
 @dataclasses.dataclass
@@ -196,12 +206,16 @@ class ReadLogs(beam.PTransform):
     """Reads the log files of a run and routes their rows to the bucket that owns their user.
 
     Input: row groups. Output: `main`, (bucket, Arrow IPC bytes of at most 1 MB), and `reports`.
+
+    Attributes:
+        finished: Buckets whose histories are up to date already: their rows are not shuffled.
     """
 
     run: Run
     columns: ColumnNames
+    finished: Collection[int] = ()
 
     def expand(self, groups: beam.PCollection[RowGroup]):
-        return groups | "ReadAndPartition" >> beam.ParDo(ReadAndPartition(self.run, self.columns)).with_outputs(
-            REPORTS, main="main"
-        )
+        return groups | "ReadAndPartition" >> beam.ParDo(
+            ReadAndPartition(self.run, self.columns, self.finished)
+        ).with_outputs(REPORTS, main="main")

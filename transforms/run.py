@@ -97,6 +97,45 @@ class StageReport:
         for table, entries in other.files.items():
             self.files.setdefault(table, []).extend(entries)
 
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "StageReport":
+        """Reads a report that was written as a plain dict."""
+        files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
+        return cls(**{**found, "files": files})
+
+
+def part_report(
+    started: float,
+    counters: Mapping[str, int],
+    *,
+    files: Mapping[str, Iterable[FileEntry]] | None = None,
+    lowest: Mapping[str, float] | None = None,
+    highest: Mapping[str, float] | None = None,
+) -> StageReport:
+    """What one part of a stage did.
+
+    Args:
+        started: `time.perf_counter()` when the part's work began.
+    """
+    return StageReport(
+        seconds=time.perf_counter() - started,
+        parts=1,
+        counters={name: int(number) for name, number in counters.items()},
+        lowest=dict(lowest or {}),
+        highest=dict(highest or {}),
+        files={table: list(entries) for table, entries in (files or {}).items()},
+    )
+
+
+def tagged(stage: str, report: StageReport) -> beam.pvalue.TaggedOutput:
+    """A part's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
+
+    Reports travel as elements, so that they count the attempts that the engine kept, and those only.
+    """
+    for name, number in report.counters.items():
+        Metrics.counter(stage, name).inc(number)
+    return beam.pvalue.TaggedOutput(REPORTS, (stage, report))
+
 
 def report(
     stage: str,
@@ -107,30 +146,8 @@ def report(
     lowest: Mapping[str, float] | None = None,
     highest: Mapping[str, float] | None = None,
 ) -> beam.pvalue.TaggedOutput:
-    """A part's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
-
-    Reports travel as elements, so that they count the attempts that the engine kept, and those only.
-
-    Args:
-        started: `time.perf_counter()` when the part's work began.
-    """
-    numbers = {name: int(number) for name, number in counters.items()}
-    for name, number in numbers.items():
-        Metrics.counter(stage, name).inc(number)
-    return beam.pvalue.TaggedOutput(
-        REPORTS,
-        (
-            stage,
-            StageReport(
-                seconds=time.perf_counter() - started,
-                parts=1,
-                counters=numbers,
-                lowest=dict(lowest or {}),
-                highest=dict(highest or {}),
-                files={table: list(entries) for table, entries in (files or {}).items()},
-            ),
-        ),
-    )
+    """`part_report` for the `reports` output, where no receipt is kept of the part."""
+    return tagged(stage, part_report(started, counters, files=files, lowest=lowest, highest=highest))
 
 
 class MergeReports(beam.CombineFn):

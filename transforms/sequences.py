@@ -15,7 +15,7 @@ from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
-from transforms.run import REPORTS, Run, report
+from transforms.run import Run, StageReport, part_report
 
 STAGE = "join_vectors"
 SliceKey = tuple[int, int]  # (bucket, number within it)
@@ -33,12 +33,14 @@ class JoinedSlice:
         number: Of the slice within the bucket.
         sequences: Users with at least one usable token, by user_id.
         last_action_ms: int64 [N]: the newest engagement of each, usable or not.
+        report: What the join did; it is reported with the slice's embedding, so that the two are one part.
     """
 
     bucket: int
     number: int
     sequences: Sequences
     last_action_ms: np.ndarray
+    report: StageReport
 
 
 def model_codes(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndarray:
@@ -110,11 +112,10 @@ class _Joiner(beam.DoFn):
         self._config = config
         self._dtype = dtype
 
-    def join(self, key: SliceKey, rows: pa.Table, look_up: LookUp, started: float) -> Iterator:
+    def join(self, key: SliceKey, rows: pa.Table, look_up: LookUp, started: float) -> JoinedSlice:
         sequences, last_action_ms, counters = assemble(rows, self._config, look_up)
         self._run.note_progress(STAGE, rows.num_rows)
-        yield report(STAGE, started, counters)
-        yield JoinedSlice(*key, sequences, last_action_ms)
+        return JoinedSlice(*key, sequences, last_action_ms, part_report(started, counters))
 
 
 class JoinMapped(_Joiner):
@@ -129,7 +130,7 @@ class JoinMapped(_Joiner):
         table = self._shared.acquire(
             lambda: VectorTable.open(self._run.root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
         )
-        yield from self.join(element[0], unpack_slice(element[1]), table.look_up, started)
+        yield self.join(element[0], unpack_slice(element[1]), table.look_up, started)
 
 
 def ask_for_pins(
@@ -181,7 +182,7 @@ class JoinAnswered(_Joiner):
             return hit, vectors[at[hit]]
 
         (chunks,) = groups["rows"]
-        yield from self.join(key, unpack_slice(chunks), look_up, started)
+        yield self.join(key, unpack_slice(chunks), look_up, started)
 
 
 @dataclasses.dataclass
@@ -191,8 +192,7 @@ class JoinPinVectors(beam.PTransform):
     `broadcast`: every worker maps the sorted tables of all shards; nothing but rows is shuffled. `shuffle`: slices ask
     for their distinct pins, shards answer; no worker sees all vectors. Both give the same sequences, bit for bit.
 
-    Input: ((bucket, slice), (index, Arrow IPC bytes)), and the pin vector tables, one a shard. Output: `main`,
-    JoinedSlice, and `reports`.
+    Input: ((bucket, slice), (index, Arrow IPC bytes)), and the pin vector tables, one a shard. Output: JoinedSlice.
     """
 
     run: Run
@@ -211,7 +211,7 @@ class JoinPinVectors(beam.PTransform):
         if self.join == "broadcast":
             return grouped | "JoinMapped" >> beam.ParDo(
                 JoinMapped(self.run, self.config, self.dtype), tables=beam.pvalue.AsList(self.tables)
-            ).with_outputs(REPORTS, main="main")
+            )
         requests = grouped | "AskForPins" >> beam.FlatMap(
             ask_for_pins, config=self.config, shards=self.run.layout.pin_shards
         )
@@ -223,6 +223,5 @@ class JoinPinVectors(beam.PTransform):
         return (
             {"rows": grouped | "KeepRows" >> beam.MapTuple(lambda key, chunks: (key, list(chunks))), "answers": answers}
             | "MeetAtSlice" >> beam.CoGroupByKey()
-            | "JoinAnswered"
-            >> beam.ParDo(JoinAnswered(self.run, self.config, self.dtype)).with_outputs(REPORTS, main="main")
+            | "JoinAnswered" >> beam.ParDo(JoinAnswered(self.run, self.config, self.dtype))
         )

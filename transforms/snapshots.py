@@ -2,17 +2,18 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from stores.files import FileEntry
 from stores.manifests import read_manifest
 from stores.schemas import user_embeddings_schema
-from stores.tables import read_files, write_part
-from transforms.batches import from_ipc
-from transforms.run import REPORTS, Run, report
+from stores.tables import part_stem, read_files, write_part
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, part_report, tagged
 
 STAGE = "merge_snapshot"
 
@@ -45,7 +46,7 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
 
 
 class MergeBucket(beam.DoFn):
-    """(bucket, IPC chunks of today's rows) -> a report that names the bucket's files."""
+    """(bucket, files of today's rows, or None) -> a report that names the bucket's files."""
 
     def __init__(self, run: Run, dim: int):
         self._run = run
@@ -57,37 +58,47 @@ class MergeBucket(beam.DoFn):
         if run.previous is not None and not run.everyone_active:
             self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
 
-    def process(self, element: tuple[int, Iterable[bytes]]):
+    def process(self, element: tuple[int, Iterable[FileEntry | None]]):
         started = time.perf_counter()
-        bucket, chunks = element
+        bucket, slices = element
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries) if entries else self._schema.empty_table()
-        new = pa.Table.from_batches(from_ipc(chunks), self._schema)
+        written = [read_files(run.root, [entry]) for entry in slices if entry is not None]
+        new = pa.concat_tables([self._schema.empty_table(), *written])
         rows = old
         if new.num_rows or not entries:
             rows = merge_snapshot(old, new)
             entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
         counters = {"users": rows.num_rows, "users_carried_over": rows.num_rows - new.num_rows}
         run.note_progress(STAGE, rows.num_rows)
-        yield report(STAGE, started, counters, files={"user_embeddings": entries})
+        done = part_report(started, counters, files={"user_embeddings": entries})
+        write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}))
+        yield tagged(STAGE, done)
 
 
 @dataclasses.dataclass
 class MergeSnapshot(beam.PTransform):
     """Writes today's snapshot, bucket by bucket; a bucket without new vectors keeps yesterday's file.
 
-    Input: (bucket, Arrow IPC rows of user_embeddings). Output: reports, which name the files.
+    Input: (bucket, file of rows of user_embeddings). Output: reports, which name the files.
+
+    Attributes:
+        finished: Buckets whose snapshot an earlier attempt of the run wrote.
+        embedded: (bucket, file) of slices that it embedded, of the other buckets.
     """
 
     run: Run
     dim: int
+    finished: Collection[int] = ()
+    embedded: Sequence[tuple[int, FileEntry]] = ()
 
-    def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
-        every = chunks.pipeline | "EverySnapshotBucket" >> beam.Create(
-            [(bucket, b"") for bucket in range(self.run.layout.user_buckets)], reshuffle=False
+    def expand(self, slices: beam.PCollection[tuple[int, FileEntry]]):
+        todo = [bucket for bucket in range(self.run.layout.user_buckets) if bucket not in set(self.finished)]
+        every = slices.pipeline | "EverySnapshotBucket" >> beam.Create(
+            [*((bucket, None) for bucket in todo), *self.embedded], reshuffle=False
         )
         merged = (
-            (chunks, every)
+            (slices, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
             | "MergeBucket" >> beam.ParDo(MergeBucket(self.run, self.dim)).with_outputs(REPORTS)

@@ -1,0 +1,154 @@
+"""A run that was cut off and is started again: the same bytes, and nothing done twice."""
+
+import collections
+import dataclasses
+import os
+
+import pytest
+
+from pipelines.cli import main
+from stores.errors import StoreError
+from stores.files import Root
+from stores.kv import open_store
+from stores.manifests import Manifest
+from stores.releases import read_current
+from tests.pipelines.test_daily import LENGTH, World, make_world
+from tests.worlds import FIRST, day, write_file
+from transforms import embed_users, histories, pins, read_logs, release, snapshots
+from transforms.receipts import read_receipts, write_receipt
+
+MODULES = (read_logs, histories, embed_users, snapshots, pins)
+MADE = ("--user-buckets=3", "--pin-shards=2", f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> World:
+    return make_world(str(tmp_path_factory.mktemp("world")))
+
+
+def command(world: World, root: str, *more: str) -> list[str]:
+    return ["daily", f"--root={root}", *world.inputs, f"--date={day(0)}", "--quiet", *MADE, *more]
+
+
+def released(root: str) -> Manifest:
+    manifest = read_current(Root(root))
+    assert manifest is not None
+    return dataclasses.replace(manifest, timings={})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world, tmp_path_factory) -> Manifest:
+    root = str(tmp_path_factory.mktemp("undisturbed"))
+    assert main(command(world, root, "--publish=none")) == 0
+    return released(root)
+
+
+@dataclasses.dataclass
+class Parts:
+    """Counts the parts that are finished, and cuts the run off before the receipt of a given one."""
+
+    done: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    stop_at: int | None = None
+
+    def write(self, root, folder, stage, part, receipt):
+        if self.stop_at is not None and self.done.total() >= self.stop_at:
+            raise StoreError("cut off")
+        self.done[stage] += 1
+        write_receipt(root, folder, stage, part, receipt)
+
+
+@pytest.fixture
+def parts(monkeypatch) -> Parts:
+    found = Parts()
+    for module in MODULES:
+        monkeypatch.setattr(module, "write_receipt", found.write)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_run_cut_off_does_only_the_rest(world, undisturbed, tmp_path, parts, share):
+    assert main(command(world, str(tmp_path / "whole"), "--publish=none")) == 0
+    whole, parts.done = parts.done, collections.Counter()
+    assert set(whole) == {"read_logs", "update_histories", "embed_users", "merge_snapshot"} | {
+        "cut_vectors",
+        "shard_pins",
+        "embed_pins",
+        "build_indexes",
+    }
+    parts.stop_at = round(share * whole.total())
+    root = str(tmp_path / "root")
+    assert main(command(world, root, "--publish=none")) == 1
+    assert not os.path.exists(f"{root}/CURRENT")
+    first, parts.done, parts.stop_at = parts.done, collections.Counter(), None
+    assert main(command(world, root, "--publish=none")) == 0
+    assert released(root) == undisturbed
+    again = +(first + parts.done - whole)
+    assert set(again) <= {"read_logs"}, "a part was done twice"
+    if first["update_histories"] == whole["update_histories"]:
+        assert not again, "the logs were read although no bucket needs them"
+
+
+def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_path, parts):
+    root = str(tmp_path / "root")
+    parts.stop_at = 10_000
+    arguments = command(world, root, "--publish=none")
+    assert main(arguments) == 0
+    (run,) = os.listdir(f"{root}/staging")
+    os.unlink(f"{root}/CURRENT")  # as if the run had been cut off at the last moment
+    damaged = []
+    for stage in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):
+        receipts = read_receipts(Root(root), f"staging/{run}", stage)
+        part, receipt = next((part, r) for part, r in sorted(receipts.items()) if any(e.rows for e in r.files()))
+        entry = next(entry for entry in receipt.files() if entry.rows)
+        with open(f"{root}/{entry.path}", "ab") as file:
+            file.write(b"x")
+        assert part not in read_receipts(Root(root), f"staging/{run}", stage)
+        damaged.append(stage)
+    receipt = sorted(os.listdir(f"{root}/staging/{run}/done/cut_vectors"))[0]
+    with open(f"{root}/staging/{run}/done/cut_vectors/{receipt}", "w") as file:
+        file.write("{")
+    parts.done.clear()
+    assert main(arguments) == 0
+    assert released(root) == undisturbed
+    assert all(parts.done[stage] for stage in [*damaged, "cut_vectors"])
+
+
+@pytest.mark.parametrize("change", ["inputs", "settings", "vectors", "erased"])
+def test_leftovers_of_other_inputs_are_left_alone(world, tmp_path, parts, change):
+    world = make_world(str(tmp_path / "world"))
+    root = str(tmp_path / "root")
+    parts.stop_at = 15
+    assert main(command(world, root, "--publish=none")) == 1
+    more = []
+    if change == "inputs":  # as many rows and bytes as before, other content
+        rows = [{**row, "timestamp_ms": row["timestamp_ms"] - 1} for row in world.rows[0]]
+        write_file(f"{world.folder}/logs", 0, rows[:150], "a.parquet")
+    elif change == "settings":
+        more = ["--token-budget=64"]
+    elif change == "vectors":
+        os.utime(f"{world.folder}/pins/vectors.parquet")
+    else:
+        with open(f"{root}/erased", "w") as file:
+            file.write("3\n")
+    parts.stop_at = 0
+    parts.done.clear()
+    assert main(command(world, root, "--publish=none", *more)) == 1
+    assert len(os.listdir(f"{root}/staging")) == 2 and not parts.done
+
+
+def test_a_run_that_committed_and_did_not_publish_publishes(world, undisturbed, tmp_path, monkeypatch):
+    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
+    publish = release.publish
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(release, "publish", cut_off)
+    assert main(command(world, root, f"--kv={kv}")) == 1
+    assert released(root).tables == undisturbed.tables
+    monkeypatch.setattr(release, "publish", publish)
+    for _ in range(2):  # and once more, when nothing is left to do
+        assert main(command(world, root, f"--kv={kv}")) == 0
+        assert os.listdir(f"{root}/releases") == [str(day(0))]
+        with open_store(kv) as store:
+            assert store.current().release == str(day(0))

@@ -1,0 +1,134 @@
+"""What of a run is done already: looked up when its pipeline is built, and left out of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from stores.files import FileEntry
+from stores.pin_vectors import VectorSet
+from transforms import embed_users, histories, pins, read_logs, snapshots
+from transforms.embed_users import slice_key
+from transforms.histories import OpenBucket
+from transforms.pins import VectorGroup, vector_groups
+from transforms.read_logs import RowGroup
+from transforms.receipts import Receipt, merge_reports, read_receipts
+from transforms.run import Run, StageReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The parts of a run that an earlier attempt finished, as far as this one builds on them.
+
+    A part counts only if the parts that it was made from count too.
+
+    Attributes:
+        logs: Row groups of the logs, by part; none unless every bucket's histories are done, since the rows of the
+            other buckets must be read again.
+        histories, slices, snapshots: By bucket; by (bucket, number); by bucket.
+        cuts: Row groups of the vectors, by part.
+        tables, pins, indexes: By shard.
+    """
+
+    logs: dict[str, Receipt]
+    histories: dict[int, Receipt]
+    slices: dict[tuple[int, int], Receipt]
+    snapshots: dict[int, Receipt]
+    cuts: dict[str, Receipt]
+    tables: dict[int, Receipt]
+    pins: dict[int, Receipt]
+    indexes: dict[int, Receipt]
+
+    def reports(self) -> list[tuple[str, StageReport]]:
+        """What the finished parts did, one report a stage."""
+        return merge_reports(
+            receipt for field in dataclasses.fields(self) for receipt in getattr(self, field.name).values()
+        )
+
+    def logs_to_read(self, groups: Sequence[RowGroup]) -> list[RowGroup]:
+        """The row groups that must be read."""
+        return [group for group in groups if group.part not in self.logs]
+
+    def open_buckets(self) -> list[OpenBucket]:
+        """Buckets whose histories are done and some of whose slices are not embedded."""
+        found = []
+        for bucket, receipt in self.histories.items():
+            numbers = frozenset(number for b, number in self.slices if b == bucket)
+            if len(numbers) < _slices(receipt):
+                (active,) = receipt.staged
+                found.append(OpenBucket(bucket, receipt.reports[histories.STAGE].files["histories"], active, numbers))
+        return found
+
+    def embedded(self) -> list[tuple[int, FileEntry]]:
+        """(bucket, file) of the finished slices, of buckets without a snapshot."""
+        return [
+            (bucket, entry)
+            for (bucket, _), receipt in self.slices.items()
+            if bucket not in self.snapshots
+            for entry in receipt.staged
+        ]
+
+    def vectors_to_cut(self, vectors: VectorSet) -> list[VectorGroup]:
+        """The row groups of the vectors that must be cut."""
+        return [group for group in vector_groups(vectors) if group.part not in self.cuts]
+
+    def pieces(self) -> list[FileEntry]:
+        """What was cut for shards that have no table."""
+        return [entry for receipt in self.cuts.values() for entry in receipt.staged if entry.part not in self.tables]
+
+    def shard_tables(self) -> list[FileEntry]:
+        """The vector tables that are there."""
+        return [entry for receipt in self.tables.values() for entry in receipt.staged]
+
+    def unindexed(self) -> list[FileEntry]:
+        """Files of pin_embeddings without an index."""
+        return [
+            entry
+            for shard, receipt in self.pins.items()
+            if shard not in self.indexes
+            for entry in receipt.reports[pins.EMBED_STAGE].files["pin_embeddings"]
+        ]
+
+    def describe(self) -> str:
+        """What is taken over, in words; empty if nothing is."""
+        counts = {
+            "histories": len(self.histories),
+            "embedded slices": len(self.slices),
+            "snapshots": len(self.snapshots),
+            "vector tables": len(self.tables),
+            "shards of pins": len(self.pins),
+            "indexes": len(self.indexes),
+        }
+        return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _slices(bucket: Receipt) -> int:
+    return bucket.reports[histories.STAGE].counters["slices"]
+
+
+def _last_number(part: str) -> int:
+    return int(part.rpartition("-")[2])
+
+
+def find_finished(run: Run, vectors: VectorSet) -> Finished:
+    """Reads the receipts of a run; on its first attempt there are none."""
+
+    def receipts(stage: str, key: Any) -> dict[Any, Receipt]:
+        return {key(part): found for part, found in read_receipts(run.root, run.staging, stage).items()}
+
+    buckets = receipts(histories.STAGE, _last_number)
+    slices = {key: found for key, found in receipts(embed_users.STAGE, slice_key).items() if key[0] in buckets}
+    whole = {
+        bucket for bucket, receipt in buckets.items() if all((bucket, n) in slices for n in range(_slices(receipt)))
+    }
+    merged = {bucket: found for bucket, found in receipts(snapshots.STAGE, _last_number).items() if bucket in whole}
+    tables = receipts(pins.SHARD_STAGE, _last_number)
+    open_shards = set(range(run.layout.pin_shards)) - tables.keys()
+    cuts = {
+        part: found
+        for part, found in receipts(pins.CUT_STAGE, str).items()
+        if open_shards <= {entry.part for entry in found.staged}
+    }
+    embedded = receipts(pins.EMBED_STAGE, _last_number)
+    indexed = {shard: found for shard, found in receipts(pins.INDEX_STAGE, _last_number).items() if shard in embedded}
+    logs = receipts(read_logs.STAGE, str) if len(buckets) == run.layout.user_buckets else {}
+    return Finished(logs, buckets, slices, merged, cuts, tables, embedded, indexed)
