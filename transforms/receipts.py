@@ -11,6 +11,9 @@ from transforms.run import StageReport
 # Part of every run's name: raised when parts that an older version of this code finished may not be used any more.
 PARTS_VERSION = 1
 
+# Under a run's folder: what one part leaves for another, and no release keeps.
+STAGED_FOLDERS = ("active", "embedded", "vector_pieces", "vectors")
+
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
@@ -72,6 +75,16 @@ def read_receipts(root: Root, folder: str, stage: str) -> dict[str, Receipt]:
         if all(root.size(entry.path) == entry.bytes for entry in receipt.files()):
             found[name.removesuffix(".json")] = receipt
     return found
+
+
+def forget_parts(root: Root, folder: str) -> None:
+    """Removes what only a run that goes on needs: receipts and staged files; reports and dead letters stay.
+
+    Args:
+        folder: Of a run whose release is committed.
+    """
+    for name in ("done", *STAGED_FOLDERS):
+        root.remove(f"{folder}/{name}")
 
 
 def merge_reports(receipts: Iterable[Receipt]) -> list[tuple[str, StageReport]]:

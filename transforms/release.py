@@ -20,6 +20,7 @@ from stores.releases import chain, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.gates import Gate, Thresholds, check_counts, check_recall, check_vectors
+from transforms.receipts import forget_parts
 from transforms.run import StageReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
@@ -201,6 +202,8 @@ def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | 
                 f"`pinnerformer release --run {name} --root {root.url} --kv URL`"
             )
     root.write_json(f"staging/{name}/{OUTCOME}", outcome)
+    if outcome["outcome"] == COMMITTED:
+        forget_parts(root, f"staging/{name}")
     return outcome
 
 

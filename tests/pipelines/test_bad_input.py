@@ -302,7 +302,7 @@ def test_full_disk(served, capsys, tmp_path):
         return
     try:
         shutil.copytree(served.root, small / "root")
-        used = sum(os.path.getsize(os.path.join(f, n)) for f, _, names in os.walk(small) for n in names)
+        used = shutil.disk_usage(small).used
         subprocess.run(["mount", "-o", f"remount,size={used + 120_000}", small], check=True)
         line = refused(
             dataclasses.replace(served, root=str(small / "root")),

@@ -15,7 +15,7 @@ from stores.releases import read_current
 from tests.pipelines.test_daily import LENGTH, World, make_world
 from tests.worlds import FIRST, day, write_file
 from transforms import embed_users, histories, pins, read_logs, release, snapshots
-from transforms.receipts import read_receipts, write_receipt
+from transforms.receipts import STAGED_FOLDERS, read_receipts, write_receipt
 
 MODULES = (read_logs, histories, embed_users, snapshots, pins)
 MADE = ("--user-buckets=3", "--pin-shards=2", f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
@@ -88,12 +88,15 @@ def test_a_run_cut_off_does_only_the_rest(world, undisturbed, tmp_path, parts, s
         assert not again, "the logs were read although no bucket needs them"
 
 
-def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_path, parts):
+def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_path, parts, monkeypatch):
     root = str(tmp_path / "root")
-    parts.stop_at = 10_000
+    monkeypatch.setattr(release, "forget_parts", lambda *_: None)
     arguments = command(world, root, "--publish=none")
     assert main(arguments) == 0
     (run,) = os.listdir(f"{root}/staging")
+    monkeypatch.undo()
+    for module in MODULES:
+        monkeypatch.setattr(module, "write_receipt", parts.write)
     os.unlink(f"{root}/CURRENT")  # as if the run had been cut off at the last moment
     damaged = []
     for stage in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):
@@ -111,6 +114,7 @@ def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_p
     assert main(arguments) == 0
     assert released(root) == undisturbed
     assert all(parts.done[stage] for stage in [*damaged, "cut_vectors"])
+    assert not {"done", *STAGED_FOLDERS} & set(os.listdir(f"{root}/staging/{run}")), "leftovers of a committed run"
 
 
 @pytest.mark.parametrize("change", ["inputs", "settings", "vectors", "erased"])
