@@ -59,6 +59,23 @@ class EmbeddedSlice:
         return pa.table(columns, schema=user_embeddings_schema(dim))
 
 
+def embed_slice(run: Run, joined: JoinedSlice, encoder: UserEncoder) -> EmbeddedSlice:
+    """Embeds the users of a slice; what comes out depends on the slice and the model only."""
+    started = time.perf_counter()
+    embeddings = encoder.encode(joined.sequences, on_batch=lambda users: run.note_progress(STAGE, users, parts=0))
+    run.note_progress(STAGE, 0)
+    return EmbeddedSlice(
+        joined.bucket,
+        joined.number,
+        joined.sequences.user_ids,
+        embeddings,
+        joined.last_action_ms,
+        len(joined.sequences.timestamp_ms),
+        time.perf_counter() - started,
+        joined.report,
+    )
+
+
 class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
     """Embeds whole slices; batches are formed inside, by length, so Beam's own batching is off.
 
@@ -79,24 +96,7 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         self, batch: Sequence[JoinedSlice], model: UserEncoder, inference_args: dict[str, Any] | None = None
     ) -> list[EmbeddedSlice]:
         # A list, not a generator: a generator would run outside Beam's failure counter and out-of-memory guard.
-        return [self._embed(joined, model) for joined in batch]
-
-    def _embed(self, joined: JoinedSlice, encoder: UserEncoder) -> EmbeddedSlice:
-        started = time.perf_counter()
-        embeddings = encoder.encode(
-            joined.sequences, on_batch=lambda users: self._run.note_progress(STAGE, users, parts=0)
-        )
-        self._run.note_progress(STAGE, 0)
-        return EmbeddedSlice(
-            joined.bucket,
-            joined.number,
-            joined.sequences.user_ids,
-            embeddings,
-            joined.last_action_ms,
-            len(joined.sequences.timestamp_ms),
-            time.perf_counter() - started,
-            joined.report,
-        )
+        return [embed_slice(self._run, joined, model) for joined in batch]
 
     def get_num_bytes(self, batch: Sequence[JoinedSlice]) -> int:
         return sum(joined.sequences.pin_vectors.nbytes for joined in batch)
@@ -114,6 +114,14 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
     return lowest, highest, len(norms) - len(finite)
 
 
+def slice_reports(embedded: EmbeddedSlice) -> dict[str, StageReport]:
+    """What the join and the embedding of a slice did, by stage."""
+    lowest, highest, not_finite = norm_range(embedded.embeddings)
+    counters = {"users_embedded": len(embedded.user_ids), "tokens": embedded.tokens, "users_not_finite": not_finite}
+    started = time.perf_counter() - embedded.seconds
+    return {JOIN_STAGE: embedded.joined, STAGE: part_report(started, counters, lowest=lowest, highest=highest)}
+
+
 class WriteEmbedded(beam.DoFn):
     """EmbeddedSlice -> (bucket, its staged file): inference is the dearest work of a run and is never done again."""
 
@@ -123,13 +131,7 @@ class WriteEmbedded(beam.DoFn):
     def process(self, embedded: EmbeddedSlice):
         run = self._run
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
-        lowest, highest, not_finite = norm_range(embedded.embeddings)
-        counters = {"users_embedded": entry.rows, "tokens": embedded.tokens, "users_not_finite": not_finite}
-        started = time.perf_counter() - embedded.seconds
-        reports = {
-            JOIN_STAGE: embedded.joined,
-            STAGE: part_report(started, counters, lowest=lowest, highest=highest),
-        }
+        reports = slice_reports(embedded)
         part = slice_part(embedded.bucket, embedded.number)
         write_receipt(run.root, run.staging, STAGE, part, Receipt(reports, [entry]))
         yield embedded.bucket, entry

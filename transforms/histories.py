@@ -207,6 +207,50 @@ def cut_slices(rows: pa.Table, users: np.ndarray) -> Iterator[tuple[int, pa.Reco
         start, number = stop, number + 1
 
 
+@dataclasses.dataclass(frozen=True)
+class UpdatedBucket:
+    """A bucket with a night's rows in it.
+
+    Attributes:
+        rows: Its histories.
+        entries: The files that hold them: new ones, or the old ones if nothing changed.
+        active: Sorted int64 ids of the users to embed.
+        counters: What happened.
+    """
+
+    rows: pa.Table
+    entries: list[FileEntry]
+    active: np.ndarray
+    counters: dict[str, int]
+
+
+def update_bucket(
+    run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table, retry: np.ndarray
+) -> UpdatedBucket:
+    """Merges a night's rows into a bucket, writes it if it changed, and says who is active.
+
+    Args:
+        old: Its histories before.
+        entries: The files that hold them; none before the first night.
+        new: The night's rows, in any order.
+        retry: Sorted int64 ids to embed again whatever came in; those of other buckets do no harm.
+    """
+    merged = merge_histories(old, new, run.layout.history_length)
+    rows = old if merged.rows is None else merged.rows
+    if merged.rows is not None or not entries:
+        entries = [write_part(run.root, "histories", run.date, bucket, rows)]
+    users = np.unique(rows["user_id"].to_numpy())
+    active = users if run.everyone_active else np.union1d(merged.changed, np.intersect1d(retry, users))
+    counters = {
+        **merged.counters,
+        "rows_kept": rows.num_rows,
+        "users": len(users),
+        "users_changed": len(merged.changed),
+        "users_active": len(active),
+    }
+    return UpdatedBucket(rows, entries, active, counters)
+
+
 class UpdateBucket(beam.DoFn):
     """(bucket, IPC chunks) -> ((bucket, slice), (index, IPC chunk)) of active users' histories; writes the bucket."""
 
@@ -223,33 +267,16 @@ class UpdateBucket(beam.DoFn):
         bucket, chunks = element
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries) if entries else ENGAGEMENTS.empty_table()
-        batches = from_ipc(chunks)
-        new = pa.Table.from_batches(batches, ENGAGEMENTS)
-        merged = merge_histories(old, new, run.layout.history_length)
-        rows = old if merged.rows is None else merged.rows
-        if merged.rows is not None or not entries:
-            entries = [write_part(run.root, "histories", run.date, bucket, rows)]
-        users = np.unique(rows["user_id"].to_numpy())
-        if run.everyone_active:
-            active = users
-        else:
-            active = np.union1d(merged.changed, np.intersect1d(self._retry, users))
+        new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
+        updated = update_bucket(run, bucket, old, entries, new, self._retry)
         slices = 0
-        for number, piece in cut_slices(rows, active):
+        for number, piece in cut_slices(updated.rows, updated.active):
             slices += 1
             for index, chunk in enumerate(to_ipc(piece)):
                 yield (bucket, number), (index, chunk)
-        counters = {
-            **merged.counters,
-            "rows_kept": rows.num_rows,
-            "users": len(users),
-            "users_changed": len(merged.changed),
-            "users_active": len(active),
-            "slices": slices,
-        }
-        run.note_progress(STAGE, len(active))
-        done = part_report(started, counters, files={"histories": entries})
-        staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": active}))]
+        run.note_progress(STAGE, len(updated.active))
+        done = part_report(started, {**updated.counters, "slices": slices}, files={"histories": updated.entries})
+        staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
         write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}, staged))
         yield tagged(STAGE, done)
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stores.errors import InputError, StoreError
-from stores.files import Root
+from stores.files import FileEntry, Root
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
@@ -144,6 +144,70 @@ def read_erased(root: Root) -> np.ndarray:
         raise StoreError(f"{root.path('erased')}: {error}; expected one user id a line") from None
 
 
+@dataclasses.dataclass
+class ReadCounts:
+    """What happened to the rows of one row group.
+
+    Attributes:
+        counters: rows_read, rows_erased, rows_dropped, bytes_shuffled, and dropped_<reason> for each of `REASONS`.
+        dead: The rows that were dropped, with their `reason`.
+    """
+
+    counters: dict[str, int]
+    dead: list[pa.Table]
+
+    @classmethod
+    def zero(cls) -> "ReadCounts":
+        names = ("rows_read", "bytes_shuffled", "rows_erased", "rows_dropped")
+        return cls(dict.fromkeys((*names, *(f"dropped_{reason}" for reason in REASONS)), 0), [])
+
+
+def read_valid(
+    group: RowGroup, columns: ColumnNames, erased_users: np.ndarray, counts: ReadCounts
+) -> Iterator[pa.RecordBatch]:
+    """Yields the good rows of a row group and counts the others.
+
+    Args:
+        erased_users: Sorted int64 ids whose rows are left out.
+        counts: Added to as batches are read.
+    """
+    counters = counts.counters
+    for batch in read_batches(group, columns):
+        counters["rows_read"] += batch.num_rows
+        reason = find_bad_rows(batch, group.file.date)
+        if (reason >= 0).any():
+            bad = np.flatnonzero(reason >= 0)
+            for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
+                counters[f"dropped_{REASONS[index]}"] += int(count)
+            counters["rows_dropped"] += len(bad)
+            names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
+            counts.dead.append(pa.table(batch.take(pa.array(bad))).append_column("reason", names))
+            batch = batch.filter(pa.array(reason < 0))
+        if len(erased_users):
+            erased = np.isin(batch["user_id"].to_numpy(), erased_users)
+            counters["rows_erased"] += int(erased.sum())
+            batch = batch.filter(pa.array(~erased))
+        yield batch
+
+
+def write_dead_letters(run: Run, group: RowGroup, dead: list[pa.Table]) -> list[FileEntry]:
+    """Writes the dropped rows of a row group, with the file they came from, into the run's folder; none, no file."""
+    if not dead:
+        return []
+    names = pa.array([group.file.name], pa.string()).take(pa.array(np.zeros(sum(map(len, dead)), np.int32)))
+    rows = pa.concat_tables(dead).append_column("file", names)
+    return [
+        run.root.write_named_by_content(
+            f"{run.staging}/dead_letters",
+            f"{group.file.date}-{group.index:05d}",
+            ".parquet",
+            0,
+            rows.num_rows,
+            lambda path: pq.write_table(rows, path),
+        )
+    ]
+
+
 class ReadAndPartition(beam.DoFn):
     """RowGroup -> (bucket, Arrow IPC bytes) of its good rows; the bad ones go to the dead letters of the run."""
 
@@ -157,44 +221,15 @@ class ReadAndPartition(beam.DoFn):
 
     def process(self, group: RowGroup):
         started = time.perf_counter()
-        counters = dict.fromkeys(("rows_read", "bytes_shuffled", "rows_erased", "rows_dropped"), 0)
-        counters |= {f"dropped_{reason}": 0 for reason in REASONS}
-        dead: list[pa.Table] = []
-        for batch in read_batches(group, self._columns):
-            counters["rows_read"] += batch.num_rows
-            reason = find_bad_rows(batch, group.file.date)
-            if (reason >= 0).any():
-                bad = np.flatnonzero(reason >= 0)
-                for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
-                    counters[f"dropped_{REASONS[index]}"] += int(count)
-                counters["rows_dropped"] += len(bad)
-                names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
-                dead.append(pa.table(batch.take(pa.array(bad))).append_column("reason", names))
-                batch = batch.filter(pa.array(reason < 0))
-            if len(self._erased):
-                erased = np.isin(batch["user_id"].to_numpy(), self._erased)
-                counters["rows_erased"] += int(erased.sum())
-                batch = batch.filter(pa.array(~erased))
+        counts = ReadCounts.zero()
+        counters = counts.counters
+        for batch in read_valid(group, self._columns, self._erased, counts):
             for bucket, rows in split_by_bucket(batch, self._run.layout.user_buckets):
                 for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
                     counters["bytes_shuffled"] += len(chunk)
                     if bucket not in self._finished:
                         yield bucket, chunk
-        files = []
-        if dead:
-            rows = pa.concat_tables(dead).append_column(
-                "file", pa.array([group.file.name], pa.string()).take(pa.array(np.zeros(sum(map(len, dead)), np.int32)))
-            )
-            files.append(
-                self._run.root.write_named_by_content(
-                    f"{self._run.staging}/dead_letters",
-                    f"{group.file.date}-{group.index:05d}",
-                    ".parquet",
-                    0,
-                    rows.num_rows,
-                    lambda path: pq.write_table(rows, path),
-                )
-            )
+        files = write_dead_letters(self._run, group, counts.dead)
         self._run.note_progress(STAGE, counters["rows_read"])
         done = part_report(started, counters, files={"dead_letters": files})
         write_receipt(self._run.root, self._run.staging, STAGE, group.part, Receipt({STAGE: done}))

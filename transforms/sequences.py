@@ -106,6 +106,15 @@ def unpack_slice(chunks: Iterable[tuple[int, bytes]]) -> pa.Table:
     return pa.Table.from_batches(from_ipc(chunk for _, chunk in sorted(chunks, key=lambda c: c[0])))
 
 
+def join_slice(
+    run: Run, key: SliceKey, rows: pa.Table, config: ModelConfig, look_up: LookUp, started: float
+) -> JoinedSlice:
+    """Assembles the sequences of a slice and says what it did; `started` is when that began."""
+    sequences, last_action_ms, counters = assemble(rows, config, look_up)
+    run.note_progress(STAGE, rows.num_rows)
+    return JoinedSlice(*key, sequences, last_action_ms, part_report(started, counters))
+
+
 class _Joiner(beam.DoFn):
     def __init__(self, run: Run, config: ModelConfig, dtype: str):
         self._run = run
@@ -113,9 +122,7 @@ class _Joiner(beam.DoFn):
         self._dtype = dtype
 
     def join(self, key: SliceKey, rows: pa.Table, look_up: LookUp, started: float) -> JoinedSlice:
-        sequences, last_action_ms, counters = assemble(rows, self._config, look_up)
-        self._run.note_progress(STAGE, rows.num_rows)
-        return JoinedSlice(*key, sequences, last_action_ms, part_report(started, counters))
+        return join_slice(self._run, key, rows, self._config, look_up, started)
 
 
 class JoinMapped(_Joiner):

@@ -13,7 +13,7 @@ from stores.manifests import read_manifest
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, part_report, tagged
+from transforms.run import REPORTS, Run, StageReport, part_report, tagged
 
 STAGE = "merge_snapshot"
 
@@ -45,6 +45,33 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
     return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
 
 
+@dataclasses.dataclass(frozen=True)
+class MergedBucket:
+    """A bucket of the snapshot, the files that hold it, and what was done."""
+
+    rows: pa.Table
+    entries: list[FileEntry]
+    report: StageReport
+
+
+def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table) -> MergedBucket:
+    """Merges a night's embeddings into a bucket of the snapshot and writes it if there are any.
+
+    Args:
+        old: The bucket before.
+        entries: The files that hold it; none before the first night and under a new model.
+        new: The night's rows, in any order.
+    """
+    started = time.perf_counter()
+    rows = old
+    if new.num_rows or not entries:
+        rows = merge_snapshot(old, new)
+        entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
+    counters = {"users": rows.num_rows, "users_carried_over": rows.num_rows - new.num_rows}
+    run.note_progress(STAGE, rows.num_rows)
+    return MergedBucket(rows, entries, part_report(started, counters, files={"user_embeddings": entries}))
+
+
 class MergeBucket(beam.DoFn):
     """(bucket, files of today's rows, or None) -> a report that names the bucket's files."""
 
@@ -59,19 +86,12 @@ class MergeBucket(beam.DoFn):
             self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
 
     def process(self, element: tuple[int, Iterable[FileEntry | None]]):
-        started = time.perf_counter()
         bucket, slices = element
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries) if entries else self._schema.empty_table()
         written = [read_files(run.root, [entry]) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
-        rows = old
-        if new.num_rows or not entries:
-            rows = merge_snapshot(old, new)
-            entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
-        counters = {"users": rows.num_rows, "users_carried_over": rows.num_rows - new.num_rows}
-        run.note_progress(STAGE, rows.num_rows)
-        done = part_report(started, counters, files={"user_embeddings": entries})
+        done = merge_bucket(run, bucket, old, entries, new).report
         write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}))
         yield tagged(STAGE, done)
 
