@@ -96,43 +96,50 @@ class Plan:
 
     run: Run
     inputs: InputSelection
-    columns: ColumnNames
-    vectors: VectorSet
-    model: ModelReference
-    config: ModelConfig
-    settings: Settings
+    given: "Given"
     bootstrap_from: datetime.date
     finished: Finished
     committed: bool
 
 
+def pin_branch(
+    pipeline: beam.Pipeline, run: Run, given: "Given", done: Finished
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Sorts, embeds and indexes the pins; returns the vector tables, one a shard, and the reports."""
+    vectors, dtype = given.vectors, given.vectors.dtype
+    tables = (
+        pipeline
+        | "ListVectors" >> beam.Create(done.vectors_to_cut(vectors))
+        | "ShardVectors" >> ShardVectors(run, vectors, done.shard_tables(), done.pieces())
+    )
+    reports = tables["main"] | "EmbedPins" >> EmbedPins(
+        run, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()
+    )
+    return tables["main"], (tables[REPORTS], reports) | "PinBranchReports" >> beam.Flatten()
+
+
 def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | None) -> None:
     """The daily job as one graph: user branch and pin branch side by side, then the barrier."""
-    run, model, done = plan.run, plan.model, plan.finished
+    run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
 
-    # The pin branch.
-    vectors = pipeline | "ListVectors" >> beam.Create(done.vectors_to_cut(plan.vectors))
-    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.vectors, done.shard_tables(), done.pieces())
-    pin_reports = tables["main"] | "EmbedPins" >> EmbedPins(
-        run, model, plan.vectors.dtype, plan.settings.index, done.pins.keys(), done.unindexed()
-    )
+    tables, pin_reports = pin_branch(pipeline, run, given, done)
 
     # The user branch.
-    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, plan.columns, done.histories)
+    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, given.columns, done.histories)
     histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
     joined = histories["main"] | "JoinPinVectors" >> JoinPinVectors(
-        run, plan.config, tables["main"], plan.vectors.dtype, plan.settings.join
+        run, given.config, tables, given.vectors.dtype, given.settings.join
     )
-    embedded = joined | "EmbedUsers" >> EmbedUsers(run, model, plan.settings.token_budget)
+    embedded = joined | "EmbedUsers" >> EmbedUsers(run, given.model, given.settings.token_budget)
     snapshot_reports = embedded.main | "MergeSnapshot" >> MergeSnapshot(
-        run, plan.config.embedding_dim, done.snapshots.keys(), done.embedded()
+        run, given.config.embedding_dim, done.snapshots.keys(), done.embedded()
     )
 
     # The barrier: nothing is visible before everything above is done.
     found = pipeline | "ReportsOfFinished" >> beam.Create(done.reports())
     reports = (
-        (tables[REPORTS], pin_reports, rows[REPORTS], histories[REPORTS], embedded[REPORTS], snapshot_reports, found)
+        (pin_reports, rows[REPORTS], histories[REPORTS], embedded[REPORTS], snapshot_reports, found)
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombineGlobally(MergeReports())
     )
@@ -141,21 +148,22 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
         | "Barrier" >> beam.Create([run.name])
         | "CheckCommitPublish"
         >> beam.Map(
-            finish_run, plan=_manifest_part(plan), run=run, target=target, reports=beam.pvalue.AsSingleton(reports)
+            finish_run, plan=manifest_part(plan), run=run, target=target, reports=beam.pvalue.AsSingleton(reports)
         )
     )
 
 
-def _manifest_part(plan: Plan) -> dict[str, Any]:
+def manifest_part(plan: Plan) -> dict[str, Any]:
     """What the manifest says that is known before the run."""
+    given = plan.given
     return {
-        "model_digest": plan.model.digest,
+        "model_digest": given.model.digest,
         "inputs": [{"path": file.name, "rows": file.rows, "bytes": file.bytes} for file in plan.inputs.files],
         "settings": {
-            **plan.settings.to_json(),
+            **given.settings.to_json(),
             "run": plan.run.name,
             "bootstrap_from": plan.bootstrap_from.isoformat(),
-            "pinsage_version": plan.vectors.version,
+            "pinsage_version": given.vectors.version,
             "layout": dataclasses.asdict(plan.run.layout),
         },
     }
@@ -188,11 +196,24 @@ def finish_run(
     return finish(run.root, name, thresholds, target)["outcome"]
 
 
-def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
-    """Looks at everything the run was given and refuses what cannot work, before any work starts.
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a job is given beside the logs, looked at and found fit; `asked` is what the flags say of the layout."""
+
+    root: Root
+    columns: ColumnNames
+    vectors: VectorSet
+    model: ModelReference
+    config: ModelConfig
+    settings: Settings
+    asked: dict[str, Any]
+
+
+def read_given(arguments: Any, options: PipelineOptions) -> Given:
+    """Looks at the model, the vectors and the flags; writes nothing.
 
     Raises:
-        PinnerFormerError: names the file, row or flag, and what to do.
+        PinnerFormerError: names the file or flag, and what to do.
     """
     root = Root(arguments.root)
     try:
@@ -226,22 +247,32 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
             settings, join="broadcast" if size <= arguments.broadcast_limit << 30 else "shuffle"
         )
     model = ModelReference(arguments.model, digest, arguments.device, worker_threads(options))
+    return Given(root, columns, vectors, model, config, settings, asked)
+
+
+def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
+    """Looks at everything the run was given and refuses what cannot work, before any work starts.
+
+    Raises:
+        PinnerFormerError: names the file, row or flag, and what to do.
+    """
+    given = read_given(arguments, options)
+    root = given.root
 
     def plan_on(previous: Manifest | None) -> Plan:
-        inputs, bootstrap_from = choose_inputs(root, arguments, previous, columns)
-        layout = open_layout(root, asked)
+        inputs, bootstrap_from = choose_inputs(root, arguments, previous, given.columns)
+        layout = open_layout(root, given.asked)
         run = Run(
             root=root,
-            name=f"daily-{arguments.date.isoformat()}-"
-            + fingerprint(root, previous, inputs, bootstrap_from, columns, vectors, settings, layout, model),
+            name=f"daily-{arguments.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),
             date=arguments.date,
             release=next_release_id(root, arguments.date),
             previous=previous.release if previous else None,
             layout=layout,
-            everyone_active=not _same_model(previous, digest, settings),
+            everyone_active=not same_model(previous, given),
         )
-        finished = find_finished(run, vectors)
-        return Plan(run, inputs, columns, vectors, model, config, settings, bootstrap_from, finished, committed=False)
+        finished = find_finished(run, given.vectors)
+        return Plan(run, inputs, given, bootstrap_from, finished, committed=False)
 
     current = read_current(root)
     if current is not None and arguments.date < current.day:
@@ -295,28 +326,22 @@ def choose_inputs(
     return inputs, bootstrap_from
 
 
-def _same_model(previous: Manifest | None, digest: str, settings: Settings) -> bool:
-    if previous is None or previous.model_digest != digest:
+def same_model(previous: Manifest | None, given: Given) -> bool:
+    """Whether vectors of a release may be carried over into one of the model and settings given."""
+    if previous is None or previous.model_digest != given.model.digest:
         return False
-    return previous.settings["token_budget"] == settings.token_budget
+    return previous.settings["token_budget"] == given.settings.token_budget
 
 
 def fingerprint(
-    root: Root,
-    previous: Manifest | None,
-    inputs: InputSelection,
-    bootstrap_from: datetime.date,
-    columns: ColumnNames,
-    vectors: VectorSet,
-    settings: Settings,
-    layout: Layout,
-    model: ModelReference,
+    given: Given, previous: Manifest | None, inputs: InputSelection, bootstrap_from: datetime.date, layout: Layout
 ) -> str:
     """12 hex digits for everything that the content of a run's parts depends on: parts of equal runs are equal.
 
     The gates' thresholds are no part of it: a refused run that is started again with others computes nothing anew.
     """
-    told = settings.to_json()
+    root, vectors, model = given.root, given.vectors, given.model
+    told = given.settings.to_json()
     del told["thresholds"]
     try:
         erased = root.read_bytes("erased")
@@ -326,27 +351,23 @@ def fingerprint(
         [PARTS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
-        [bootstrap_from.isoformat(), columns.names, told, dataclasses.asdict(layout)],
+        [bootstrap_from.isoformat(), given.columns.names, told, dataclasses.asdict(layout)],
         [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
         hashlib.sha256(erased).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
-def make_parser() -> Parser:
-    """The flags of `pinnerformer daily`."""
-    parser = Parser(prog="pinnerformer daily", description=DESCRIPTION, epilog=EPILOG)
+def add_shared_flags(parser: Parser) -> dict[str, Any]:
+    """Adds the flags that every job on the logs has; returns their groups, for the job's own."""
     what = parser.add_argument_group("what to run on")
     what.add_argument("--root", required=True, metavar="DIR", help="where everything the job owns lies")
     what.add_argument("--logs", required=True, metavar="DIR", help="engagement logs, ds=YYYY-MM-DD/*.parquet")
     what.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
     what.add_argument("--model", required=True, metavar="DIR", help="model.safetensors and config.json")
-    what.add_argument("--date", required=True, type=date, metavar="DATE", help="the last UTC day of logs to include")
-    what.add_argument("--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root")
     where = parser.add_argument_group("where to publish")
     where.add_argument("--kv", metavar="URL", help="lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://")
     where.add_argument("--namespace", default="pinnerformer", help="first part of every key (default %(default)s)")
-    where.add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
     read = parser.add_argument_group("how to read the logs")
     read.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="e.g. pin_id=item_id")
     read.add_argument(
@@ -359,16 +380,27 @@ def make_parser() -> Parser:
     made.add_argument("--history-length", type=positive, help="engagements kept a user (256)")
     how = parser.add_argument_group("how to compute")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    how.add_argument("--token-budget", type=positive, default=1024, help="padded tokens a batch (%(default)s)")
+    how.add_argument("--index-m", type=positive, default=16, help="HNSW links a node (%(default)s)")
+    how.add_argument("--index-ef-construction", type=positive, default=100, help="HNSW build width (%(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
+    return {"what": what, "where": where, "read": read, "how": how}
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer daily`."""
+    parser = Parser(prog="pinnerformer daily", description=DESCRIPTION, epilog=EPILOG)
+    groups = add_shared_flags(parser)
+    what, where, how = groups["what"], groups["where"], groups["how"]
+    what.add_argument("--date", required=True, type=date, metavar="DATE", help="the last UTC day of logs to include")
+    what.add_argument("--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root")
+    where.add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
     how.add_argument(
         "--join", choices=("auto", "broadcast", "shuffle"), default="auto", help="of histories and vectors"
     )
     how.add_argument(
         "--broadcast-limit", type=positive, default=8, metavar="GIB", help="auto broadcasts up to this (8)"
     )
-    how.add_argument("--token-budget", type=positive, default=1024, help="padded tokens a batch (%(default)s)")
-    how.add_argument("--index-m", type=positive, default=16, help="HNSW links a node (%(default)s)")
-    how.add_argument("--index-ef-construction", type=positive, default=100, help="HNSW build width (%(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
     return parser
 
 
@@ -382,7 +414,7 @@ def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *,
     if taken_over and shown:
         print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
     run.root.remove(f"{run.staging}/{OUTCOME}")
-    with Progress(run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.vectors.rows, shown=shown):
+    with Progress(run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.given.vectors.rows, shown=shown):
         run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
     return read_outcome(run.root, run.name)
 
@@ -409,7 +441,7 @@ def run(argv: list[str]) -> int:
         plan = make_plan(arguments, options)
         outcome: dict[str, Any] | None
         if plan.committed:
-            outcome = finish(root, plan.run.name, plan.settings.thresholds, target)
+            outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target)
         else:
             outcome = execute(plan, target, options, shown=not arguments.quiet)
     if outcome is None:
