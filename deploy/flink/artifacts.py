@@ -1,0 +1,169 @@
+"""What a standalone Flink needs, from PyPI and Maven Central into a cache folder of its own.
+
+Flink comes as the two PyPI packages that complete each other (scripts in one, jars in the other), never installed: they
+pin an old Beam. Beam's job server comes from Maven Central. Both through their ordinary clients, as they are set up on
+this machine: a mirror that pip and Maven know is used without a word here.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+
+from apache_beam.version import __version__ as BEAM_VERSION
+
+from stores.errors import InputError
+
+# Flink minor -> (version, {PyPI package: sha256 of its file}). The wheel is the one for CPython 3.11 on every machine:
+# only its shell scripts are used.
+FLINK = {
+    "1.20": (
+        "1.20.5",
+        {
+            "apache-flink": "6e8ec098a7c06ea34d01fd540e81d44703a90e3bda74052dcbcbb7db5253c10f",
+            "apache-flink-libraries": "e6aee62ea1a1fe7b32e28894ad079f3f1a50a372a4caac3df52405267f4228c8",
+        },
+    ),
+    "2.2": (
+        "2.2.1",
+        {
+            "apache-flink": "a7e0e06e6e2a788b1e0c4f6225efe6a9bdcb6463db77080b99620c36c076cbab",
+            "apache-flink-libraries": "74dc5546fbd9add8fbcdf1222a237e09491f9b80296241aef8676ec56f8e686e",
+        },
+    ),
+}
+JOB_SERVER_VARIABLE = "PINNERFORMER_FLINK_JOB_SERVER"
+
+
+def cache_folder() -> str:
+    """Where engines are kept between runs: PINNERFORMER_CACHE, or the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("PINNERFORMER_CACHE") or os.path.join(base, "pinnerformer")
+
+
+def find_java() -> str:
+    """The path of a Java 11 or newer.
+
+    Raises:
+        InputError: there is none.
+    """
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if not java or not os.access(java, os.X_OK):
+        raise InputError("no java; Flink needs Java 11 or newer: apt-get install openjdk-17-jre-headless, or JAVA_HOME")
+    return java
+
+
+def flink_home(minor: str, cache: str | None = None) -> str:
+    """The folder of a Flink distribution (bin, conf, lib), fetched on first use.
+
+    Args:
+        minor: A key of `FLINK`.
+
+    Raises:
+        InputError: pip could not fetch it, or it is not what it was.
+    """
+    version, digests = FLINK[minor]
+    home = os.path.join(cache or cache_folder(), f"flink-{version}")
+    if os.path.isdir(home):
+        return home
+    os.makedirs(os.path.dirname(home), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(home)) as work:
+        found = [_pip_download(package, version, digest, work) for package, digest in digests.items()]
+        unpacked = os.path.join(work, "unpacked")
+        for path in found:
+            _unpack(path, unpacked)
+        made = os.path.join(work, "home")
+        # The libraries call their root `deps` in a source archive and `pyflink` in a wheel.
+        for root in (os.path.join(unpacked, "pyflink"), os.path.join(unpacked, f"apache_flink_libraries-{version}/deps")):
+            for folder in ("bin", "conf", "lib", "plugins", "licenses"):
+                if os.path.isdir(os.path.join(root, folder)):
+                    shutil.copytree(os.path.join(root, folder), os.path.join(made, folder), dirs_exist_ok=True)
+        for name in os.listdir(os.path.join(made, "bin")):
+            os.chmod(os.path.join(made, "bin", name), 0o755)
+        os.rename(made, home)
+    return home
+
+
+def _pip_download(package: str, version: str, digest: str, folder: str) -> str:
+    requirement = os.path.join(folder, f"{package}.txt")
+    with open(requirement, "w") as file:
+        file.write(f"{package}=={version} --hash=sha256:{digest}\n")
+    into = os.path.join(folder, package)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", into]
+    if package == "apache-flink":
+        command += ["--only-binary=:all:", "--python-version=3.11", "--abi=cp311", "--platform=manylinux2014_x86_64"]
+    done = subprocess.run([*command, "--requirement", requirement], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"{package}=={version}: pip could not fetch it: {_last_line(done.stderr)}")
+    (name,) = os.listdir(into)
+    return os.path.join(into, name)
+
+
+def _unpack(path: str, folder: str) -> None:
+    if path.endswith(".tar.gz"):
+        with tarfile.open(path) as archive:
+            archive.extractall(folder, filter="data")
+    else:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+
+
+def job_server_jar(minor: str, given: str | None = None, cache: str | None = None) -> str:
+    """The jar that takes Beam pipelines and submits them to Flink, fetched on first use.
+
+    Maven checks what it downloads against the repository's checksum; what was kept is checked against its own digest
+    ever after.
+
+    Args:
+        minor: Of Flink.
+        given: A jar of your own, where Maven Central is not reached; default: $PINNERFORMER_FLINK_JOB_SERVER, in which
+            `{minor}` stands for Flink's.
+
+    Raises:
+        InputError: Maven is missing or did not get it; says the way out.
+    """
+    given = given or os.environ.get(JOB_SERVER_VARIABLE)
+    if given:
+        path = given.replace("{minor}", minor)
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such file; expected Beam's job server for Flink {minor}")
+        return path
+    name = f"beam-runners-flink-{minor}-job-server"
+    folder = os.path.join(cache or cache_folder(), f"{name}-{BEAM_VERSION}")
+    path = os.path.join(folder, f"{name}-{BEAM_VERSION}.jar")
+    if not os.path.isfile(path + ".sha256"):
+        artifact = f"org.apache.beam:{name}:{BEAM_VERSION}"
+        way_out = f"give a jar of your own with --job-server-jar or ${JOB_SERVER_VARIABLE}"
+        maven = shutil.which("mvn")
+        if not maven:
+            raise InputError(f"no mvn to fetch {artifact} with: apt-get install maven; or {way_out}")
+        done = subprocess.run(
+            [maven, "-B", "-q", "--strict-checksums", "dependency:copy", f"-Dartifact={artifact}:jar"]
+            + [f"-DoutputDirectory={folder}"],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode or not os.path.isfile(path):
+            why = next((line for line in done.stdout.splitlines() if "ERROR" in line), _last_line(done.stdout))
+            raise InputError(f"{artifact}: Maven could not fetch it ({why.strip()[:200]}); {way_out}")
+        with open(path + ".sha256", "w") as file:
+            file.write(_sha256(path))
+    with open(path + ".sha256") as file:
+        if file.read() != _sha256(path):
+            raise InputError(f"{path}: changed since it was fetched; delete {folder} and run the same command again")
+    return path
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no message"
