@@ -15,6 +15,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
+    "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
     "status": ("pipelines.status", "show the releases of a root and what the store serves"),
 }
 

@@ -13,8 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-
-from apache_beam.version import __version__ as BEAM_VERSION
+from importlib.metadata import version as installed_version
 
 from stores.errors import InputError
 
@@ -36,6 +35,7 @@ FLINK = {
         },
     ),
 }
+BEAM_VERSION = installed_version("apache-beam")
 JOB_SERVER_VARIABLE = "PINNERFORMER_FLINK_JOB_SERVER"
 
 

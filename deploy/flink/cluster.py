@@ -1,5 +1,6 @@
 """A real Flink on this machine, without containers: JobManager, TaskManager, Beam's job server and worker pool."""
 
+import argparse
 import contextlib
 import glob
 import json
@@ -17,7 +18,6 @@ import urllib.request
 from typing import Any
 
 from deploy.flink.artifacts import FLINK, find_java, flink_home, job_server_jar
-from pipelines.arguments import Parser, positive
 from stores.errors import PinnerFormerError, StoreError, UsageError
 
 DESCRIPTION = """\
@@ -98,7 +98,7 @@ class FlinkCluster:
             self.start_task_manager()
             self._start(
                 "worker-pool",
-                [sys.executable, "-m", "deploy.flink.worker_pool", f"--port={self._ports['pool']}"],
+                [sys.executable, "-m", "pipelines.cli", "worker-pool", f"--port={self._ports['pool']}"],
                 # Every slot has a worker process of its own: together they use the machine's cores once.
                 OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // self.slots)),
                 PYTHONPATH=os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
@@ -238,10 +238,15 @@ def _listens(port: int) -> bool:
 def run(argv: list[str]) -> int:
     """Runs a command on a cluster of its own; returns the command's exit code."""
     argv, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    parser = Parser(prog="python -m deploy.flink.cluster", description=DESCRIPTION, epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.flink.cluster",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--flink", choices=tuple(FLINK), default="1.20", help="version (default %(default)s)")
-    parser.add_argument("--slots", type=positive, default=2, help="and Python workers (default %(default)s)")
-    parser.add_argument("--heap-mb", type=positive, default=512, help="of the TaskManager (default %(default)s)")
+    parser.add_argument("--slots", type=int, default=2, help="and Python workers (default %(default)s)")
+    parser.add_argument("--heap-mb", type=int, default=512, help="of the TaskManager (default %(default)s)")
     parser.add_argument("--job-server-jar", metavar="JAR", help="one of your own, where Maven Central is not reached")
     parser.add_argument("--folder", metavar="DIR", help="for logs and temporary files; kept (default: a temporary one)")
     arguments = parser.parse_args(argv)

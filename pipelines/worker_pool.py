@@ -1,0 +1,101 @@
+"""`pinnerformer worker-pool`: starts a Python worker process for every one that an engine asks for."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent import futures
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
+
+from pipelines.arguments import Parser, positive
+from stores.errors import UsageError
+
+DESCRIPTION = """\
+Serves workers to an engine that runs beside it (--environment_type=EXTERNAL --environment_config=HOST:PORT): one pool a
+machine or pod, next to Flink's TaskManager.
+
+Beam's own pool does the same with three differences: it starts whatever `python` is first on the PATH, which then
+imports everything anew; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
+the job with it; and it listens on every interface. Here a worker is forked from a process that has imported everything
+already (Flink starts workers anew for every wave of stages), stdout goes where stderr goes, and the default is loopback.
+"""
+
+# Imported once, before any worker is forked: seconds of a worker's life otherwise. None of them starts a thread.
+PRELOAD = ["apache_beam.runners.worker.sdk_worker", "torch", "pyarrow.parquet", "pipelines.daily_inference"]
+
+
+def _work(control: str, worker_id: str) -> None:
+    """Runs one worker until its engine hangs up."""
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends its workers
+    from apache_beam.runners.worker.sdk_worker import SdkHarness
+
+    SdkHarness(control, worker_id=worker_id, state_cache_size=0, data_buffer_time_limit_ms=0).run()
+
+
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Starts and ends workers as the engine asks; one process each."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOAD)
+        self._workers: dict[str, BaseProcess] = {}
+
+    def StartWorker(self, request: Any, context: Any) -> Any:
+        worker = self._context.Process(target=_work, args=(request.control_endpoint.url, request.worker_id))
+        worker.start()
+        self._workers[request.worker_id] = worker
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: Any) -> Any:
+        worker = self._workers.pop(request.worker_id, None)
+        if worker is not None:
+            _end(worker)
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def close(self) -> None:
+        """Ends every worker."""
+        while self._workers:
+            _end(self._workers.popitem()[1])
+
+
+def _end(worker: BaseProcess) -> None:
+    worker.terminate()
+    worker.join(5)
+    if worker.is_alive():
+        worker.kill()
+        worker.join()
+
+
+def run(argv: list[str]) -> int:
+    """Serves until SIGTERM or Ctrl-C; returns the exit code.
+
+    Raises:
+        UsageError: the port is taken.
+    """
+    parser = Parser(prog="pinnerformer worker-pool", description=DESCRIPTION)
+    parser.add_argument("--port", type=positive, default=50000, help="(default %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    arguments = parser.parse_args(argv)
+    pool = WorkerPool()
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+    beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    try:
+        server.add_insecure_port(f"{arguments.host}:{arguments.port}")
+    except RuntimeError:
+        raise UsageError(f"--port {arguments.port}: taken on {arguments.host}; choose another") from None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server.start()
+    print(f"worker pool on {arguments.host}:{arguments.port}", file=sys.stderr, flush=True)
+    try:
+        server.wait_for_termination()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.stop(1)
+        pool.close()
+    return 0
