@@ -21,7 +21,7 @@ machine or pod, next to Flink's TaskManager.
 Beam's own pool does the same with three differences: it starts whatever `python` is first on the PATH, which then
 imports everything anew; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
 the job with it; and it listens on every interface. Here a worker is forked from a process that has imported everything
-already (Flink starts workers anew for every wave of stages), stdout goes where stderr goes, and the default is loopback.
+already (Flink starts workers anew for every wave of stages), stdout goes where stderr goes, the default is loopback.
 """
 
 # Imported once, before any worker is forked: seconds of a worker's life otherwise. None of them starts a thread.

@@ -79,7 +79,10 @@ def flink_home(minor: str, cache: str | None = None) -> str:
             _unpack(path, unpacked)
         made = os.path.join(work, "home")
         # The libraries call their root `deps` in a source archive and `pyflink` in a wheel.
-        for root in (os.path.join(unpacked, "pyflink"), os.path.join(unpacked, f"apache_flink_libraries-{version}/deps")):
+        for root in (
+            os.path.join(unpacked, "pyflink"),
+            os.path.join(unpacked, f"apache_flink_libraries-{version}/deps"),
+        ):
             for folder in ("bin", "conf", "lib", "plugins", "licenses"):
                 if os.path.isdir(os.path.join(root, folder)):
                     shutil.copytree(os.path.join(root, folder), os.path.join(made, folder), dirs_exist_ok=True)

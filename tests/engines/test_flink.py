@@ -1,0 +1,110 @@
+"""The daily job on a real Flink: started here from its own packages, without containers."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from deploy.flink.cluster import FlinkCluster
+from pipelines.cli import main
+from stores.embedding_client import EmbeddingClient
+from stores.files import Root
+from stores.releases import read_current
+from tests.engines.nights import assert_same_release, make_world, read_table, run_night, run_nights
+from tests.worlds import FIRST, day, make_vectors, write_vectors
+
+MINOR = os.environ.get("FLINK_VERSION", "1.20")
+pytestmark = pytest.mark.timeout(540)
+
+
+@pytest.fixture(scope="module")
+def flink():
+    with FlinkCluster(MINOR, slots=2, settings={"restart-strategy.fixed-delay.attempts": "2"}) as cluster:
+        overview = cluster.get("/v1/overview")
+        print(f"\nFlink {overview['flink-version']}: {overview['slots-total']} slots at {cluster.rest}")
+        yield cluster
+        print("\njobs as Flink's REST interface last had them:")
+        for job, state in cluster.jobs().items():
+            print(f"  {job} {state}")
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    return str(folder / "root"), run_nights(str(folder), str(folder / "root"), [])
+
+
+def test_three_nights_equal_the_local_run(flink, local, tmp_path):
+    before = len(flink.jobs())
+    manifests = run_nights(str(tmp_path), str(tmp_path / "root"), flink.flags)
+    local_root, expected = local
+    for found, want in zip(manifests, expected, strict=True):
+        assert_same_release(str(tmp_path / "root"), found, local_root, want)
+    assert list(flink.jobs().values())[before:] == ["FINISHED"] * 3
+
+
+def test_a_task_manager_killed_in_the_middle_costs_a_restart_and_no_row(flink, local, tmp_path):
+    inputs = make_world(str(tmp_path))
+    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
+    flags = [f"--root={root}", *inputs, f"--date={day(0)}", f"--bootstrap-from={FIRST}", f"--kv={kv}", "--quiet"]
+    flags += ["--history-length=40", "--user-buckets=5", "--pin-shards=3"]
+    before, states = set(flink.jobs()), []
+    stop = threading.Event()
+
+    def watch():
+        while not stop.wait(0.05):
+            for job, state in flink.jobs().items():
+                if job not in before and (not states or states[-1] != state):
+                    states.append(state)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    command = [sys.executable, "-m", "pipelines.cli", "daily", *flags, *flink.flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
+        try:
+            wait_for_progress(root, "read_logs", job)
+            flink.stop("taskmanager", signal.SIGKILL)
+            flink.start_task_manager()
+            error = job.communicate(timeout=240)[1]
+        finally:
+            job.kill()
+            stop.set()
+            watcher.join()
+    print(f"\nstates of the job whose TaskManager was killed: {' -> '.join(states)}")
+    assert job.returncode == 0, error
+    assert "RESTARTING" in states and states[-1] == "FINISHED"
+    local_root, expected = local
+    manifest = read_current(Root(root))
+    assert_same_release(root, manifest, local_root, expected[0])
+    made = read_table(root, manifest, "user_embeddings")
+    with EmbeddingClient(kv) as client:
+        vectors, _, found = client.get_many(made["user_id"].to_numpy())
+    assert found.all() and [v.tobytes() for v in vectors] == made["embedding"].to_pylist()
+
+
+def wait_for_progress(root: str, stage: str, job: subprocess.Popen) -> None:
+    """Returns once some worker has noted a finished part of a stage."""
+    while job.poll() is None:
+        for folder, _, names in os.walk(f"{root}/staging"):
+            for name in names:
+                if name.endswith(".jsonl") and stage in open(os.path.join(folder, name)).read():
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"the job ended before {stage}: {job.stderr and job.stderr.read()}")
+
+
+def test_what_a_worker_could_not_read_is_named_and_nothing_is_released(flink, tmp_path, capsys):
+    inputs = make_world(str(tmp_path))
+    vectors = make_vectors(50)
+    vectors[7][11] = float("nan")
+    write_vectors(f"{tmp_path}/pins", vectors)
+    flags = [f"--root={tmp_path}/root", *inputs, f"--date={day(0)}", f"--bootstrap-from={FIRST}"]
+    assert main(["daily", *flags, "--publish=none", "--quiet", *flink.flags]) == 1
+    said = capsys.readouterr().err
+    assert "vectors.parquet: row" in said and "(pin_id 7): vector has NaN" in said
+    assert read_current(Root(f"{tmp_path}/root")) is None
+    run_night(make_world(str(tmp_path)), f"{tmp_path}/root", 0, [f"--bootstrap-from={FIRST}"], flink.flags)
