@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 DEMO ?= demo
 
-.PHONY: help setup lock demo test lint format clean
+.PHONY: help setup lock demo test test-flink test-prism lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,13 @@ format: $(STAMP)  ## Rewrites the code as the linter wants it.
 
 test: $(STAMP)  ## Runs the tests, in under 10 minutes.
 	$(BIN)/python -m pytest
+
+test-prism: $(STAMP)  ## Runs the job on Beam's Prism (needs Go) and compares with the local run.
+	$(BIN)/python -m pytest tests/engines/test_prism.py
+
+test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK_VERSION=2.2 for the newer one; SKIP_FLINK=1 leaves it out.
+	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
+	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
 
 demo: $(STAMP)  ## Runs three days of the daily job on a year of real receipts, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)
