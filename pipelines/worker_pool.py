@@ -8,7 +8,7 @@ from concurrent import futures
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import grpc
+import grpc  # type: ignore[import-untyped]
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.arguments import Parser, positive
