@@ -13,6 +13,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
     "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
+    "backfill": ("pipelines.backfill", "turn the logs of many days into one release a day, at once"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
     "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),

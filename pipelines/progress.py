@@ -23,6 +23,7 @@ from transforms.run import Run
 
 STAGES = {  # stage -> (label, what a unit is)
     "read_logs": ("read logs", "rows"),
+    "walk_buckets": ("walk buckets", "bucket-days"),
     "update_histories": ("update histories", "active users"),
     "build_timelines": ("build timelines", "users"),
     "join_vectors": ("join vectors", "history rows"),
@@ -69,13 +70,18 @@ class Progress:
         run: What to watch.
         rows: Log rows to read.
         pins: Pins to embed and index.
+        bucket_days: Buckets times days, of a backfill.
         shown: Show nothing if false.
         every_s: Seconds between two plain lines, where stderr is no terminal.
     """
 
-    def __init__(self, run: Run, *, rows: int, pins: int, shown: bool = True, every_s: float = 10.0):
+    def __init__(
+        self, run: Run, *, rows: int, pins: int, bucket_days: int = 0, shown: bool = True, every_s: float = 10.0
+    ):
         self._run = run
         self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins, "finish": 3}
+        self._totals |= {"walk_buckets": bucket_days} if bucket_days else {}
+        self._buckets = bucket_days or run.layout.user_buckets
         self._shown = shown
         self._every_s = every_s
         self._stop = threading.Event()
@@ -100,7 +106,7 @@ class Progress:
     def _total(self, stage: str) -> int | None:
         if stage in self._totals:
             return self._totals[stage]
-        buckets_done = self._log.parts["update_histories"] >= self._run.layout.user_buckets
+        buckets_done = self._log.parts["update_histories"] >= self._buckets
         if stage == "embed_users" and buckets_done:  # how many there are is known once every history is up to date
             return self._log.units["update_histories"]
         return None

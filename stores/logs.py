@@ -5,7 +5,7 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,6 +196,7 @@ def select_inputs(
     already_read: Mapping[str, object],
     min_age_s: float,
     columns: ColumnNames,
+    allow_missing: Collection[datetime.date] = (),
 ) -> InputSelection:
     """Picks the log files of a run.
 
@@ -207,12 +208,14 @@ def select_inputs(
         already_read: Names of the files that the releases of the chain read.
         min_age_s: A partition without `_SUCCESS` must be older than this.
         columns: The logs' own column names.
+        allow_missing: Partitions that count as empty where they are missing.
 
     Raises:
         InputError: a partition between `first` and `last` is missing or not complete, or a file is unusable.
     """
     partitions = list_partitions(logs)
     days = [first + datetime.timedelta(n) for n in range((last - first).days + 1)]
+    days = [day for day in days if day in partitions or day not in allow_missing]
     missing = [day for day in days if day not in partitions]
     if missing:
         newest = max(partitions)

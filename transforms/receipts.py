@@ -12,7 +12,7 @@ from transforms.run import StageReport
 PARTS_VERSION = 1
 
 # Under a run's folder: what one part leaves for another, and no release keeps.
-STAGED_FOLDERS = ("active", "embedded", "vector_pieces", "vectors")
+STAGED_FOLDERS = ("active", "embedded", "rows", "vector_pieces", "vectors")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Run:
         previous: The release it starts from; None on an empty root.
         layout: Of the root.
         everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
+        watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
     """
 
     root: Root
@@ -39,6 +40,7 @@ class Run:
     previous: str | None
     layout: Layout
     everyone_active: bool
+    watched: str = ""
 
     @property
     def staging(self) -> str:
@@ -50,7 +52,7 @@ class Run:
 
         A hint for the display only: appended to a file of this process, whole lines, never read by the job.
         """
-        folder = self.root.path(f"{self.staging}/progress")
+        folder = self.root.path(f"staging/{self.watched or self.name}/progress")
         os.makedirs(folder, exist_ok=True)
         line = json.dumps({"stage": stage, "units": int(units), "parts": parts}) + "\n"
         descriptor = os.open(

@@ -1,0 +1,295 @@
+"""The backfill: many days of logs in, one release a day out, every bucket walked through all days by one worker."""
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+
+from pipelines.arguments import Parser, date, is_local, parse_beam_options, positive
+from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
+from pipelines.daily_inference import (
+    Given,
+    Plan,
+    add_shared_flags,
+    finish_run,
+    manifest_part,
+    pin_branch,
+    read_given,
+)
+from pipelines.launch import run_pipeline
+from pipelines.progress import Progress
+from pipelines.release import refusal
+from stores.errors import InputError, RefusedError, StoreError, UsageError
+from stores.files import Root
+from stores.kv import open_store
+from stores.lease import hold_lease
+from stores.manifests import read_manifest
+from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
+from transforms.backfill_rows import StageRowsByBucket
+from transforms.read_logs import STAGE as READ_STAGE
+from transforms.read_logs import row_groups
+from transforms.receipts import read_receipts
+from transforms.release import COMMITTED, FAILED, OUTCOME, REFUSED, Publication, publish, read_outcome
+from transforms.resume import Finished, find_finished
+from transforms.run import REPORTS, MergeReports, Run, StageReport
+
+DESCRIPTION = """\
+Runs the daily job over a range of days at once: the same releases, tables and bytes as one `daily` a day, without the
+start-up, the barriers and the re-reading of every history in between.
+
+Every bucket of users is taken through all days by one worker, its state in hand; then the releases are checked and
+committed in order. What will be done, and what it costs, is said before it starts; --dry-run says it and stops. Run it
+again after it was cut off, or after a hole in the logs was mended, and it goes on where it stopped.
+"""
+
+EPILOG = """\
+A release of day D reads what had been ingested by D: rows that came late count on the day of the partition they came
+in, never earlier.
+
+Beam's own options pass through, for example:
+  --direct_running_mode=multi_processing --direct_num_workers=2     two worker processes on this machine
+
+exit codes: 0 done, 1 failed or stopped at a hole, 2 wrong use, 3 refused by a gate (the releases before it stand)
+
+examples:
+  pinnerformer backfill --root ROOT --logs WORLD/logs --pins WORLD/pins --model MODEL \\
+    --start 2026-08-25 --end 2026-11-23 --bootstrap-from 2026-08-01 --kv lmdb:///var/lib/pinnerformer
+  pinnerformer backfill ... --start 2026-11-10 --end 2026-11-23 --recompute --publish none     # a log was mended
+"""
+
+
+def define_pipeline(
+    pipeline: beam.Pipeline,
+    given: Given,
+    days: Sequence[Plan],
+    pin_run: Run,
+    pins_done: Finished,
+    walked: Walked,
+    target: Publication | None,
+) -> None:
+    """One pass as one graph: rows staged by bucket, buckets walked through the days, releases committed in order."""
+    runs = [day.run for day in days]
+    tables, pin_reports = pin_branch(pipeline, pin_run, given, pins_done)
+
+    groups = [(n, group) for n, day in enumerate(days) for file in day.inputs.files for group in row_groups(file)]
+    staged_before, read_before, to_read = [], [], []
+    receipts = [read_receipts(run.root, run.staging, READ_STAGE) for run in runs]
+    for n, group in groups:
+        receipt = receipts[n].get(group.part)
+        if receipt is None:
+            to_read.append((n, group))
+        else:
+            staged_before += [(n, entry) for entry in receipt.staged]
+            read_before += [(n, (stage, report)) for stage, report in receipt.reports.items()]
+    rows = (
+        pipeline
+        | "ListLogs" >> beam.Create(to_read)
+        | "StageRows" >> StageRowsByBucket(runs, given.columns, staged_before)
+    )
+    walked_now = rows["main"] | "WalkBuckets" >> WalkBuckets(
+        runs, walked.starts, given.model, given.config, tables, given.vectors.dtype, given.settings.token_budget
+    )
+
+    # The barrier: no day is visible before everything above is done.
+    found = pipeline | "ReportsOfFinished" >> beam.Create([*read_before, *walked.reports()])
+    reports = (
+        (rows[REPORTS], walked_now, found)
+        | "AllReports" >> beam.Flatten()
+        | "MergeReports" >> beam.CombinePerKey(MergeReports())
+    )
+    pins_before = pipeline | "ReportsOfFinishedPins" >> beam.Create(pins_done.reports())
+    pins = (
+        (pin_reports, pins_before)
+        | "AllPinReports" >> beam.Flatten()
+        | "MergePinReports" >> beam.CombineGlobally(MergeReports())
+    )
+    _ = (
+        pipeline
+        | "Barrier" >> beam.Create([[manifest_part(day) for day in days]])
+        | "CheckCommitPublish"
+        >> beam.Map(
+            finish_days,
+            runs=runs,
+            target=target,
+            reports=beam.pvalue.AsDict(reports),
+            pins=beam.pvalue.AsSingleton(pins),
+        )
+    )
+
+
+def finish_days(
+    parts: Sequence[dict[str, Any]],
+    runs: Sequence[Run],
+    target: Publication | None,
+    reports: dict[int, dict[str, StageReport]],
+    pins: dict[str, StageReport],
+) -> str:
+    """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
+
+    The pin branch was one for all days: each names its files, the last its time.
+    """
+    outcome = COMMITTED
+    for n, (part, run) in enumerate(zip(parts, runs, strict=True)):
+        last = n == len(runs) - 1
+        of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
+        outcome = finish_run(run.name, part, run, target if last else None, {**reports[n], **of_pins})
+        if outcome != COMMITTED:
+            break
+    return outcome
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer backfill`."""
+    parser = Parser(prog="pinnerformer backfill", description=DESCRIPTION, epilog=EPILOG)
+    groups = add_shared_flags(parser)
+    what, where, read, how = groups["what"], groups["where"], groups["read"], groups["how"]
+    what.add_argument("--start", required=True, type=date, metavar="DATE", help="first UTC day to release")
+    what.add_argument("--end", required=True, type=date, metavar="DATE", help="last UTC day to release, inclusive")
+    what.add_argument(
+        "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only where no release is before --start"
+    )
+    what.add_argument(
+        "--snapshots",
+        choices=("every-day", "weekly", "last"),
+        default="every-day",
+        help="days that get a release; the next one catches up the days between (%(default)s)",
+    )
+    what.add_argument(
+        "--recompute", action="store_true", help="do days again that are released already, and all days after them"
+    )
+    what.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs, and stop")
+    where.add_argument("--publish", choices=("last", "none"), default="last", help="none: commit only")
+    read.add_argument(
+        "--allow-missing",
+        action="append",
+        default=[],
+        type=date,
+        metavar="DATE",
+        help="take a missing partition for empty; without it the chain stops there",
+    )
+    how.add_argument("--memory", type=positive, metavar="GIB", help="what a pass may hold (half of what is free)")
+    how.add_argument("--days-per-pass", type=positive, metavar="N", help="at most (as many as fit into the memory)")
+    parser.set_defaults(join="broadcast", broadcast_limit=0)
+    return parser
+
+
+def available_memory() -> int:
+    """Bytes that this machine could still give to processes."""
+    try:
+        with open("/proc/meminfo") as file:
+            found = dict(line.split(":", 1) for line in file)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def worker_count(options: PipelineOptions) -> int:
+    """Local worker processes or threads; 1 where an engine decides."""
+    workers = options.view_as(DirectOptions).direct_num_workers
+    return workers or (os.cpu_count() or 1) if is_local(options) else 1
+
+
+def run_pass(
+    plan: BackfillPlan, days: Sequence[Plan], target: Publication | None, options: PipelineOptions, shown: bool
+) -> None:
+    """Runs what is not done yet of some days and sees them committed.
+
+    Raises:
+        PinnerFormerError: a worker failed, a release was refused, or the last one could not be published.
+    """
+    root, watched = plan.given.root, days[-1].run.name
+    days = [dataclasses.replace(day, run=dataclasses.replace(day.run, watched=watched)) for day in days]
+    runs, pin_run = [day.run for day in days], dataclasses.replace(plan.pins, watched=watched)
+    before = read_manifest(root, runs[0].previous) if runs[0].previous else None
+    buckets = plan.layout.user_buckets
+    walked = find_walked(runs, first_states(before, buckets))
+    if walked.finished and shown:
+        print(
+            f"goes on: {len(walked.finished):,} of {buckets * len(runs):,} bucket-days are done already",
+            file=sys.stderr,
+        )
+    for run in runs:
+        root.remove(f"{run.staging}/{OUTCOME}")
+    pins_done = find_finished(plan.pins, plan.given.vectors)
+    rows = sum(file.rows for day in days for file in day.inputs.files)
+    with Progress(
+        runs[-1],
+        rows=rows,
+        pins=plan.given.vectors.rows,
+        bucket_days=buckets * len(runs) - len(walked.finished),
+        shown=shown,
+    ):
+        run_pipeline(
+            f"backfill-{runs[0].date}",
+            options,
+            lambda pipeline: define_pipeline(pipeline, plan.given, days, pin_run, pins_done, walked, target),
+        )
+    for run in runs:
+        outcome = read_outcome(root, run.name)
+        if outcome is None:
+            raise StoreError(f"{root.path(run.staging)}: the run ended without an outcome; look into the engine's log")
+        if outcome["outcome"] == FAILED:
+            raise StoreError(outcome["error"])
+        if outcome["outcome"] == REFUSED:
+            raise RefusedError(refusal(root, run.name, outcome))
+        if shown:
+            print(f"released {run.release}", file=sys.stderr)
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+        PinnerFormerError: with the exit code and the line to show.
+    """
+    parser = make_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    options = parse_beam_options(parser, rest)
+    target = None
+    if arguments.publish == "last" and not arguments.dry_run:
+        if not arguments.kv:
+            raise UsageError("--kv is missing: say where to publish, or --publish none")
+        target = Publication(arguments.kv, arguments.namespace)
+        with open_store(target.url, target.namespace) as store:
+            store.check()
+    given = read_given(arguments, options)
+    if arguments.dry_run:
+        announce(make_plan(arguments, given), arguments, options, file=sys.stdout)
+        return 0
+    started, shown = time.perf_counter(), not arguments.quiet
+    root = Root(arguments.root)
+    with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}"):
+        plan = make_plan(arguments, given)
+        passes = announce(plan, arguments, options, file=sys.stderr if shown else None)
+        for number, days in enumerate(passes):
+            run_pass(plan, days, target if number == len(passes) - 1 else None, options, shown)
+        if not plan.days and target and plan.left and plan.left[0].day <= arguments.end:
+            publish(root, plan.left[0].release, target)  # cut off between the last commit and its publication
+    if shown:
+        print(f"{len(plan.days):,} releases in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    if plan.stopped:
+        raise InputError(f"the chain stops after {plan.days[-1].run.date}: {plan.stopped}, or say --allow-missing DATE")
+    return 0
+
+
+def announce(plan: BackfillPlan, arguments: Any, options: PipelineOptions, file: Any) -> list[list[Plan]]:
+    """Cuts a plan into passes and prints it, if there is somewhere to."""
+    budget = None
+    if is_local(options):
+        budget = arguments.memory << 30 if arguments.memory else available_memory() // 2
+    passes = split_into_passes(plan.days, estimate(plan).shuffled_bytes, budget, arguments.days_per_pass)
+    words = f"the last release to {arguments.kv}" if arguments.publish == "last" else "nothing"
+    if file is not None:
+        print_plan(plan, passes, worker_count(options), words, file)
+    return passes
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    sys.exit(main(["backfill", *sys.argv[1:]]))

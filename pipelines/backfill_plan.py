@@ -1,0 +1,299 @@
+"""What a backfill will do, decided and said before it starts: its days, what each reads, what it costs."""
+
+import dataclasses
+import datetime
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.daily_inference import Given, Plan, fingerprint, same_model
+from stores.errors import InputError, UsageError
+from stores.layout import Layout, open_layout, read_layout
+from stores.logs import InputSelection, LogFile, select_inputs
+from stores.manifests import Manifest
+from stores.releases import chain, next_release_id
+from transforms.resume import find_finished
+from transforms.run import Run
+
+DAY = datetime.timedelta(1)
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class BackfillPlan:
+    """A backfill, decided.
+
+    Attributes:
+        days: One daily plan a release, in order; each is built on the one before it.
+        start: The release that the first is built on; None if the histories start empty.
+        over: The release that CURRENT names and that the new chain takes the place of; None if it goes on from it.
+        pins: The run that the pin branch belongs to.
+        left: Releases of the range that are there already and stay.
+        stopped: Why the chain ends before its last day; None if it does not.
+        allowed_missing: Partitions that are taken for empty.
+    """
+
+    given: Given
+    layout: Layout
+    days: tuple[Plan, ...]
+    start: Manifest | None
+    over: Manifest | None
+    pins: Run
+    left: tuple[Manifest, ...]
+    stopped: str | None
+    allowed_missing: tuple[datetime.date, ...]
+
+
+def release_days(start: datetime.date, end: datetime.date, snapshots: str) -> list[datetime.date]:
+    """The days that get a release, the last always among them; the days between are caught up by the next one.
+
+    Args:
+        snapshots: `every-day`, `weekly` (every seventh day, counted back from the end) or `last`.
+    """
+    step = {"every-day": 1, "weekly": 7, "last": (end - start).days + 1}[snapshots]
+    return sorted(end - DAY * n for n in range(0, (end - start).days + 1, step))
+
+
+def make_plan(arguments: Any, given: Given) -> BackfillPlan:
+    """Decides what to do; writes nothing but, on an empty root and unless it is a dry run, its layout.
+
+    Raises:
+        PinnerFormerError: names the file or flag, and what to do.
+    """
+    root, start, end = given.root, arguments.start, arguments.end
+    if end < start:
+        raise UsageError(f"--end {end}: before --start {start}")
+    releases = list(chain(root))
+    current = releases[0] if releases else None
+    left: list[Manifest] = []
+    over = None
+    base = current
+    if current is not None and current.day >= start:
+        if arguments.recompute:
+            over, end = current, max(end, current.day)
+            base = next((manifest for manifest in releases if manifest.day < start), None)
+        else:
+            left = [manifest for manifest in releases if manifest.day >= start]
+    dates = [day for day in release_days(start, end, arguments.snapshots) if base is None or day > base.day]
+    bootstrap_from = _bootstrap(arguments, base, releases)
+    if base is None and dates and bootstrap_from > start:
+        raise UsageError(f"--bootstrap-from {bootstrap_from}: later than --start {start}")
+    layout = read_layout(root) if arguments.dry_run else None
+    if layout is None:
+        layout = Layout(**given.asked) if arguments.dry_run else open_layout(root, given.asked)
+    selections, stopped = _select_all(arguments, given, base, dates, bootstrap_from, _first_read_by(releases, over))
+    days: list[Plan] = []
+    previous = base.release if base else None
+    for date, inputs in selections:
+        everyone = not days and not same_model(base, given)
+        print_of_day = fingerprint(given, None, inputs, bootstrap_from, layout)
+        name = hashlib.sha256(f"{print_of_day} {everyone}".encode()).hexdigest()[:12]
+        run = Run(
+            root=root,
+            name=f"backfill-{date}-{name}",
+            date=date,
+            release=next_release_id(root, date),
+            previous=previous,
+            layout=layout,
+            everyone_active=everyone,
+        )
+        days.append(Plan(run, inputs, given, bootstrap_from, find_finished(run, given.vectors), committed=False))
+        previous = run.release
+    pins = _pin_run(given, layout, end)
+    allowed = tuple(sorted(set(arguments.allow_missing)))
+    return BackfillPlan(given, layout, tuple(days), base, over, pins, tuple(left), stopped, allowed)
+
+
+def _bootstrap(arguments: Any, base: Manifest | None, releases: Sequence[Manifest]) -> datetime.date:
+    """The first partition of the chain."""
+    if releases and (base is not None or arguments.bootstrap_from is None):
+        return datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
+    if arguments.bootstrap_from is None:
+        raise UsageError(
+            f"--root {arguments.root}: no release in it yet; say --bootstrap-from DATE, the first day of logs to build "
+            "the histories from (often the same as --start)"
+        )
+    return arguments.bootstrap_from
+
+
+def _first_read_by(releases: Sequence[Manifest], over: Manifest | None) -> dict[str, datetime.date]:
+    """File -> the day of the release that read it, of the chain that is done again: it had not come before."""
+    if over is None:
+        return {}
+    return {entry["path"]: manifest.day for manifest in releases for entry in manifest.inputs}
+
+
+def _select_all(
+    arguments: Any,
+    given: Given,
+    base: Manifest | None,
+    dates: Sequence[datetime.date],
+    bootstrap_from: datetime.date,
+    first_read_by: dict[str, datetime.date],
+) -> tuple[list[tuple[datetime.date, InputSelection]], str | None]:
+    """What every release reads, as far as there is no hole; and the hole."""
+    before = list(chain(given.root, base.release)) if base else []
+    already_read: dict[str, object] = {entry["path"]: None for manifest in before for entry in manifest.inputs}
+    first = base.day + DAY if base else bootstrap_from
+    selections: list[tuple[datetime.date, InputSelection]] = []
+    later: list[LogFile] = []
+    for date in dates:
+        try:
+            found = select_inputs(
+                arguments.logs,
+                first=first,
+                last=date,
+                lookback=arguments.lookback if not selections else 0,
+                chain_start=bootstrap_from,
+                already_read=already_read,
+                min_age_s=arguments.min_age,
+                columns=given.columns,
+                allow_missing=frozenset(arguments.allow_missing),
+            )
+        except InputError as error:
+            if not selections:
+                raise
+            return selections, str(error)
+        # A file that the old chain read on a later day had not come yet on this one.
+        files = [*found.files, *later]
+        later = [file for file in files if first_read_by.get(file.name, date) > date]
+        files = sorted((file for file in files if file not in later), key=lambda file: file.name)
+        selections.append((date, InputSelection(tuple(files), found.late, found.partitions)))
+        first = date + DAY
+    return selections, None
+
+
+def _pin_run(given: Given, layout: Layout, date: datetime.date) -> Run:
+    """The run of the pin branch: one for the vectors, the model and the index's parameters, whatever the days."""
+    nothing = InputSelection((), (), ())
+    name = f"backfill-pins-{date}-{fingerprint(given, None, nothing, date, layout)}"
+    return Run(given.root, name, date, release=name, previous=None, layout=layout, everyone_active=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a backfill takes, estimated from what is known before: upper bounds where nothing better is.
+
+    Attributes:
+        rows: Log rows to read.
+        staged_bytes: Disk for the rows while it runs.
+        history_bytes: Disk for the histories of all releases, if every bucket changes in each.
+        snapshot_bytes: Disk for the snapshots, likewise; of the users of the starting release only, others are not
+            known yet.
+        shuffled_bytes: Memory a day for what the local runner holds until the pass is over.
+        bucket_bytes: Memory a worker for the largest bucket in its hands.
+    """
+
+    rows: int
+    staged_bytes: int
+    history_bytes: int
+    snapshot_bytes: int
+    shuffled_bytes: int
+    bucket_bytes: int
+
+
+# Measured on the local runner: a (bucket, file) name and a bucket's reports of a day, with all the copies it keeps.
+NAME_BYTES, REPORT_BYTES, ROW_BYTES, COPIES = 2_000, 24_000, 32, 6
+
+
+def estimate(plan: BackfillPlan) -> Cost:
+    """Estimates what a plan takes."""
+    buckets, days = plan.layout.user_buckets, max(1, len(plan.days))
+    rows = sum(file.rows for day in plan.days for file in day.inputs.files)
+    units = sum(max(1, -(-file.rows // (1 << 20))) for day in plan.days for file in day.inputs.files)
+    kept = (plan.start.rows("histories") if plan.start else 0) + rows
+    users = plan.start.rows("user_embeddings") if plan.start else 0
+    user_bytes = 2 * plan.given.config.embedding_dim + 24
+    return Cost(
+        rows=rows,
+        staged_bytes=rows * ROW_BYTES,
+        history_bytes=days * kept * ROW_BYTES,
+        snapshot_bytes=days * users * user_bytes,
+        shuffled_bytes=buckets * (NAME_BYTES * -(-units // days) + REPORT_BYTES),
+        bucket_bytes=COPIES * -(-kept // buckets) * ROW_BYTES + 3 * -(-users // buckets) * user_bytes,
+    )
+
+
+def split_into_passes(days: Sequence[Plan], a_day: int, budget: int | None, at_most: int | None) -> list[list[Plan]]:
+    """Cuts the days into runs of a pipeline of their own, each of which fits into memory.
+
+    Args:
+        a_day: Bytes that a day adds.
+        budget: Bytes a pass may take; None: no bound.
+        at_most: Days a pass, if the operator says so.
+    """
+    fits = len(days) if budget is None else max(1, budget // max(1, a_day))
+    size = max(1, min(fits, at_most or fits))
+    return [list(days[at : at + size]) for at in range(0, len(days), size)]
+
+
+def print_plan(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int, publish: str, file: TextIO) -> None:
+    """Says what will be done, and what it will cost."""
+    table = Table(box=box.SIMPLE, show_header=False, title=f"backfill of {plan.given.root.url}", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in describe(plan, passes, workers, publish):
+        table.add_row(name, text)
+    console = Console(file=file, width=None if file.isatty() else 120)
+    console.print(table, highlight=False)
+
+
+def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int, publish: str) -> list[tuple[str, str]]:
+    """The lines of the plan: (what, in words)."""
+    lines: list[tuple[str, str]] = []
+    days, start = plan.days, plan.start
+    if start:
+        lines.append(("starts from", f"release {start.release}, {start.rows('user_embeddings'):,} users"))
+    elif days:
+        lines.append(("starts from", f"nothing; histories are built from {days[0].bootstrap_from} on"))
+    if plan.left:
+        names = [manifest.release for manifest in reversed(plan.left)]
+        lines.append(("left as is", f"{_span(names)}, released already; --recompute does them again"))
+    if not days:
+        return [*lines, ("to do", "nothing")]
+    lines.append(("releases", f"{len(days):,}: {_span([day.run.release for day in days])}"))
+    caught_up = sum(len(day.inputs.partitions) for day in days) - len(days)
+    if caught_up:
+        more = f"{caught_up:,} more days of logs are caught up by the next release, as after missed nights"
+        lines.append(("", more))
+    if plan.over:
+        again = f"the chain from {days[0].run.date} to {plan.over.date} is done again; CURRENT stays on"
+        then = f"{plan.over.release} until all of it is done, then moves to {days[-1].run.release}"
+        lines.append(("recompute", f"{again} {then}"))
+    if start and days[0].run.everyone_active:
+        lines.append(("model", f"not {start.release}'s: everybody is embedded anew on {days[0].run.date}"))
+    if plan.stopped:
+        lines.append(("stops", f"after {days[-1].run.date}: {plan.stopped}, or say --allow-missing DATE"))
+    if plan.allowed_missing:
+        lines.append(("taken for empty", ", ".join(day.isoformat() for day in plan.allowed_missing)))
+    cost = estimate(plan)
+    files, late = (sum(len(getattr(day.inputs, name)) for day in days) for name in ("files", "late"))
+    lines.append(("logs", f"{cost.rows:,} rows in {files:,} files" + (f", {late:,} of them came late" if late else "")))
+    pins = f"{plan.given.vectors.rows:,}, embedded and indexed once; every release names the same files"
+    lines.append(("pins", pins))
+    kept = _size(cost.history_bytes + cost.snapshot_bytes)
+    unknown = "" if start else ", and the snapshots of users not known yet"
+    lines.append(("disk", f"up to {kept} of histories and snapshots{unknown}; {_size(cost.staged_bytes)} staged"))
+    held = _size(cost.shuffled_bytes * max(len(part) for part in passes))
+    lines.append(("memory", f"{held} a pass that the local runner holds, {_size(cost.bucket_bytes)} a worker's bucket"))
+    buckets, longest = plan.layout.user_buckets, max(len(part) for part in passes)
+    in_days = f" of at most {longest:,} days" if len(passes) > 1 else ""
+    lines.append(("passes", f"{len(passes):,}{in_days}; {buckets:,} buckets on {workers:,} worker{'s'[: workers > 1]}"))
+    if buckets < workers:
+        idle = f"{workers - buckets} of {workers} workers will be idle: one worker takes a bucket through all days, and"
+        lines.append(("WARNING", f"{idle} the root was made with {buckets}; several a worker are best"))
+    return [*lines, ("publishes", publish)]
+
+
+def _span(releases: Sequence[str]) -> str:
+    if len(releases) == 1:
+        return releases[0]
+    return f"{releases[0]} .. {releases[-1]}"
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / (1 << 20):.1f} MiB"

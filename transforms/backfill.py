@@ -1,0 +1,268 @@
+"""Walks every bucket through all days of a range, its histories and its snapshot in one worker's hands.
+
+Buckets do not depend on one another, on no day. What is done to a bucket on a day is what the daily job does to it, by
+the same functions; what is saved is everything between two days: start-up, barriers, and reading the state again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+
+from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.inference import UserEncoder
+from stores.files import FileEntry, Root
+from stores.ids import bucket_of
+from stores.manifests import Manifest
+from stores.pin_vectors import VectorTable
+from stores.row_pieces import read_pieces
+from stores.schemas import ENGAGEMENTS, user_embeddings_schema
+from stores.tables import part_stem, read_files
+from transforms import histories, snapshots
+from transforms.backfill_rows import Staged, of_day
+from transforms.batches import from_ipc
+from transforms.embed_users import embed_slice, slice_reports
+from transforms.histories import cut_slices, update_bucket
+from transforms.model import ModelReference
+from transforms.receipts import Receipt, read_receipts, write_receipt
+from transforms.run import REPORTS, Run, StageReport, part_report, tagged
+from transforms.sequences import LookUp, join_slice
+from transforms.snapshots import merge_bucket
+
+STAGE = "walk_buckets"
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketState:
+    """A bucket as a day left it.
+
+    Attributes:
+        histories, embeddings: Its files; none before the first day.
+        retry: Sorted ids of its users whose inference failed.
+    """
+
+    histories: tuple[FileEntry, ...] = ()
+    embeddings: tuple[FileEntry, ...] = ()
+    retry: tuple[int, ...] = ()
+
+    def part(self, bucket: int) -> str:
+        """The name of what the next day makes of a bucket in this state: the same name only from the same state."""
+        facts = [[e.checksum for e in self.histories], [e.checksum for e in self.embeddings], self.retry]
+        return f"{part_stem(bucket)}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketStart:
+    """Where the walk of a bucket starts: the number of its first day, and the state before that day."""
+
+    day: int
+    state: BucketState
+
+
+def first_states(release: Manifest | None, buckets: int) -> dict[int, BucketState]:
+    """Every bucket as a release left it; empty ones without a release."""
+    if release is None:
+        return {bucket: BucketState() for bucket in range(buckets)}
+    files, embeddings = release.parts("histories"), release.parts("user_embeddings")
+    retry = np.unique(np.array(release.retry_users, np.int64))
+    owner = bucket_of(retry, buckets)
+    return {
+        bucket: BucketState(
+            tuple(files.get(bucket, ())), tuple(embeddings.get(bucket, ())), tuple(retry[owner == bucket].tolist())
+        )
+        for bucket in range(buckets)
+    }
+
+
+def state_after(receipt: Receipt) -> BucketState:
+    """The state that a finished (bucket, day) left."""
+    return BucketState(
+        tuple(receipt.reports[histories.STAGE].files["histories"]),
+        tuple(receipt.reports[snapshots.STAGE].files["user_embeddings"]),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Walked:
+    """What earlier attempts walked already, found when the pipeline is built.
+
+    Attributes:
+        finished: (day, receipt) of every finished (bucket, day) that this attempt builds on.
+        starts: Where the other buckets go on.
+    """
+
+    finished: list[tuple[int, Receipt]]
+    starts: dict[int, BucketStart]
+
+    def reports(self) -> list[tuple[int, tuple[str, StageReport]]]:
+        """(day, (stage, report)) of what is finished."""
+        return [(day, (stage, report)) for day, receipt in self.finished for stage, report in receipt.reports.items()]
+
+
+def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walked:
+    """Follows the receipts of every bucket from its first state on, day by day, as far as they go.
+
+    Args:
+        runs: One a day, in order.
+        states: Every bucket before the first day.
+    """
+    receipts = [read_receipts(run.root, run.staging, STAGE) for run in runs]
+    finished, starts = [], {}
+    for bucket, state in states.items():
+        day = 0
+        while day < len(runs):
+            receipt = receipts[day].get(state.part(bucket))
+            if receipt is None:
+                starts[bucket] = BucketStart(day, state)
+                break
+            finished.append((day, receipt))
+            state, day = state_after(receipt), day + 1
+    return Walked(finished, starts)
+
+
+@dataclasses.dataclass
+class BucketInHand:
+    """A bucket's rows: `histories` and `snapshot`, as its files have them."""
+
+    histories: pa.Table
+    snapshot: pa.Table
+
+    @classmethod
+    def read(cls, root: Root, state: BucketState, dim: int) -> "BucketInHand":
+        """Reads what a state's files hold."""
+        return cls(
+            read_files(root, list(state.histories)) if state.histories else ENGAGEMENTS.empty_table(),
+            read_files(root, list(state.embeddings)) if state.embeddings else user_embeddings_schema(dim).empty_table(),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tools:
+    """What embedding takes: the model, and the vectors of the pins."""
+
+    encoder: UserEncoder
+    config: ModelConfig
+    look_up: LookUp
+
+
+def walk_day(
+    run: Run, bucket: int, state: BucketState, hand: BucketInHand, new: pa.Table, tools: Tools
+) -> dict[str, StageReport]:
+    """Takes a bucket through one day: histories, join, embeddings, snapshot; `hand` is brought up to date.
+
+    Args:
+        state: The bucket before.
+        hand: Its rows.
+        new: The day's log rows, in any order.
+
+    Returns:
+        Stage -> what was done, as the daily job reports it.
+    """
+    started = time.perf_counter()
+    retry = np.array(state.retry, np.int64)
+    updated = update_bucket(run, bucket, hand.histories, list(state.histories), new, retry)
+    hand.histories = updated.rows
+    slices = list(cut_slices(updated.rows, updated.active))
+    counters = {**updated.counters, "slices": len(slices)}
+    run.note_progress(histories.STAGE, len(updated.active))
+    reports = {histories.STAGE: part_report(started, counters, files={"histories": updated.entries})}
+    schema = user_embeddings_schema(tools.config.embedding_dim)
+    embedded = [schema.empty_table()]
+    for number, piece in slices:
+        started = time.perf_counter()
+        rows = pa.Table.from_batches([piece])
+        found = embed_slice(
+            run, join_slice(run, (bucket, number), rows, tools.config, tools.look_up, started), tools.encoder
+        )
+        embedded.append(found.to_rows(run.date))
+        for stage, report in slice_reports(found).items():
+            reports.setdefault(stage, StageReport()).add(report)
+    # Under a new model yesterday's vectors lie in another space: none of them is carried over.
+    old, entries = (schema.empty_table(), []) if run.everyone_active else (hand.snapshot, list(state.embeddings))
+    merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded))
+    hand.snapshot = merged.rows
+    reports[snapshots.STAGE] = merged.report
+    return reports
+
+
+class WalkBucket(beam.DoFn):
+    """(bucket, its start and its staged files) -> (day, report) of every stage and day."""
+
+    def __init__(self, runs: Sequence[Run], model: ModelReference, config: ModelConfig, dtype: str, token_budget: int):
+        self._runs = runs
+        self._reference = model
+        self._config = config
+        self._dtype = dtype
+        self._token_budget = token_budget
+        self._models, self._vectors = Shared(), Shared()
+
+    def setup(self):
+        def load() -> UserEncoder:
+            return UserEncoder(self._reference.load().user_tower, self._token_budget, self._reference.device)
+
+        self._encoder = self._models.acquire(load, tag=self._reference.digest)
+
+    def process(self, element: tuple[int, dict[str, Iterable[Any]]], tables: list[FileEntry]):
+        bucket, groups = element
+        root = self._runs[0].root
+        table = self._vectors.acquire(
+            lambda: VectorTable.open(root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
+        )
+        tools = Tools(self._encoder, self._config, table.look_up)
+        paths: dict[int, list[str]] = {}
+        for day, path in groups["staged"]:
+            paths.setdefault(day, []).append(path)
+        for start in groups["start"]:  # none if every day of the bucket is walked already
+            state = start.state
+            hand = BucketInHand.read(root, state, self._config.embedding_dim)
+            for day in range(start.day, len(self._runs)):
+                run = self._runs[day]
+                pieces = [piece for path in sorted(paths.get(day, ())) for piece in read_pieces(root, path, bucket)]
+                new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
+                receipt = Receipt(walk_day(run, bucket, state, hand, new, tools))
+                write_receipt(root, run.staging, STAGE, state.part(bucket), receipt)
+                run.note_progress(STAGE, 1)
+                state = state_after(receipt)
+                for stage, report in receipt.reports.items():
+                    yield of_day(day, tagged(stage, report))
+
+
+@dataclasses.dataclass
+class WalkBuckets(beam.PTransform):
+    """Walks buckets in parallel, the days of each in order.
+
+    Input: (bucket, (day, path of staged rows)). Output: (day, (stage, report)), which name the files.
+
+    Attributes:
+        runs: One a day, in order.
+        starts: Where each bucket starts; one that is not named is not walked.
+        tables: The pin vector tables, one a shard.
+    """
+
+    runs: Sequence[Run]
+    starts: Mapping[int, BucketStart]
+    model: ModelReference
+    config: ModelConfig
+    tables: beam.PCollection[FileEntry]
+    dtype: str
+    token_budget: int
+
+    def expand(self, staged: beam.PCollection[tuple[int, Staged]]):
+        starts = staged.pipeline | "StartBuckets" >> beam.Create(list(self.starts.items()), reshuffle=False)
+        walked = (
+            {"start": starts, "staged": staged}
+            | "GroupByBucket" >> beam.CoGroupByKey()
+            | "WalkBucket"
+            >> beam.ParDo(
+                WalkBucket(self.runs, self.model, self.config, self.dtype, self.token_budget),
+                tables=beam.pvalue.AsList(self.tables),
+            ).with_outputs(REPORTS)
+        )
+        return walked[REPORTS]

@@ -1,0 +1,86 @@
+"""The log rows of many days, read once and staged: what is shuffled are names of files, never rows."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import apache_beam as beam
+
+from stores.files import FileEntry, Root
+from stores.logs import ColumnNames
+from stores.row_pieces import list_buckets, write_pieces
+from transforms.batches import split_by_bucket, to_ipc
+from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_erased, read_valid, write_dead_letters
+from transforms.receipts import Receipt, write_receipt
+from transforms.run import REPORTS, Run, part_report, tagged
+
+Staged = tuple[int, str]  # (number of the day, path of a file of row pieces)
+
+
+def of_day(day: int, output: beam.pvalue.TaggedOutput) -> beam.pvalue.TaggedOutput:
+    """Marks a report as one of a day of the range."""
+    return beam.pvalue.TaggedOutput(output.tag, (day, output.value))
+
+
+class StageRows(beam.DoFn):
+    """(day, RowGroup) -> (day, path of its good rows, cut by bucket); the bad ones go to the day's dead letters."""
+
+    def __init__(self, runs: Sequence[Run], columns: ColumnNames):
+        self._runs = runs
+        self._columns = columns
+
+    def setup(self):
+        self._erased = read_erased(self._runs[0].root)
+
+    def process(self, element: tuple[int, RowGroup]):
+        started = time.perf_counter()
+        day, group = element
+        run = self._runs[day]
+        counts = ReadCounts.zero()
+        pieces = [
+            (bucket, chunk)
+            for batch in read_valid(group, self._columns, self._erased, counts)
+            for bucket, rows in split_by_bucket(batch, run.layout.user_buckets)
+            for chunk in to_ipc(rows)
+        ]
+        counters = counts.counters
+        kept = counters["rows_read"] - counters["rows_dropped"] - counters["rows_erased"]
+        entry = write_pieces(run.root, f"{run.staging}/rows", group.part, pieces, kept)
+        files = {"dead_letters": write_dead_letters(run, group, counts.dead)}
+        run.note_progress(STAGE, counters["rows_read"])
+        done = part_report(started, counters, files=files)
+        write_receipt(run.root, run.staging, STAGE, group.part, Receipt({STAGE: done}, [entry]))
+        yield of_day(day, tagged(STAGE, done))
+        yield day, entry.path
+
+
+def find_buckets(element: Staged, root: Root) -> list[tuple[int, Staged]]:
+    """(bucket, (day, path)) for every bucket that has rows in a staged file."""
+    return [(int(bucket), element) for bucket in list_buckets(root, element[1])]
+
+
+@dataclasses.dataclass
+class StageRowsByBucket(beam.PTransform):
+    """Reads the log files of all days and tells every bucket in which files it has rows.
+
+    Input: (day, RowGroup). Output: `main`, (bucket, (day, path)), and `reports`, (day, (stage, report)).
+
+    Attributes:
+        runs: One a day, in order.
+        columns: The logs' own column names.
+        staged: (day, file) of the row groups that an earlier attempt staged.
+    """
+
+    runs: Sequence[Run]
+    columns: ColumnNames
+    staged: Sequence[tuple[int, FileEntry]] = ()
+
+    def expand(self, groups: beam.PCollection[tuple[int, RowGroup]]):
+        read = groups | "StageRows" >> beam.ParDo(StageRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
+        found = groups.pipeline | "StagedBefore" >> beam.Create([(day, entry.path) for day, entry in self.staged])
+        by_bucket = (
+            (read.main, found)
+            | "AllStaged" >> beam.Flatten()
+            | "FindBuckets" >> beam.FlatMap(find_buckets, root=self.runs[0].root)
+        )
+        return {"main": by_bucket, REPORTS: read[REPORTS]}
