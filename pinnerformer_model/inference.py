@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pinnerformer_model.pin_tower import PinTower
-from pinnerformer_model.sequences import Sequences, form_batches, pad_batch
+from pinnerformer_model.sequences import PaddedBatch, Sequences, form_batches, pad_batch
 from pinnerformer_model.user_tower import UserTower
 
 TOKEN_BUDGET = 1024
@@ -24,10 +24,18 @@ class UserEncoder:
 
     def __init__(self, user_tower: UserTower, token_budget: int = TOKEN_BUDGET, device: str = "cpu"):
         self._tower = user_tower
-        self._token_budget = token_budget
-        self._device = device
+        self.token_budget = token_budget
+        self.device = device
+
+    @property
+    def embedding_dim(self) -> int:
+        return self._tower.head_out.out_features
 
     @torch.inference_mode()
+    def encode_batch(self, batch: PaddedBatch) -> np.ndarray:
+        """float16 [B, d] of one batch, as the tower gives it."""
+        return self._tower.newest(batch.to(self.device)).cpu().numpy().astype(np.float16)
+
     def encode(self, sequences: Sequences, on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """The served embedding of every user.
 
@@ -38,10 +46,9 @@ class UserEncoder:
         Returns:
             float16 [N, d] in the order of `sequences.user_ids`; unit vectors up to float16's rounding.
         """
-        out = np.empty((len(sequences.user_ids), self._tower.head_out.out_features), np.float16)
-        for rows in form_batches(sequences.lengths, self._token_budget):
-            batch = pad_batch(sequences, rows).to(self._device)
-            out[rows] = self._tower.newest(batch).cpu().numpy()
+        out = np.empty((len(sequences.user_ids), self.embedding_dim), np.float16)
+        for rows in form_batches(sequences.lengths, self.token_budget):
+            out[rows] = self.encode_batch(pad_batch(sequences, rows))
             if on_batch:
                 on_batch(len(rows))
         return out

@@ -189,7 +189,7 @@ def finish_run(
         counters={stage_name: dict(sorted(r.counters.items())) for stage_name, r in sorted(reports.items())},
         gates=[],
         timings={stage_name: r.seconds for stage_name, r in sorted(reports.items())},
-        retry_users=[],
+        retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
     )
     stage(run.root, name, manifest, reports)
     thresholds = Thresholds(**plan["settings"]["thresholds"])

@@ -9,12 +9,17 @@ from stores.files import Root
 from stores.kv import open_store
 from stores.lease import hold_lease
 from transforms.gates import Thresholds
-from transforms.release import FAILED, REFUSED, Publication, finish, read_staged
+from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, Publication, finish, read_staged
 
 DESCRIPTION = """\
 Runs check -> commit -> publish on a run that was staged: one that was cut off before it committed, or one that
 committed and could not publish because the key-value store was down. Harmless to repeat.
 """
+
+AGAIN = (
+    "once that is mended, start the same command again: the slices with users that failed are embedded anew, "
+    "everything else is taken over"
+)
 
 
 def run(argv: list[str]) -> int:
@@ -50,7 +55,9 @@ def refusal(root: Root, run: str, outcome: dict) -> str:
         f"{gate['name']} is {gate['measured']:g}, allowed {gate['threshold']:g} ({gate['reads']})"
         for gate in outcome["refused"]
     )
+    failed = root.exists(f"staging/{run}/{FAILED_USERS}")
     return (
         f"release {outcome['release']} was refused: {words}. What was served before is still served; "
         f"see {root.path(f'staging/{run}/checked.json')}"
+        + (f"\nwhy users failed: {root.path(f'staging/{run}/{STAGED}')}\n{AGAIN}" if failed else "")
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 from stores.files import Root
 from stores.manifests import Manifest, read_manifest
 from transforms.read_logs import REASONS
+from transforms.release import FAILED_USERS, STAGED
 
 
 def summarise(manifest: Manifest) -> dict[str, Any]:
@@ -31,7 +32,9 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "users_active": history.get("users_active", 0),
         "users_embedded": counters.get("embed_users", {}).get("users_embedded", 0),
         "users_without_token": joined.get("users_without_token", 0),
+        "users_failed": counters.get("embed_users", {}).get("users_failed", 0),
         "users_carried_over": merged.get("users_carried_over", 0),
+        "users_stale": merged.get("users_stale", 0),
         "tokens_without_vector": joined.get("tokens_without_vector", 0),
         "tokens_out_of_vocabulary": joined.get("tokens_out_of_vocabulary", 0),
         "pins": manifest.rows("pin_embeddings"),
@@ -70,6 +73,15 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
             f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else "",
         ),
     ]
+    if facts["users_failed"]:
+        rows.insert(
+            5,
+            (
+                "could not be embedded",
+                f"{facts['users_failed']:,}",
+                f"tried again tomorrow; {facts['users_stale']:,} keep an older vector, marked stale",
+            ),
+        )
     published = outcome["publish"]
     rows.append(
         ("published", f"{published['users_sent']:,}", f"{published['users_stored']:,} users in the store")
@@ -82,6 +94,15 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
     console.print(f"{seconds:.1f} s in all; seconds of work a stage: {work}", highlight=False)
+    if facts["users_failed"]:
+        staging = f"staging/{manifest.settings['run']}"
+        console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
+        console.print(
+            f"once that is mended: pinnerformer repair --root {root.url} "
+            f"--users {root.path(f'{staging}/{FAILED_USERS}')}",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}", highlight=False, soft_wrap=True
     )

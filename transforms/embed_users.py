@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from pinnerformer_model.inference import UserEncoder
+from pinnerformer_model.isolation import encode_healthy
+from stores.errors import InputError
 from stores.schemas import to_binary_column, user_embeddings_schema
 from stores.tables import part_stem, write_rows
 from transforms.model import ModelReference
@@ -21,6 +25,10 @@ from transforms.sequences import STAGE as JOIN_STAGE
 from transforms.sequences import JoinedSlice
 
 STAGE = "embed_users"
+LOG = logging.getLogger(__name__)
+
+# A slice of at least so many users, of whom not one can be embedded, fails the job: something else is wrong.
+HOPELESS_USERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +38,10 @@ class EmbeddedSlice:
     Attributes:
         bucket, number: Of the slice.
         user_ids: int64 [N].
-        embeddings: float16 [N, d].
+        embeddings: float16 [N, d]; zeros where a user failed.
         last_action_ms: int64 [N].
+        failures: Row -> why it has no embedding.
+        halved: Batches that were cut in two for want of memory.
         tokens: How many the model saw.
         seconds: Of model time.
         joined: What the join of the slice did.
@@ -42,34 +52,51 @@ class EmbeddedSlice:
     user_ids: np.ndarray
     embeddings: np.ndarray
     last_action_ms: np.ndarray
+    failures: dict[int, str]
+    halved: int
     tokens: int
     seconds: float
     joined: StageReport
 
     def to_rows(self, date: datetime.date) -> pa.Table:
-        """Rows of the table user_embeddings."""
+        """Rows of the table user_embeddings; a user that failed has a null for an embedding."""
         count, dim = self.embeddings.shape
+        failed = np.zeros(count, bool)
+        failed[list(self.failures)] = True
+        embeddings = to_binary_column(self.embeddings)
         columns = [
             pa.array(self.user_ids),
-            to_binary_column(self.embeddings),
+            pc.if_else(pa.array(failed), None, embeddings) if failed.any() else embeddings,
             pa.array(np.full(count, np.datetime64(date))),
             pa.array(self.last_action_ms),
-            pa.array(np.zeros(count, bool)),
+            pa.array(failed),
         ]
         return pa.table(columns, schema=user_embeddings_schema(dim))
 
 
 def embed_slice(run: Run, joined: JoinedSlice, encoder: UserEncoder) -> EmbeddedSlice:
-    """Embeds the users of a slice; what comes out depends on the slice and the model only."""
+    """Embeds the users of a slice; what comes out depends on the slice and the model only.
+
+    Raises:
+        InputError: not one of at least `HOPELESS_USERS` users could be embedded.
+    """
     started = time.perf_counter()
-    embeddings = encoder.encode(joined.sequences, on_batch=lambda users: run.note_progress(STAGE, users, parts=0))
+    user_ids = joined.sequences.user_ids
+    encoded = encode_healthy(encoder, joined.sequences, on_batch=lambda users: run.note_progress(STAGE, users, parts=0))
     run.note_progress(STAGE, 0)
+    if len(encoded.failures) == len(user_ids) >= HOPELESS_USERS:
+        raise InputError(
+            f"--model: none of the {len(user_ids)} users of slice {joined.number} of bucket {joined.bucket} could be "
+            f"embedded ({encoded.failures[0]}); that is the model's fault or the machine's, not the users'"
+        )
     return EmbeddedSlice(
         joined.bucket,
         joined.number,
-        joined.sequences.user_ids,
-        embeddings,
+        user_ids,
+        encoded.embeddings,
         joined.last_action_ms,
+        encoded.failures,
+        encoded.halved,
         len(joined.sequences.timestamp_ms),
         time.perf_counter() - started,
         joined.report,
@@ -116,10 +143,21 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
 
 def slice_reports(embedded: EmbeddedSlice) -> dict[str, StageReport]:
     """What the join and the embedding of a slice did, by stage."""
-    lowest, highest, not_finite = norm_range(embedded.embeddings)
-    counters = {"users_embedded": len(embedded.user_ids), "tokens": embedded.tokens, "users_not_finite": not_finite}
+    rows = sorted(embedded.failures)
+    lowest, highest, not_finite = norm_range(np.delete(embedded.embeddings, rows, axis=0))
+    counters = {
+        "users_embedded": len(embedded.user_ids) - len(rows),
+        "users_failed": len(rows),
+        "batches_halved": embedded.halved,
+        "tokens": embedded.tokens,
+        "users_not_finite": not_finite,
+    }
+    failures = [(int(embedded.user_ids[row]), embedded.failures[row]) for row in rows]
+    for user, why in failures:
+        LOG.warning("user %d was not embedded: %s", user, why)
     started = time.perf_counter() - embedded.seconds
-    return {JOIN_STAGE: embedded.joined, STAGE: part_report(started, counters, lowest=lowest, highest=highest)}
+    done = part_report(started, counters, lowest=lowest, highest=highest, failures=failures)
+    return {JOIN_STAGE: embedded.joined, STAGE: done}
 
 
 class WriteEmbedded(beam.DoFn):

@@ -23,6 +23,7 @@ class Thresholds:
         norm_tolerance: How far a stored float16 vector's L2 norm may be from 1.
         max_lost_share: Share of the previous release's users, or pins, that may be missing.
         max_dropped_share: Share of the rows read that may go to the dead letters.
+        max_failed_share: Share of the users tried that may raise or give NaN or infinity.
         min_recall_at_10: Of the index against exact search over all shards.
         recall_users: Users drawn for it; all, if there are fewer.
     """
@@ -30,6 +31,7 @@ class Thresholds:
     norm_tolerance: float = 2e-3
     max_lost_share: float = 0.05
     max_dropped_share: float = 0.05
+    max_failed_share: float = 0.01
     min_recall_at_10: float = 0.95
     recall_users: int = 1000
 
@@ -77,6 +79,11 @@ def check_counts(
             "rows_dropped_share", dropped, thresholds.max_dropped_share, "share of the rows read that were dropped"
         )
     ]
+    tried = reports.get("embed_users", StageReport()).counters
+    failed = tried.get("users_failed", 0)
+    share = failed / max(1, failed + tried.get("users_embedded", 0))
+    reads = "share of the users tried that could not be embedded"
+    gates.append(_at_most("users_failed_share", share, thresholds.max_failed_share, reads))
     for name, missing, reads in unaccounted(reports, staged):
         gates.append(_at_most(name, abs(missing), 0, reads))
     for table, what in (("user_embeddings", "users"), ("pin_embeddings", "pins")):
@@ -114,6 +121,7 @@ def unaccounted(reports: dict[str, StageReport], staged: Manifest) -> list[tuple
     routed = counted("read_logs", "rows_read") - counted("read_logs", "rows_dropped", "rows_erased")
     active = counted("update_histories", "users_active")
     embedded = counted("embed_users", "users_embedded")
+    failed = counted("embed_users", "users_failed")
     carried = counted("merge_snapshot", "users_carried_over")
     return [
         (
@@ -123,8 +131,8 @@ def unaccounted(reports: dict[str, StageReport], staged: Manifest) -> list[tuple
         ),
         (
             "users_unaccounted",
-            active - embedded - counted("join_vectors", "users_without_token"),
-            "active users neither embedded nor without a usable token",
+            active - embedded - failed - counted("join_vectors", "users_without_token"),
+            "active users neither embedded nor failed nor without a usable token",
         ),
         (
             "snapshot_rows_unaccounted",

@@ -24,6 +24,7 @@ from transforms.receipts import forget_parts
 from transforms.run import StageReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
+FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes
 COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
 
 
@@ -37,6 +38,8 @@ class Publication:
 
 def stage(root: Root, name: str, manifest: Manifest, reports: dict[str, StageReport]) -> None:
     """Writes what a run has made so far, for `finish` and for whoever looks into a refused run."""
+    if manifest.retry_users:
+        root.write_bytes(f"staging/{name}/{FAILED_USERS}", "".join(f"{u}\n" for u in manifest.retry_users).encode())
     root.write_json(
         f"staging/{name}/{STAGED}",
         {
@@ -58,7 +61,7 @@ def read_staged(root: Root, name: str) -> tuple[Manifest, dict[str, StageReport]
     except FileNotFoundError:
         raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
     manifest = Manifest.from_json(found["manifest"], root.path(relative))
-    return manifest, {key: StageReport(**report) for key, report in found["reports"].items()}
+    return manifest, {key: StageReport.from_json(report) for key, report in found["reports"].items()}
 
 
 def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:

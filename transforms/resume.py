@@ -19,7 +19,8 @@ from transforms.run import Run, StageReport
 class Finished:
     """The parts of a run that an earlier attempt finished, as far as this one builds on them.
 
-    A part counts only if the parts that it was made from count too.
+    A part counts only if the parts that it was made from count too. A slice with a user that failed does not count:
+    what made them fail may be mended.
 
     Attributes:
         logs: Row groups of the logs, by part; none unless every bucket's histories are done, since the rows of the
@@ -116,7 +117,11 @@ def find_finished(run: Run, vectors: VectorSet) -> Finished:
         return {key(part): found for part, found in read_receipts(run.root, run.staging, stage).items()}
 
     buckets = receipts(histories.STAGE, _last_number)
-    slices = {key: found for key, found in receipts(embed_users.STAGE, slice_key).items() if key[0] in buckets}
+    slices = {
+        key: found
+        for key, found in receipts(embed_users.STAGE, slice_key).items()
+        if key[0] in buckets and not found.reports[embed_users.STAGE].failures
+    }
     whole = {
         bucket for bucket, receipt in buckets.items() if all((bucket, n) in slices for n in range(_slices(receipt)))
     }

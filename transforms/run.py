@@ -77,6 +77,7 @@ class StageReport:
         lowest: Name -> minimum over parts.
         highest: Name -> maximum over parts.
         files: Table name -> files written or carried over.
+        failures: (user_id, why) of users that could not be embedded.
     """
 
     seconds: float = 0.0
@@ -85,6 +86,7 @@ class StageReport:
     lowest: dict[str, float] = dataclasses.field(default_factory=dict)
     highest: dict[str, float] = dataclasses.field(default_factory=dict)
     files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
+    failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
     def add(self, other: "StageReport") -> None:
         """Adds another part's report to this one."""
@@ -98,12 +100,13 @@ class StageReport:
             self.highest[name] = max(self.highest.get(name, value), value)
         for table, entries in other.files.items():
             self.files.setdefault(table, []).extend(entries)
+        self.failures += other.failures
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "StageReport":
         """Reads a report that was written as a plain dict."""
         files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
-        return cls(**{**found, "files": files})
+        return cls(**{**found, "files": files, "failures": [(user, why) for user, why in found["failures"]]})
 
 
 def part_report(
@@ -113,6 +116,7 @@ def part_report(
     files: Mapping[str, Iterable[FileEntry]] | None = None,
     lowest: Mapping[str, float] | None = None,
     highest: Mapping[str, float] | None = None,
+    failures: Iterable[tuple[int, str]] = (),
 ) -> StageReport:
     """What one part of a stage did.
 
@@ -126,6 +130,7 @@ def part_report(
         lowest=dict(lowest or {}),
         highest=dict(highest or {}),
         files={table: list(entries) for table, entries in (files or {}).items()},
+        failures=list(failures),
     )
 
 

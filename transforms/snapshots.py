@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stores.files import FileEntry
 from stores.manifests import read_manifest
@@ -23,7 +24,8 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
 
     Args:
         old: Rows of user_embeddings, sorted by user_id.
-        new: Rows of the same schema in any order, each user once.
+        new: Rows of the same schema in any order, each user once. A null embedding is that of a user whose inference
+            failed: the old row stays, marked `stale`; without one the user has no row.
 
     Returns:
         The merged rows, sorted by user_id.
@@ -32,9 +34,16 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
         ValueError: a user is there twice in `new`.
     """
     new = new.sort_by("user_id")
+    ids = new["user_id"].to_numpy()
+    if (ids[1:] == ids[:-1]).any():
+        raise ValueError(f"user {ids[1:][ids[1:] == ids[:-1]][0]} was embedded twice")
+    failed = pc.is_null(new["embedding"])
+    if new["embedding"].null_count:
+        again = np.isin(old["user_id"].to_numpy(), new.filter(failed)["user_id"].to_numpy())
+        stale = pc.or_(old["stale"], pa.array(again))
+        old = old.set_column(old.schema.get_field_index("stale"), "stale", stale)
+        new = new.filter(pc.invert(failed))
     new_ids = new["user_id"].to_numpy()
-    if (new_ids[1:] == new_ids[:-1]).any():
-        raise ValueError(f"user {new_ids[1:][new_ids[1:] == new_ids[:-1]][0]} was embedded twice")
     kept = old.filter(pa.array(~np.isin(old["user_id"].to_numpy(), new_ids)))
     place = np.arange(new.num_rows) + np.searchsorted(kept["user_id"].to_numpy(), new_ids)
     from_new = np.zeros(kept.num_rows + new.num_rows, bool)
@@ -60,14 +69,19 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
     Args:
         old: The bucket before.
         entries: The files that hold it; none before the first night and under a new model.
-        new: The night's rows, in any order.
+        new: The night's rows, in any order; as `merge_snapshot` takes them.
     """
     started = time.perf_counter()
     rows = old
     if new.num_rows or not entries:
         rows = merge_snapshot(old, new)
         entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
-    counters = {"users": rows.num_rows, "users_carried_over": rows.num_rows - new.num_rows}
+    embedded = new.num_rows - new["embedding"].null_count
+    counters = {
+        "users": rows.num_rows,
+        "users_carried_over": rows.num_rows - embedded,
+        "users_stale": pc.sum(rows["stale"]).as_py() or 0,
+    }
     run.note_progress(STAGE, rows.num_rows)
     return MergedBucket(rows, entries, part_report(started, counters, files={"user_embeddings": entries}))
 
