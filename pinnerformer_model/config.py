@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 PIN_VECTOR_DIM = 256
+FEATURES = ("pinsage", "action", "surface", "duration", "time", "position")
 
 
 class ModelError(ValueError):
@@ -36,6 +37,8 @@ class ModelConfig:
         pinsage_version: Of the vectors the model was trained on; another version is another space.
         pin_vector_dim: Width of a PinSage vector.
         dtype: Of the stored weights; float32 is the only one.
+        dropped_features: Of `FEATURES`, those that the user tower takes for zero: for ablations. Left out of
+            `config.json` when there is none.
     """
 
     hidden_size: int
@@ -53,6 +56,7 @@ class ModelConfig:
     label_rule: dict[str, Any] = dataclasses.field(default_factory=lambda: PAPER_LABEL_RULE)
     pin_vector_dim: int = PIN_VECTOR_DIM
     dtype: str = "float32"
+    dropped_features: tuple[str, ...] = ()
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -65,6 +69,10 @@ class ModelConfig:
             words = getattr(self, name)
             if not words or len(set(words)) != len(words) or not all(isinstance(word, str) for word in words):
                 raise ModelError(f"{name} must be distinct strings, at least one, got {list(words)!r}")
+        if len(set(self.dropped_features)) != len(self.dropped_features) or set(self.dropped_features) - set(FEATURES):
+            raise ModelError(
+                f"dropped_features must be distinct, of {', '.join(FEATURES)}, got {list(self.dropped_features)!r}"
+            )
         if self.dtype != "float32":
             raise ModelError(f"dtype must be float32, got {self.dtype!r}")
         if not isinstance(self.pinsage_version, str) or not self.pinsage_version:
@@ -74,7 +82,10 @@ class ModelConfig:
 
     def to_json(self) -> str:
         """JSON text with sorted keys: equal configs give equal bytes."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+        found = dataclasses.asdict(self)
+        if not self.dropped_features:
+            del found["dropped_features"]
+        return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "ModelConfig":
@@ -90,11 +101,13 @@ class ModelConfig:
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}
-        if names - set(found):
-            raise ModelError(f"missing keys: {', '.join(sorted(names - set(found)))}")
+        missing = names - set(found) - {"dropped_features"}
+        if missing:
+            raise ModelError(f"missing keys: {', '.join(sorted(missing))}")
         if set(found) - names:
             raise ModelError(f"unknown keys: {', '.join(sorted(set(found) - names))}")
-        for name in ("action_vocabulary", "surface_vocabulary"):
+        found.setdefault("dropped_features", [])
+        for name in ("action_vocabulary", "surface_vocabulary", "dropped_features"):
             if not isinstance(found[name], list):
                 raise ModelError(f"{name} must be a list of strings")
             found[name] = tuple(found[name])
@@ -112,6 +125,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pin_hidden_size": 128,
         "action_dim": 8,
         "surface_dim": 8,
+    },
+    "demo": {
+        "hidden_size": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+        "ffn_size": 512,
+        "max_sequence_length": 64,
+        "embedding_dim": 128,
+        "pin_hidden_size": 256,
+        "action_dim": 16,
+        "surface_dim": 16,
     },
     "small": {
         "hidden_size": 256,
@@ -145,6 +169,7 @@ def preset(
     surface_vocabulary: tuple[str, ...],
     pinsage_version: str,
     label_rule: dict[str, Any] | None = None,
+    dropped_features: tuple[str, ...] = (),
 ) -> ModelConfig:
     """A config of one of the sizes in `PRESETS`.
 
@@ -159,4 +184,5 @@ def preset(
         surface_vocabulary=tuple(surface_vocabulary),
         pinsage_version=pinsage_version,
         label_rule=label_rule or PAPER_LABEL_RULE,
+        dropped_features=tuple(dropped_features),
     )

@@ -3,8 +3,9 @@
 import dataclasses
 
 import numpy as np
+import torch
 
-from pinnerformer_model.sequences import Sequences
+from pinnerformer_model.sequences import PaddedBatch, Sequences
 
 EVENT_COLUMNS = ("pin_row", "action", "surface", "timestamp_ms", "duration_s", "positive")
 
@@ -62,6 +63,14 @@ class Timelines:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         event = ranges(self.offsets[rows], lengths)
         return Timelines(self.user_ids[rows], offsets, **{name: getattr(self, name)[event] for name in EVENT_COLUMNS})
+
+    def before(self, cut_ms: int) -> "Timelines":
+        """The events strictly before a moment; every user stays, also one without any."""
+        stops = stops_before(self, cut_ms)
+        lengths = stops - self.offsets[:-1]
+        event = ranges(self.offsets[:-1], lengths)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Timelines(self.user_ids, offsets, **{name: getattr(self, name)[event] for name in EVENT_COLUMNS})
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -149,3 +158,23 @@ def sequences_at(
     stops = stops_before(timelines, cut_ms)
     rows = np.flatnonzero(stops > timelines.offsets[:-1])
     return sequences_ending(timelines, vectors, rows, stops[rows], max_sequence_length)
+
+
+def pad_windows(
+    timelines: Timelines, vectors: np.ndarray, rows: np.ndarray, stops: np.ndarray, max_sequence_length: int
+) -> PaddedBatch:
+    """What `pad_batch` makes of `sequences_ending`, in one gather.
+
+    Args:
+        vectors, rows, stops, max_sequence_length: As for `sequences_ending`; B rows.
+    """
+    lengths = np.minimum(stops - timelines.offsets[rows], max_sequence_length)
+    event = stops[:, None] - 1 - np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)  # [B, M]
+    return PaddedBatch(
+        pin_vectors=torch.from_numpy(vectors[timelines.pin_row[event]]).float(),
+        action=torch.from_numpy(timelines.action[event]).long(),
+        surface=torch.from_numpy(timelines.surface[event]).long(),
+        timestamp_ms=torch.from_numpy(timelines.timestamp_ms[event]),
+        duration_s=torch.from_numpy(timelines.duration_s[event]),
+        lengths=torch.from_numpy(lengths),
+    )

@@ -15,10 +15,23 @@ class TokenFeatures(nn.Module):
     PinSage vector, action, surface, log(1 + duration) and whether it was measured, and three encoded times: the
     engagement's own, the time since it up to the user's latest, and its gap to the engagement before it (the next older
     token; 0 for the oldest kept, so that nothing depends on what was cut off).
+
+    Args:
+        dropped: Features that are zero whatever the engagement, for ablations: of `pinsage`, `action`, `surface`,
+            `duration`, `time`.
     """
 
-    def __init__(self, pin_vector_dim: int, actions: int, action_dim: int, surfaces: int, surface_dim: int):
+    def __init__(
+        self,
+        pin_vector_dim: int,
+        actions: int,
+        action_dim: int,
+        surfaces: int,
+        surface_dim: int,
+        dropped: tuple[str, ...] = (),
+    ):
         super().__init__()
+        self.dropped = dropped
         self.action = nn.Embedding(actions, action_dim)
         self.surface = nn.Embedding(surfaces, surface_dim)
         self.absolute_time = TimeEncoder(ABSOLUTE_PERIODS_MS)
@@ -35,18 +48,16 @@ class TokenFeatures(nn.Module):
         gap[:, :-1] = at[:, :-1] - at[:, 1:]  # padding repeats the oldest token, whose gap is therefore 0
         unmeasured = torch.isnan(batch.duration_s)
         duration = torch.log1p(batch.duration_s.masked_fill(unmeasured, 0.0))
-        return torch.cat(
-            [
-                batch.pin_vectors,
-                self.action(batch.action),
-                self.surface(batch.surface),
-                torch.stack([duration, unmeasured.float()], dim=-1),
-                self.absolute_time(at),
-                self.since_latest(since_latest),
-                self.gap(gap),
-            ],
-            dim=-1,
-        )
+        features = {
+            "pinsage": [batch.pin_vectors],
+            "action": [self.action(batch.action)],
+            "surface": [self.surface(batch.surface)],
+            "duration": [torch.stack([duration, unmeasured.float()], dim=-1)],
+            "time": [self.absolute_time(at), self.since_latest(since_latest), self.gap(gap)],
+        }
+        for name in self.dropped:
+            features[name] = [torch.zeros_like(part) for part in features[name]]
+        return torch.cat([part for parts in features.values() for part in parts], dim=-1)
 
 
 class Block(nn.Module):
@@ -101,6 +112,7 @@ class UserTower(nn.Module):
         ffn_size: Inner width of a block.
         max_sequence_length: Longest sequence there is a position for.
         embedding_dim: d.
+        positioned: Whether positions are learned; off for ablations only.
     """
 
     def __init__(
@@ -112,8 +124,10 @@ class UserTower(nn.Module):
         ffn_size: int,
         max_sequence_length: int,
         embedding_dim: int,
+        positioned: bool = True,
     ):
         super().__init__()
+        self.positioned = positioned
         self.features = features
         self.projection = nn.Linear(features.width, hidden_size)
         self.position = nn.Parameter(torch.zeros(max_sequence_length, hidden_size))
@@ -127,33 +141,40 @@ class UserTower(nn.Module):
 
     def _tokens(self, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
         length = batch.action.shape[1]
-        v = self.projection(self.features(batch)) + self.position[:length]
+        v = self.projection(self.features(batch))
+        if self.positioned:
+            v = v + self.position[:length]
         # Padding stands after the oldest token, where "itself and older" would see it: the mask hides it by length.
         real = torch.arange(length, device=v.device) < batch.lengths[:, None]
-        return v, real
+        older = torch.ones(length, length, dtype=torch.bool, device=v.device).triu()  # row i sees columns j >= i
+        visible = older & real[:, None, None, :]
+        return v, visible | torch.eye(length, dtype=torch.bool, device=v.device)  # padding sees itself: no empty row
+
+    def _blocks(self, batch: PaddedBatch, queries: int | None = None) -> torch.Tensor:
+        """float32 [B, Q, H]: the newest Q positions after the last block, which computes no other; None: all M."""
+        v, visible = self._tokens(batch)
+        for block in self.blocks[:-1]:
+            v = block(v, visible)
+        return self.blocks[-1](v, visible if queries is None else visible[:, :, :queries], queries)
 
     def forward(self, batch: PaddedBatch) -> torch.Tensor:
         """Every position's embedding: float32 [B, M, d]; those of padding mean nothing."""
-        v, real = self._tokens(batch)
-        length = v.shape[1]
-        older = torch.ones(length, length, dtype=torch.bool, device=v.device).triu()  # row i sees columns j >= i
-        visible = older & real[:, None, None, :]
-        visible = visible | torch.eye(length, dtype=torch.bool, device=v.device)  # padding sees itself: no empty row
-        for block in self.blocks:
-            v = block(v, visible)
-        return self._head(v)
+        return self._head(self._blocks(batch))
 
     def newest(self, batch: PaddedBatch) -> torch.Tensor:
         """The newest position's embedding: float32 [B, d]; the last block computes no other."""
-        v, real = self._tokens(batch)
-        length = v.shape[1]
-        older = torch.ones(length, length, dtype=torch.bool, device=v.device).triu()
-        visible = older & real[:, None, None, :]
-        visible = visible | torch.eye(length, dtype=torch.bool, device=v.device)
-        for block in self.blocks[:-1]:
-            v = block(v, visible)
-        v = self.blocks[-1](v, visible[:, :, :1], queries=1)
-        return self._head(v)[:, 0]
+        return self._head(self._blocks(batch, queries=1))[:, 0]
+
+    def at(self, batch: PaddedBatch, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """The embeddings of some positions, for training: float32 [K, d]; the head computes no other.
+
+        Args:
+            row: int64 [K], rows of the batch.
+            position: int64 [K], 0 = the newest.
+        """
+        queries = int(position.max()) + 1
+        length = batch.action.shape[1]
+        return self._head(self._blocks(batch, queries if queries < length else None)[row, position])
 
 
 def build_user_tower(config: ModelConfig) -> UserTower:
@@ -165,6 +186,7 @@ def build_user_tower(config: ModelConfig) -> UserTower:
             config.action_dim,
             len(config.surface_vocabulary),
             config.surface_dim,
+            tuple(name for name in config.dropped_features if name != "position"),
         ),
         hidden_size=config.hidden_size,
         num_layers=config.num_layers,
@@ -172,4 +194,5 @@ def build_user_tower(config: ModelConfig) -> UserTower:
         ffn_size=config.ffn_size,
         max_sequence_length=config.max_sequence_length,
         embedding_dim=config.embedding_dim,
+        positioned="position" not in config.dropped_features,
     )

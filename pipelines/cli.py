@@ -12,6 +12,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
     "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
     "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
+    "train": ("pipelines.train", "train a model on timelines"),
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "backfill": ("pipelines.backfill", "turn the logs of many days into one release a day, at once"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),

@@ -25,3 +25,7 @@ class RefusedError(PinnerFormerError):
     """A gate refused the release; what was served before is still served."""
 
     exit_code = 3
+
+
+class TrainingError(PinnerFormerError):
+    """Training cannot go on; the last good checkpoint is kept."""

@@ -1,0 +1,95 @@
+"""Sampled softmax with the log Q correction (paper, section 4)."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from pinnerformer_model.count_min import CountMinSketch, ExactCounts
+
+LEAST_TEMPERATURE = 0.01
+ABSENT = -1e9  # the score of what is not in the pool: finite, so that an empty pool costs 0 and has gradients of 0
+
+
+class Temperature(nn.Module):
+    """tau, learned and never below 0.01.
+
+    Its logarithm is learned, so that a step changes it by a share of itself. Ours: it starts at 0.05.
+    """
+
+    def __init__(self, initial: float = 0.05):
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(initial).log())
+
+    def forward(self) -> torch.Tensor:
+        """float32 []."""
+        return self.log.exp().clamp(min=LEAST_TEMPERATURE)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogQ:
+    """log Q of pins: how many copies of each a pool is expected to hold.
+
+    A pin comes into the pool as somebody's label, as often as it has been one, or drawn from the corpus, each alike:
+    Q(v) = in_batch_size count(v) / total + random_size / corpus_size. With random negatives alone Q is a constant,
+    which the softmax does not see.
+
+    Attributes:
+        counts: Of labels so far, this step's included.
+        in_batch_size, random_size: Of the pool.
+        corpus_size: Pins there are.
+    """
+
+    counts: CountMinSketch | ExactCounts
+    in_batch_size: int
+    random_size: int
+    corpus_size: int
+
+    def __call__(self, pins: torch.Tensor, own: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """float32 [N].
+
+        Args:
+            pins: int64 [N].
+            own: Copies expected because the user itself is in the batch: Q given the user; 0: of anybody.
+        """
+        share = self.counts.counts(pins).double() / self.counts.total.clamp(min=1)
+        expected = self.in_batch_size * share + self.random_size / self.corpus_size + own
+        return expected.log().float()
+
+
+def sampled_softmax(
+    queries: torch.Tensor,
+    pins: torch.Tensor,
+    temperature: torch.Tensor,
+    *,
+    pair_query: torch.Tensor,
+    pair_pin: torch.Tensor,
+    pair_weight: torch.Tensor,
+    pair_bias: torch.Tensor,
+    pool_bias: torch.Tensor,
+    masked_query: torch.Tensor,
+    masked_pin: torch.Tensor,
+) -> torch.Tensor:
+    """The weighted sum over pairs of -log( e^{s(u,p) + b_p} / ( e^{s(u,p) + b_p} + sum_j e^{s(u,n_j) + b_j} ) ).
+
+    s = <u, p> / temperature. The sum over negatives is one number a query, so pairs of one query share it; a pin that
+    stands in the pool m times is scored once, with log m in its bias.
+
+    Args:
+        queries: float32 [Q, d], unit vectors.
+        pins: float32 [N, d], unit vectors.
+        temperature: float32 [].
+        pair_query, pair_pin: int64 [P], rows of `queries` and `pins`.
+        pair_weight: float32 [P].
+        pair_bias: float32 [P], -log Q of the pair's label; 0 without the correction.
+        pool_bias: float32 [N], log copies - log Q; `ABSENT` where there is no copy.
+        masked_query, masked_pin: int64 [X], pairs that are no negatives.
+
+    Returns:
+        float32 []. A pair without any negative costs 0.
+    """
+    logits = torch.addmm(pool_bias, queries, (pins / temperature).T)  # [Q, N]
+    logits.index_put_((masked_query, masked_pin), logits.new_tensor(ABSENT))
+    negatives = torch.logsumexp(logits, dim=1)  # [Q]
+    positive = (queries[pair_query] * pins[pair_pin]).sum(-1) / temperature + pair_bias  # [P]
+    return (pair_weight * nn.functional.softplus(negatives[pair_query] - positive)).sum()

@@ -1,0 +1,100 @@
+"""The pool of negatives of one step, shared by all of its positions (paper, section 4)."""
+
+import dataclasses
+
+import numpy as np
+
+from pinnerformer_model.objectives import Draw
+from pinnerformer_model.timelines import ranges
+
+MODES = ("random", "in_batch", "mixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Negatives:
+    """Which pins a positive competes with.
+
+    Attributes:
+        mode: `in_batch`: the other users' labels of the step; `random`: pins drawn uniformly from the corpus; `mixed`:
+            both in one pool, under one softmax.
+        random: Pins drawn, no pin twice.
+        in_batch_limit: Labels taken into the pool at most; more are drawn from.
+    """
+
+    mode: str = "mixed"
+    random: int = 8192
+    in_batch_limit: int = 5000
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"negatives must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.random < 1 or self.in_batch_limit < 1:
+            raise ValueError("the numbers of negatives must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The distinct pins of a step, each encoded once, and who competes with whom.
+
+    Attributes:
+        pins: int64 [N], rows of the matrix of pin vectors; sorted, unique.
+        copies: int64 [N], how often a pin stands in the pool: 0 = it is a label only.
+        in_batch_size, random_size: Of the pool, how many pins came which way.
+        pair_pin: int64 [P], place of every pair's label in `pins`.
+        masked_query, masked_pin: int64 [X]: a user's own labels, places in `pins`, are no negatives of its queries.
+    """
+
+    pins: np.ndarray
+    copies: np.ndarray
+    in_batch_size: int
+    random_size: int
+    pair_pin: np.ndarray
+    masked_query: np.ndarray
+    masked_pin: np.ndarray
+
+
+def make_pool(
+    draw: Draw, pin_row: np.ndarray, negatives: Negatives, corpus_size: int, random: np.random.Generator
+) -> Pool:
+    """Draws the pool of a step.
+
+    Args:
+        draw: Of the step, of all users of all ranks.
+        pin_row: int32 [E], of the timelines.
+        corpus_size: Pins there are; random ones are rows below it.
+    """
+    labels = pin_row[draw.pair_event].astype(np.int64)  # [P]
+    in_batch = labels if negatives.mode != "random" else labels[:0]
+    if len(in_batch) > negatives.in_batch_limit:
+        in_batch = random.choice(in_batch, negatives.in_batch_limit, replace=False)
+    drawn = np.empty(0, np.int64)
+    if negatives.mode != "in_batch":
+        drawn = random.choice(corpus_size, min(negatives.random, corpus_size), replace=False, shuffle=False)
+    pins, place = np.unique(np.concatenate([labels, in_batch, drawn]), return_inverse=True)
+    copies = np.bincount(place[len(labels) :], minlength=len(pins))
+    pair_pin = place[: len(labels)]
+
+    # (user, label) pairs, each once; then every query of the user with every label of the user.
+    _, user = np.unique(draw.rows, return_inverse=True)  # several windows may be one user's
+    query_user = user[draw.query_window]
+    own = np.unique(query_user[draw.pair_query] * len(pins) + pair_pin)
+    owner, pin = own // len(pins), own % len(pins)
+    first = np.searchsorted(owner, query_user)
+    width = np.searchsorted(owner, query_user, side="right") - first
+    return Pool(
+        pins=pins,
+        copies=copies,
+        in_batch_size=len(in_batch),
+        random_size=len(drawn),
+        pair_pin=pair_pin,
+        masked_query=np.repeat(np.arange(len(query_user)), width),
+        masked_pin=pin[ranges(first, width)],
+    )
+
+
+def pair_weights(draw: Draw) -> np.ndarray:
+    """float64 [P], summing to 1: every user weighs the same, however many pairs it has."""
+    _, user = np.unique(draw.rows, return_inverse=True)
+    user = user[draw.query_window[draw.pair_query]]
+    pairs = np.bincount(user)
+    return 1 / (np.count_nonzero(pairs) * pairs[user])

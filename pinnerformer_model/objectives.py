@@ -1,0 +1,211 @@
+"""The four training objectives: which positions of a user predict which positives (paper, section 5).
+
+All four are one rule with three settings. Every event has a label range: the positives it may be asked to predict, all
+STRICTLY later than the event. A window is a user's newest M events up to an event with a label; the objective says
+which of its positions predict, and how many labels each of them draws from its range.
+
+| objective | positions | labels of each | label range of an event |
+|---|---|---|---|
+| `next_action` | the newest | 1 | the next positive |
+| `sasrec` | every one that has a label | 1 | the next positive |
+| `all_action` | the newest | at most `labels`, no event twice | the positives of the next K days |
+| `dense_all_action` | at most `positions`, drawn | 1 | the positives of the next K days |
+
+Ours: positives that share one moment (the lines of a receipt) are all "the next positive", and one of them is drawn. A
+label may be a later token of the same window; the causal mask keeps it from the position that predicts it.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from pinnerformer_model.timelines import Timelines, ranges, search_sorted
+
+OBJECTIVES = ("next_action", "sasrec", "all_action", "dense_all_action")
+DAY_MS = 86_400_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """One of the paper's objectives.
+
+    Attributes:
+        name: One of `OBJECTIVES`.
+        days: K, of the all-action objectives.
+        positions: Of a window, drawn by `dense_all_action`.
+        labels: Of a window, drawn by `all_action`.
+    """
+
+    name: str = "dense_all_action"
+    days: float = 28.0
+    positions: int = 32
+    labels: int = 32
+
+    def __post_init__(self):
+        if self.name not in OBJECTIVES:
+            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.name!r}")
+        if self.days <= 0 or self.positions < 1 or self.labels < 1:
+            raise ValueError("days, positions and labels must be positive")
+
+    @property
+    def horizon_ms(self) -> int | None:
+        """How far a label may lie ahead; None: the next positive, however far."""
+        return int(self.days * DAY_MS) if self.name.endswith("all_action") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelRanges:
+    """What each event may be asked to predict: a run of the user's positives, in order of time.
+
+    Attributes:
+        positives: int64 [L], places of the positive events in the timelines.
+        first: int64 [E], place in `positives` of an event's first label.
+        count: int64 [E], how many it has; 0 = none.
+    """
+
+    positives: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+
+
+def label_ranges(timelines: Timelines, horizon_ms: int | None) -> LabelRanges:
+    """The labels of every event: positives of the same user, strictly later.
+
+    Args:
+        horizon_ms: Labels lie within so many milliseconds, the last one included; None: the next positive only, and
+            those that share its moment.
+    """
+    events = len(timelines.timestamp_ms)
+    positives = np.flatnonzero(timelines.positive)
+    time = timelines.timestamp_ms[positives]
+    edges = np.searchsorted(positives, timelines.offsets)  # positives a user, as a range of `positives`
+    owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
+    stop = edges[1:][owner] if events else np.empty(0, np.int64)
+    first = search_sorted(time, edges[:-1][owner], stop, timelines.timestamp_ms, "right")
+    if horizon_ms is not None:
+        last = timelines.timestamp_ms + horizon_ms
+    else:
+        last = np.zeros(events, np.int64)
+        has_label = first < stop
+        last[has_label] = time[first[has_label]]
+    return LabelRanges(positives, first, search_sorted(time, first, stop, last, "right") - first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """The windows of one step, and what their positions predict.
+
+    Attributes:
+        rows: int64 [S], the user of every window, a row of the timelines.
+        stops: int64 [S], place after its newest event.
+        query_window: int64 [Q], the window of every position that predicts; never falls.
+        query_position: int64 [Q], 0 = the newest.
+        pair_query: int64 [P], the query of every (position, label) pair; never falls.
+        pair_event: int64 [P], the event it predicts.
+    """
+
+    rows: np.ndarray
+    stops: np.ndarray
+    query_window: np.ndarray
+    query_position: np.ndarray
+    pair_query: np.ndarray
+    pair_event: np.ndarray
+
+
+def keep_at_most(group: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    """A random choice of at most `most` of the members of every group, all choices alike.
+
+    Args:
+        group: int64 [C], never falls.
+
+    Returns:
+        int64: places in `group`, rising.
+    """
+    order = np.lexsort((random.random(len(group)), group))
+    start = np.searchsorted(group, group)  # group[order] == group: sorting moves members within groups only
+    return np.sort(order[np.arange(len(group)) - start < most])
+
+
+class Sampler:
+    """Draws the windows and labels of any training step; the same step gives the same draw, whatever came before.
+
+    Users come in a new random order every epoch, so that each is seen as often as any other; those without any event
+    that has a label are left out. A window ends at one of its user's events with a label, drawn uniformly.
+
+    Args:
+        timelines: Of the training users, cut where training ends.
+        objective: Which positions predict what.
+        max_sequence_length: M.
+        users_per_step: Different users of a step; fewer, if there are fewer.
+        windows_per_user: Windows drawn a user.
+        seed: Of everything drawn.
+
+    Raises:
+        ValueError: no event of no user has a label.
+    """
+
+    def __init__(
+        self,
+        timelines: Timelines,
+        objective: Objective,
+        *,
+        max_sequence_length: int,
+        users_per_step: int,
+        windows_per_user: int = 1,
+        seed: int = 0,
+    ):
+        self.timelines = timelines
+        self._objective = objective
+        self._length = max_sequence_length
+        self._windows = windows_per_user
+        self._seed = seed
+        self._labels = label_ranges(timelines, objective.horizon_ms)
+        self._labelled = np.flatnonzero(self._labels.count)  # events a window may end at
+        self._edges = np.searchsorted(self._labelled, timelines.offsets)
+        self.users = np.flatnonzero(np.diff(self._edges))
+        if not len(self.users):
+            raise ValueError("no event has a positive of the same user later than itself, within the objective's days")
+        self.users_per_step = min(users_per_step, len(self.users))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.users) // self.users_per_step
+
+    def draw(self, step: int) -> Draw:
+        """The draw of a step, counted from 0."""
+        epoch, turn = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self._seed, 1, epoch]).permutation(self.users)
+        chosen = order[turn * self.users_per_step : (turn + 1) * self.users_per_step]
+        random = np.random.default_rng([self._seed, 2, step])
+        rows = np.repeat(chosen, self._windows)
+        first, width = self._edges[rows], self._edges[rows + 1] - self._edges[rows]
+        stops = self._labelled[first + _below(width, random)] + 1
+        return self._predict(rows, stops, random)
+
+    def _predict(self, rows: np.ndarray, stops: np.ndarray, random: np.random.Generator) -> Draw:
+        """Draws positions and labels of windows that end at events with a label."""
+        name, labels = self._objective.name, self._labels
+        if name in ("next_action", "all_action"):
+            window, event = np.arange(len(rows)), stops - 1
+        else:
+            lengths = np.minimum(stops - self.timelines.offsets[rows], self._length)
+            window = np.repeat(np.arange(len(rows)), lengths)
+            event = np.repeat(2 * stops - 1 - lengths, lengths) - ranges(stops - lengths, lengths)  # newest first
+            kept = np.flatnonzero(labels.count[event])
+            if name == "dense_all_action":
+                kept = kept[keep_at_most(window[kept], self._objective.positions, random)]
+            window, event = window[kept], event[kept]
+        if name == "all_action":
+            pair_query = np.repeat(np.arange(len(event)), labels.count[event])
+            label = ranges(labels.first[event], labels.count[event])
+            kept = keep_at_most(pair_query, self._objective.labels, random)
+            pair_query, label = pair_query[kept], label[kept]
+        else:
+            pair_query = np.arange(len(event))
+            label = labels.first[event] + _below(labels.count[event], random)
+        return Draw(rows, stops, window, stops[window] - 1 - event, pair_query, labels.positives[label])
+
+
+def _below(bounds: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """int64: a whole number in [0, bound) for every bound."""
+    return np.minimum((random.random(len(bounds)) * bounds).astype(np.int64), bounds - 1)

@@ -1,0 +1,264 @@
+"""Training steps: what they depend on, and what they must not depend on."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from pinnerformer_model.checkpoint import load_model, new_model, save_model
+from pinnerformer_model.config import FEATURES, ModelConfig, ModelError, preset
+from pinnerformer_model.fitting import DivergedError, Hooks, Schedule, fit
+from pinnerformer_model.negatives import Negatives
+from pinnerformer_model.objectives import Objective
+from pinnerformer_model.timelines import pad_windows
+from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
+from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
+from tests.pinnerformer_model.test_timelines import make_timelines, vectors_of
+
+PINS = 200
+SETTINGS = TrainingSettings(
+    objective=Objective(positions=6, days=20),
+    negatives=Negatives(random=50),
+    steps=12,
+    warmup_steps=3,
+    learning_rate=3e-3,
+    users_per_step=8,
+    sketch_width=1 << 10,
+)
+
+
+def config(**changes) -> ModelConfig:
+    made = preset("tiny", action_vocabulary=("a", "b"), surface_vocabulary=("x", "y", "z"), pinsage_version="v")
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def timelines():
+    return make_timelines(np.random.default_rng(0).integers(1, 60, 30).tolist(), pins=PINS)
+
+
+def make(timelines, settings=SETTINGS, cfg=None):
+    cfg = cfg or config()
+    maker = BatchMaker(timelines, vectors_of(PINS), settings, cfg.max_sequence_length)
+    return Trainer(cfg, *new_model(cfg, 1), settings, PINS), maker
+
+
+def equal(a: dict, b: dict) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+@pytest.mark.parametrize("exact", [False, True])
+def test_resumed_at_any_step_it_ends_in_the_same_bits(timelines, tmp_path, stop, exact):
+    settings = dataclasses.replace(SETTINGS, exact_counts=exact)
+    whole, maker = make(timelines, settings)
+    for step in range(settings.steps):
+        whole.step(maker.make(step))
+    first, maker = make(timelines, settings)
+    for step in range(stop):
+        first.step(maker.make(step))
+    save_state(str(tmp_path), TrainingState(first.tensors(), first.step_number, {}, None))
+    state = load_state(str(tmp_path))
+    second, maker = make(timelines, settings)
+    second.load(state.tensors, state.step)
+    for step in range(second.step_number, settings.steps):
+        second.step(maker.make(step))
+    assert second.step_number == whole.step_number == 12
+    assert equal(second.tensors(), whole.tensors())
+    assert not equal(first.tensors(), whole.tensors())
+
+
+def test_the_loss_does_not_depend_on_how_windows_are_batched(timelines):
+    losses = []
+    for budget in (1, 100, 10_000):
+        trainer, maker = make(timelines, dataclasses.replace(SETTINGS, token_budget=budget))
+        batch = maker.make(3)
+        losses.append(float(trainer.loss(batch).detach()))
+    assert len(batch.windows) == 1
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["next_action", "sasrec", "all_action", "dense_all_action"])
+def test_only_the_embeddings_of_predicting_positions_are_used(timelines, name):
+    """Against every position's embedding, picked one by one."""
+    settings = dataclasses.replace(SETTINGS, objective=Objective(name, days=20, positions=4, labels=5))
+    trainer, maker = make(timelines, settings)
+    draw = maker.sampler.draw(2)
+    batch = maker.make(2)
+    with torch.no_grad():
+        got = torch.cat([trainer.user_tower.at(*window) for window in batch.windows])[batch.query_order]
+        for query, (window, position) in enumerate(zip(draw.query_window, draw.query_position, strict=True)):
+            alone = pad_windows(
+                timelines, vectors_of(PINS), draw.rows[[window]], draw.stops[[window]], config().max_sequence_length
+            )
+            expected = trainer.user_tower(alone)[0, position]
+            torch.testing.assert_close(got[query], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_position_does_not_see_what_is_newer(timelines):
+    """All that it may know of the future is when the newest event was: the feature `time since the latest`."""
+    cfg = config()
+    user_tower, _ = new_model(cfg, 1)
+    row = int(np.argmax(timelines.lengths))
+    stops = timelines.offsets[[row + 1]]
+    window = pad_windows(timelines, vectors_of(PINS), np.array([row]), stops, cfg.max_sequence_length)
+    before = user_tower(window).detach()
+    changed = dataclasses.replace(
+        window,
+        pin_vectors=torch.cat([torch.randn(1, 5, 256), window.pin_vectors[:, 5:]], 1),
+        action=torch.cat([1 - window.action[:, :5], window.action[:, 5:]], 1),
+        surface=torch.cat([(window.surface[:, :5] + 1) % 3, window.surface[:, 5:]], 1),
+        duration_s=torch.cat([torch.rand(1, 5) * 99, window.duration_s[:, 5:]], 1),
+        timestamp_ms=torch.cat(
+            [window.timestamp_ms[:, :1], window.timestamp_ms[:, 5:6].expand(-1, 4), window.timestamp_ms[:, 5:]], 1
+        ),
+    )
+    after = user_tower(changed).detach()
+    torch.testing.assert_close(after[:, 5:], before[:, 5:], rtol=0, atol=1e-6)
+    assert (after[:, :5] - before[:, :5]).abs().amax(-1).min() > 1e-3
+    older = dataclasses.replace(window, pin_vectors=torch.cat([window.pin_vectors[:, :-1], torch.randn(1, 1, 256)], 1))
+    # And it does see what is older.
+    assert (user_tower(older).detach()[:, 0] - before[:, 0]).abs().max() > 1e-5
+
+
+def test_training_lowers_the_loss_and_prefetching_does_not_matter(timelines):
+    settings = dataclasses.replace(SETTINGS, steps=60)
+    trainer, maker = make(timelines, settings)
+    feed = Feed(maker, 0, 60)
+    losses = [trainer.step(feed.next())[0] for _ in range(60)]
+    feed.close()
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.2
+    again, maker = make(timelines, settings)
+    assert [again.step(maker.make(step))[0] for step in range(20)] == losses[:20]  # prefetched or not
+
+
+def hooks(**changes) -> Hooks:
+    nothing = Hooks(
+        evaluate=None,
+        keep=lambda: None,
+        save=lambda state: None,
+        on_step=lambda step, loss, norm: None,
+        on_evaluation=lambda step, figure: None,
+    )
+    return dataclasses.replace(nothing, **changes)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_touches_the_weights(timelines):
+    trainer, maker = make(timelines)
+    kept, saved = [], []
+
+    def poison(step: int, loss: float, norm: float) -> None:
+        if step == 7:
+            with torch.no_grad():
+                trainer.user_tower.head_out.weight[0, 0] = torch.nan
+
+    with pytest.raises(DivergedError, match="step 8: the loss is nan"):
+        fit(
+            trainer,
+            maker,
+            Schedule(evaluate_every=3, patience=9, save_every=5),
+            hooks(evaluate=lambda: trainer.step_number, keep=lambda: kept.append(trainer.step_number),
+                  save=lambda state: saved.append(state.step), on_step=poison),
+            {},
+        )  # fmt: skip
+    assert kept == [3, 6] and saved == [5]
+    trainer, maker = make(timelines)
+    weights = trainer.tensors()
+    batch = maker.make(0)
+    batch.pin_vectors[0, 0] = torch.inf
+    loss, norm = trainer.step(batch)
+    assert not np.isfinite(loss + norm) and trainer.step_number == 0
+    after = trainer.tensors()
+    assert all(torch.equal(after[name], value) for name, value in weights.items() if name != "counts")
+
+
+def test_it_stops_early_and_keeps_the_best(timelines):
+    settings = dataclasses.replace(SETTINGS, steps=100)
+    figures = iter([0.1, 0.3, 0.2, 0.3, 0.25, 9.0])
+    trainer, maker = make(timelines, settings)
+    kept = []
+    fitted = fit(
+        trainer,
+        maker,
+        Schedule(evaluate_every=2, patience=3, save_every=50),
+        hooks(evaluate=lambda: next(figures), keep=lambda: kept.append(trainer.step_number)),
+        {},
+    )
+    assert kept == [2, 4] and fitted.stopped_early and fitted.steps == 10
+    assert fitted.best == {"step": 4, "recall": 0.3}
+
+
+def test_a_feed_hands_on_what_went_wrong(timelines):
+    class Broken:
+        def make(self, step):
+            raise OSError("the disk is gone")
+
+    feed = Feed(Broken(), 0, 3)
+    with pytest.raises(OSError, match="the disk is gone"):
+        feed.next()
+    feed.close()
+
+
+def test_a_corpus_smaller_than_the_negatives_asked_for_is_refused(timelines):
+    with pytest.raises(ValueError, match="201 random negatives asked for, the corpus has 200 pins"):
+        make(timelines, dataclasses.replace(SETTINGS, negatives=Negatives(random=201)))
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_dropped_feature_is_dropped_in_training_and_inference(timelines, tmp_path, feature):
+    cfg = config(dropped_features=(feature,))
+    towers = new_model(cfg, 1)
+    with torch.no_grad():
+        towers[0].position.normal_()
+    row = int(np.argmax(timelines.lengths))
+    window = pad_windows(timelines, vectors_of(PINS), np.array([row]), timelines.offsets[[row + 1]], 32)
+    changed = {
+        "pinsage": {"pin_vectors": torch.randn_like(window.pin_vectors)},
+        "action": {"action": 1 - window.action},
+        "surface": {"surface": (window.surface + 1) % 3},
+        "duration": {"duration_s": torch.rand_like(window.duration_s)},
+        "time": {"timestamp_ms": window.timestamp_ms.flip(1).flip(1) // 2},
+        "position": {},
+    }
+    save_model(str(tmp_path / "m"), cfg, *towers)
+    tower = load_model(str(tmp_path / "m")).user_tower
+    if feature == "position":
+        before = tower(window)
+        with torch.no_grad():
+            tower.position.normal_()
+        torch.testing.assert_close(tower(window), before)
+    else:
+        for name, change in changed.items():
+            if change:
+                same = torch.allclose(tower(dataclasses.replace(window, **change)), tower(window), atol=1e-6)
+                assert same == (name == feature), name
+    plain = dataclasses.replace(cfg, dropped_features=())
+    assert "dropped_features" not in plain.to_json()  # models of before, and their digests, stay as they are
+    assert ModelConfig.from_json(plain.to_json()) == plain
+    assert ModelConfig.from_json(cfg.to_json()) == cfg
+    with pytest.raises(ModelError, match="dropped_features must be distinct"):
+        config(dropped_features=("colour",))
+
+
+def test_killed_while_it_writes_the_old_state_stays(timelines, tmp_path, monkeypatch):
+    trainer, _ = make(timelines)
+    folder = str(tmp_path)
+    save_state(folder, TrainingState(trainer.tensors(), 3, {"a": 1}, {"step": 2, "recall": 0.5}))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        save_state(folder, TrainingState(trainer.tensors(), 4, {"a": 1}, None))
+    state = load_state(folder)
+    assert state.step == 3 and state.best == {"step": 2, "recall": 0.5}
+    assert os.listdir(folder) == ["state.safetensors"]
+    with open(f"{folder}/state.safetensors", "r+b") as file:
+        file.truncate(os.path.getsize(f"{folder}/state.safetensors") // 2)
+    with pytest.raises(ModelError, match="no readable training state"):
+        load_state(folder)
+    assert load_state(str(tmp_path / "none")) is None
+
+
+def test_changed_settings_are_named():
+    before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 5, "c": [2]}, "e": 3}
+    assert changed_settings(before, now) == ["a.b: 1 before, 5 now", "d: 3 before, None now", "e: None before, 3 now"]
