@@ -1,7 +1,6 @@
 """`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
 
 import json
-import os
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
 from pipelines.arguments import Parser
+from stores import locations
 from stores.errors import InputError, UsageError
 from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files
 
@@ -43,10 +43,9 @@ def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...],
 
 def read_version(pins: str) -> str:
     """The PinSage version that a vector set says it is of."""
-    path = os.path.join(pins, "version.json")
+    path = locations.join(pins, "version.json")
     try:
-        with open(path, "rb") as file:
-            return str(json.load(file)["pinsage_version"])
+        return str(json.loads(locations.read_bytes(path))["pinsage_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f'{path}: {error}; expected {{"pinsage_version": "..."}}, or say --pins DIR') from None
 
@@ -64,7 +63,7 @@ def run(argv: list[str]) -> int:
     actions, surfaces = read_vocabularies(arguments.logs, ColumnNames.parse(arguments.column))
     if not actions or not surfaces:
         raise InputError(f"--logs {arguments.logs}: no row with an action and a surface in it; nothing to model")
-    pins = arguments.pins or os.path.join(os.path.dirname(os.path.abspath(arguments.logs)), "pins")
+    pins = arguments.pins or locations.join(locations.parent(arguments.logs), "pins")
     options: dict[str, Any] = {"action_vocabulary": actions, "surface_vocabulary": surfaces}
     try:
         config = preset(arguments.preset, pinsage_version=read_version(pins), **options)

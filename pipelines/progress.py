@@ -88,7 +88,7 @@ class Progress:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Progress":
-        folder = self._run.root.path(f"{self._run.staging}/progress")
+        folder = self._run.progress_folder
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             os.unlink(os.path.join(folder, name))
         if self._shown:

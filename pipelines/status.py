@@ -1,7 +1,6 @@
 """`pinnerformer status`: the releases of a root, what the store serves, and whether the newest is too old."""
 
 import datetime
-import os
 import sys
 from typing import Any
 
@@ -36,7 +35,7 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
         raise StoreError(f"--root {root.url}: no layout.json in it; no daily job has run there yet")
     releases = []
     for manifest in chain(root):
-        committed = os.path.getmtime(root.path(manifest_path(manifest.release)))
+        committed = root.modified(manifest_path(manifest.release))
         stamp = datetime.datetime.fromtimestamp(committed, datetime.UTC)
         releases.append({**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")})
     found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}

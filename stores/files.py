@@ -1,77 +1,19 @@
 """The root: every byte the job owns, written whole or not at all."""
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
-import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+import pyarrow as pa
+
+from stores import locations
 from stores.errors import StoreError, UsageError
+from stores.local_files import LocalFiles, explain_os_errors, replace_atomically, sha256_file, temporary_file
+from stores.object_files import ObjectFiles
 
-
-def sha256_file(path: str) -> str:
-    """Hex sha256 of a local file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def explain_os_errors(path: str) -> Iterator[None]:
-    """Turns the operating system's refusals into messages that name the path and the way out.
-
-    Raises:
-        StoreError: in place of every OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        named = error.filename or path
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"{named}: the disk is full; free some space and run the same command again "
-                "(no half-written release is left, the previous one is still served)"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StoreError(f"{named}: not writable or not readable by this user; change its owner or mode") from error
-        raise StoreError(f"{named}: {error.strerror or error}") from error
-
-
-def _fsync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def replace_atomically(path: str) -> Iterator[str]:
-    """Yields a temporary name beside `path`; what the body wrote there becomes `path` at once, or nothing does.
-
-    Order: write -> fsync -> rename -> fsync of the folder. A reader sees the old content or the new, never a part.
-    """
-    directory = os.path.dirname(path)
-    with explain_os_errors(path):
-        os.makedirs(directory, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=directory)
-        os.close(descriptor)
-        try:
-            yield temporary
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        _fsync_directory(directory)
+__all__ = ["FileEntry", "Root", "explain_os_errors", "replace_atomically", "sha256_file"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,54 +35,101 @@ class FileEntry:
     checksum: str
 
 
+class Files(Protocol):
+    """How files are written where a root lies; `path` is what `Root.path` gives."""
+
+    def scratch(self, path: str) -> str: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def put(self, temporary: str, path: str) -> None: ...
+    def compare_and_swap(self, path: str, expected: bytes | None, new: bytes) -> bool: ...
+    def compare_and_remove(self, path: str, expected: bytes) -> bool: ...
+    def remove(self, path: str) -> None: ...
+    def local_copy(self, path: str, bytes: int, checksum: str) -> str: ...
+    def local_folder(self, path: str) -> str: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Root:
-    """A local folder under which everything the job owns lies; small and picklable, so that workers can hold it.
+    """The folder under which everything the job owns lies; small and picklable, so that workers can hold it.
 
-    Object stores are refused for now: what they lack here is the conditional put that CURRENT and the lease need.
+    Args:
+        url: A local path, `file://`, `s3://BUCKET/FOLDER` or `gs://BUCKET/FOLDER`.
+
+    Raises:
+        UsageError: another kind of URL, or one without a conditional put, which CURRENT and the lease need.
     """
 
     url: str
 
     def __post_init__(self):
-        scheme, separator, rest = self.url.partition("://")
-        if separator and scheme != "file":
+        object.__setattr__(self, "url", locations.absolute(self.url))
+        if self.url.startswith("hdfs://"):
             raise UsageError(
-                f"--root {self.url}: only local paths and file:// are supported so far, "
-                f"{scheme}:// is not; mount it, or use a local folder"
+                f"--root {self.url}: HDFS has no conditional put, which CURRENT and the lease need; "
+                "use s3://, gs:// or a local path (logs, vectors and models may lie on HDFS)"
             )
-        object.__setattr__(self, "url", os.path.abspath(rest if separator else self.url))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path of this machine, or one that is mounted on it."""
+        return "://" not in self.url
+
+    @property
+    def _files(self) -> Files:
+        return LocalFiles() if self.is_local else ObjectFiles()
 
     def path(self, relative: str) -> str:
-        """The absolute local path of a name under the root."""
-        return os.path.join(self.url, *relative.split("/")) if relative else self.url
+        """The absolute path or the URL of a name under the root: what messages show, and what `stores.locations` reads.
+
+        Only of a local root may it be opened as a file.
+        """
+        return locations.join(self.url, *relative.split("/")) if relative else self.url
 
     def exists(self, relative: str) -> bool:
-        return os.path.exists(self.path(relative))
+        return locations.exists(self.path(relative))
 
     def size(self, relative: str) -> int | None:
         """Bytes of a file; None if there is no such file."""
-        try:
-            return os.stat(self.path(relative)).st_size
-        except FileNotFoundError:
-            return None
+        with explain_os_errors(self.path(relative)):
+            return locations.size_of(self.path(relative))
 
-    def remove(self, relative: str) -> None:
-        """Removes a file, or a folder and everything in it; nothing happens if there is no such thing."""
-        path = self.path(relative)
-        with explain_os_errors(path):
-            if os.path.isdir(path):
-                shutil.rmtree(path, ignore_errors=True)
-                return
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    def modified(self, relative: str) -> float:
+        """When a file was written last, in seconds since 1970.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        return locations.modified_ns(self.path(relative)) / 1e9
 
     def list(self, relative: str) -> list[str]:
         """Sorted names in a folder; empty if there is no such folder. Temporary names are left out."""
         try:
-            return sorted(n for n in os.listdir(self.path(relative)) if not n.startswith(".tmp-"))
+            return [name for name in locations.list_names(self.path(relative)) if not name.startswith(".tmp-")]
         except FileNotFoundError:
             return []
+
+    def open_input(self, relative: str) -> pa.NativeFile:
+        """Opens a file for reading at any place in it: mapped into memory if it is local, by ranges elsewhere.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        return locations.open_input(self.path(relative))
+
+    def local_copy(self, entry: FileEntry) -> str:
+        """The path of a local file with an entry's content, to map it or to hand it to a library that wants a file.
+
+        On a local root it is the file itself, unchecked; on an object store a copy in this machine's cache, downloaded
+        once and checked against the entry's checksum.
+
+        Raises:
+            StoreError: on an object store, the object is missing or not what the entry says.
+        """
+        return self._files.local_copy(self.path(entry.path), entry.bytes, entry.checksum)
+
+    def local_folder(self, relative: str) -> str:
+        """A folder of this machine for hints that no result needs: `relative` itself on a local root, else one apart."""
+        return self._files.local_folder(self.path(relative))
 
     def read_bytes(self, relative: str) -> bytes:
         """Content of a file.
@@ -150,8 +139,7 @@ class Root:
             StoreError: it cannot be read.
         """
         try:
-            with open(self.path(relative), "rb") as file:
-                return file.read()
+            return locations.read_bytes(self.path(relative))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -172,11 +160,17 @@ class Root:
                 "restore it from a backup of the root"
             ) from error
 
+    def checksum(self, relative: str) -> str:
+        """Hex sha256 of a file's content, read to its end.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        return locations.sha256_of(self.path(relative))
+
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Writes a file whole or not at all, replacing what was there."""
-        path = self.path(relative)
-        with replace_atomically(path) as temporary, open(temporary, "wb") as file:
-            file.write(data)
+        self._files.write(self.path(relative), data)
 
     def write_json(self, relative: str, value: Any) -> None:
         """Writes a JSON file whole or not at all; keys keep their order."""
@@ -191,34 +185,22 @@ class Root:
         another. Neither can change what a manifest names.
 
         Args:
-            write: Writes the content to the path it is given.
+            write: Writes the content to the local path it is given.
         """
-        directory = self.path(folder)
-        with explain_os_errors(directory):
-            os.makedirs(directory, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=directory)
-            os.close(descriptor)
-            try:
-                write(temporary)
-                checksum = sha256_file(temporary)
-                size = os.path.getsize(temporary)
-                relative = f"{folder}/{stem}-{checksum[:16]}{suffix}"
-                path = self.path(relative)
-                with open(temporary, "rb") as file:
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
-            _fsync_directory(directory)
+        scratch = self._files.scratch(self.path(f"{folder}/{stem}"))
+        with explain_os_errors(scratch), temporary_file(scratch) as temporary:
+            write(temporary)
+            checksum = sha256_file(temporary)
+            size = os.path.getsize(temporary)
+            relative = f"{folder}/{stem}-{checksum[:16]}{suffix}"
+            self._files.put(temporary, self.path(relative))
         return FileEntry(path=relative, part=part, rows=rows, bytes=size, checksum=checksum)
 
     def compare_and_swap(self, relative: str, expected: bytes | None, new: bytes) -> bool:
-        """Replaces a file's content if it is still what the caller last saw.
+        """Replaces a file's content if it is still what the caller last saw; of two that try, at most one succeeds.
 
-        Two processes of one machine, or of machines that share a file system with POSIX locks, cannot both win.
+        Locally, this holds for processes of one machine, or of machines that share a file system with POSIX locks; on
+        an object store everywhere.
 
         Args:
             expected: The content it must have; None: it must not exist.
@@ -226,26 +208,16 @@ class Root:
         Returns:
             Whether it was replaced.
         """
-        with self._locked(relative):
-            try:
-                found: bytes | None = self.read_bytes(relative)
-            except FileNotFoundError:
-                found = None
-            if found != expected:
-                return False
-            self.write_bytes(relative, new)
-            return True
+        return self._files.compare_and_swap(self.path(relative), expected, new)
 
-    @contextlib.contextmanager
-    def _locked(self, relative: str) -> Iterator[None]:
-        path = self.path(relative)
-        with explain_os_errors(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor = os.open(
-                os.path.join(os.path.dirname(path), f".lock-{os.path.basename(path)}"), os.O_RDWR | os.O_CREAT, 0o644
-            )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def compare_and_remove(self, relative: str, expected: bytes) -> bool:
+        """Removes a file if its content is still what the caller last saw; an object store keeps an empty object.
+
+        Returns:
+            Whether it was removed.
+        """
+        return self._files.compare_and_remove(self.path(relative), expected)
+
+    def remove(self, relative: str) -> None:
+        """Removes a file, or a folder and everything in it; nothing happens if there is no such thing."""
+        self._files.remove(self.path(relative))

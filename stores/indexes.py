@@ -5,10 +5,8 @@ search that enters the crowd cannot leave it, and what lies outside is not found
 vector once, under the lowest pin_id that has it, and the other pins stand beside it, as twins.
 """
 
-import contextlib
 import dataclasses
 import datetime
-import os
 
 import hnswlib
 import numpy as np
@@ -212,16 +210,13 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
 
 
 def _load_graph(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
-    path = root.path(entry.path)
-    size = None
-    with contextlib.suppress(OSError):
-        size = os.path.getsize(path)
+    path, size = root.path(entry.path), root.size(entry.path)
     if size != entry.bytes:
         found = "is missing" if size is None else f"has {size} bytes, its manifest says {entry.bytes}"
         raise StoreError(f"{path}: {found}; restore the file from a backup, or start from another release")
     index = hnswlib.Index(space="ip", dim=dim)
     try:
-        index.load_index(path)
+        index.load_index(root.local_copy(entry))
     except RuntimeError as error:
         raise StoreError(f"{path}: not a readable index ({error}); restore the file from a backup") from error
     if index.get_current_count() != entry.rows:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,46 @@ def _process_start(pid: int) -> str:
         return ""
 
 
+def _read(root: Root) -> bytes:
+    """The lease as it is stored; nothing if there is none, or if it was given back on an object store."""
+    try:
+        return root.read_bytes(LEASE)
+    except FileNotFoundError:
+        return b""
+
+
+def _is_of(holder: str, found: bytes) -> bool:
+    try:
+        return json.loads(found)["holder"] == holder
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _acquire(root: Root, mine: bytes, holder: str) -> None:
+    if root.compare_and_swap(LEASE, None, mine):
+        return
+    found = _read(root)
+    if _is_of(holder, found):
+        return  # the swap happened, its answer was lost
+    lease: dict[str, Any] = {"run": "another", "host": "another machine", "pid": 0, "expires": 0.0}
+    free = True
+    if found:
+        try:
+            lease = json.loads(found)
+            free = lease["expires"] < time.time() or _holder_is_dead(lease)
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{root.path(LEASE)}: not a lease; if no other run is on this root, delete the file"
+            ) from None
+    if free and (root.compare_and_swap(LEASE, found, mine) or _is_of(holder, _read(root))):
+        return
+    left = max(0, round(lease["expires"] - time.time()))
+    raise StoreError(
+        f"{root.path(LEASE)}: run {lease['run']} holds this root (process {lease['pid']} on {lease['host']}); "
+        f"wait for it, or, if it is dead, for the lease to run out in {left} s"
+    )
+
+
 @contextlib.contextmanager
 def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
     """Holds the root for one run: renewed by a thread while the body runs, given back after it, expired after a crash.
@@ -48,11 +89,13 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
     Raises:
         StoreError: another run holds it.
     """
+    holder = uuid.uuid4().hex
 
     def content() -> bytes:
         return json.dumps(
             {
                 "run": run,
+                "holder": holder,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "process_start": _process_start(os.getpid()),
@@ -60,31 +103,17 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
             }
         ).encode()
 
-    mine = content()
-    if not root.compare_and_swap(LEASE, None, mine):
-        found = root.read_bytes(LEASE)
-        try:
-            lease = json.loads(found)
-            free = lease["expires"] < time.time() or _holder_is_dead(lease)
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(
-                f"{root.path(LEASE)}: not a lease; if no other run is on this root, delete the file"
-            ) from None
-        if not free or not root.compare_and_swap(LEASE, found, mine):
-            left = max(0, round(lease["expires"] - time.time()))
-            raise StoreError(
-                f"{root.path(LEASE)}: run {lease['run']} holds this root (process {lease['pid']} on {lease['host']}); "
-                f"wait for it, or, if it is dead, for the lease to run out in {left} s"
-            )
+    _acquire(root, content(), holder)
     stop = threading.Event()
-    held = [mine]
 
     def renew() -> None:
         while not stop.wait(seconds / 3):
-            new = content()
-            if not root.compare_and_swap(LEASE, held[0], new):
-                return  # somebody took it over; the swap of CURRENT decides between the two
-            held[0] = new
+            # An object store out of reach for a moment is tried again: the lease outlives two renewals that fail.
+            with contextlib.suppress(StoreError):
+                found = _read(root)
+                if not _is_of(holder, found):
+                    return  # somebody took it over; the swap of CURRENT decides between the two
+                root.compare_and_swap(LEASE, found, content())
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
@@ -93,6 +122,6 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        with contextlib.suppress(FileNotFoundError):
-            if root.read_bytes(LEASE) == held[0]:
-                os.unlink(root.path(LEASE))
+        found = _read(root)
+        if _is_of(holder, found):
+            root.compare_and_remove(LEASE, found)

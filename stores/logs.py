@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import os
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -10,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stores import locations
 from stores.errors import InputError, UsageError
 from stores.schemas import ENGAGEMENTS
 from stores.tables import footer_digest
@@ -31,7 +31,7 @@ class LogFile:
     """One Parquet file of the logs.
 
     Attributes:
-        path: Absolute.
+        path: Absolute, or a URL.
         name: Relative to the logs, `ds=2026-11-24/part-0.parquet`: how a manifest names it.
         date: Of its partition.
         rows: From its footer.
@@ -79,7 +79,7 @@ def list_partitions(logs: str) -> dict[datetime.date, str]:
         InputError: the folder is missing or has no partition.
     """
     try:
-        names = os.listdir(logs)
+        names = locations.list_names(logs)
     except OSError as error:
         raise InputError(
             f"--logs {logs}: {error.strerror}; expected a folder with ds=YYYY-MM-DD/*.parquet in it"
@@ -91,8 +91,8 @@ def list_partitions(logs: str) -> dict[datetime.date, str]:
             try:
                 date = datetime.date.fromisoformat(match[1])
             except ValueError:
-                raise InputError(f"{os.path.join(logs, name)}: not a date; rename or remove the folder") from None
-            found[date] = os.path.join(logs, name)
+                raise InputError(f"{locations.join(logs, name)}: not a date; rename or remove the folder") from None
+            found[date] = locations.join(logs, name)
     if not found:
         raise InputError(f"--logs {logs}: no ds=YYYY-MM-DD partition in it; expected ds=YYYY-MM-DD/*.parquet")
     return found
@@ -104,9 +104,9 @@ def check_complete(folder: str, min_age_s: float) -> None:
     Raises:
         InputError: it has no `_SUCCESS`, and its newest file is younger than `min_age_s`.
     """
-    if os.path.exists(os.path.join(folder, "_SUCCESS")):
+    if locations.exists(locations.join(folder, "_SUCCESS")):
         return
-    newest = max((os.path.getmtime(path) for path in [folder, *parquet_files(folder)]), default=0.0)
+    newest = max(map(locations.modified_ns, [folder, *parquet_files(folder)])) / 1e9
     if time.time() - newest < min_age_s:
         raise InputError(
             f"{folder}: not complete yet: no _SUCCESS in it and it changed less than {min_age_s / 3600:g} h ago; "
@@ -116,11 +116,11 @@ def check_complete(folder: str, min_age_s: float) -> None:
 
 def parquet_files(folder: str) -> list[str]:
     """The sorted absolute paths of a partition's `*.parquet` files."""
-    return sorted(
-        os.path.join(folder, name)
-        for name in os.listdir(folder)
+    return [
+        locations.join(folder, name)
+        for name in locations.list_names(folder)
         if name.endswith(".parquet") and not name.startswith((".", "_"))
-    )
+    ]
 
 
 def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
@@ -130,7 +130,8 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
         InputError: not Parquet, truncated, a column missing or of the wrong type; says the fix.
     """
     try:
-        metadata = pq.read_metadata(path, memory_map=True)
+        source = locations.open_input(path)
+        metadata = pq.read_metadata(source)
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
@@ -148,7 +149,7 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
         if not _type_fits(ours, schema.field(index).type):
             raise InputError(f"{path}: column {theirs!r} is {schema.field(index).type}; {_FIXES[ours]}")
     strings = [columns.theirs(name) for name in ("action", "surface")]
-    return pq.ParquetFile(path, metadata=metadata, memory_map=True, read_dictionary=strings)
+    return pq.ParquetFile(source, metadata=metadata, read_dictionary=strings)
 
 
 def _type_fits(ours: str, found: pa.DataType) -> bool:
@@ -170,10 +171,10 @@ def describe_files(folder: str, date: datetime.date, columns: ColumnNames) -> li
     """
     files = []
     for path in parquet_files(folder):
-        metadata, status = open_log_file(path, columns).metadata, os.stat(path)
-        name = f"ds={date.isoformat()}/{os.path.basename(path)}"
-        version = f"{footer_digest(metadata)[:16]}-{status.st_mtime_ns}"
-        files.append(LogFile(path, name, date, metadata.num_rows, status.st_size, version))
+        metadata, size = open_log_file(path, columns).metadata, locations.size_of(path) or 0
+        name = f"ds={date.isoformat()}/{locations.base_name(path)}"
+        version = f"{footer_digest(metadata)[:16]}-{locations.modified_ns(path)}"
+        files.append(LogFile(path, name, date, metadata.num_rows, size, version))
     return files
 
 
@@ -220,7 +221,7 @@ def select_inputs(
     if missing:
         newest = max(partitions)
         raise InputError(
-            f"{os.path.join(logs, f'ds={missing[0].isoformat()}')}: missing partition"
+            f"{locations.join(logs, f'ds={missing[0].isoformat()}')}: missing partition"
             f"{f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
             f"the newest there is {newest.isoformat()}; write it, an empty folder with _SUCCESS if there were no rows"
         )

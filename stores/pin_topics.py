@@ -1,11 +1,10 @@
 """The topics of a vector set: its optional column `topic`, text or numbers."""
 
-import os
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stores import locations
 from stores.errors import InputError
 from stores.pin_vectors import find_sorted
 
@@ -23,18 +22,18 @@ def read_topics(folder: str, pin_ids: np.ndarray) -> np.ndarray | None:
         InputError: no such folder, or a file that cannot be read.
     """
     try:
-        names = sorted(n for n in os.listdir(folder) if n.endswith(".parquet") and not n.startswith((".", "_")))
+        names = [n for n in locations.list_names(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
     except OSError as error:
         raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
     if not names:
         raise InputError(f"--pins {folder}: no *.parquet file in it")
     tables = []
     for name in names:
-        path = os.path.join(folder, name)
+        path = locations.join(folder, name)
         try:
-            if "topic" not in pq.read_schema(path).names:
+            if "topic" not in pq.read_schema(locations.open_input(path)).names:
                 return None
-            table = pq.read_table(path, columns=["pin_id", "topic"], partitioning=None)
+            table = pq.read_table(locations.open_input(path), columns=["pin_id", "topic"], partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
         topic = table["topic"]

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stores import locations
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
@@ -52,14 +52,13 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
     Raises:
         InputError: no such folder or no file in it, another PinSage version than the model's, wrong width or type.
     """
-    version_path = os.path.join(folder, "version.json")
+    version_path = locations.join(folder, "version.json")
     try:
-        names = sorted(n for n in os.listdir(folder) if n.endswith(".parquet") and not n.startswith((".", "_")))
+        names = [n for n in locations.list_names(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
     except OSError as error:
         raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
     try:
-        with open(version_path, "rb") as file:
-            version = json.load(file)["pinsage_version"]
+        version = json.loads(locations.read_bytes(version_path))["pinsage_version"]
     except FileNotFoundError:
         raise InputError(f'{version_path}: missing; expected {{"pinsage_version": "..."}}') from None
     except (ValueError, KeyError, TypeError):
@@ -71,7 +70,7 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
         )
     if not names:
         raise InputError(f"--pins {folder}: no *.parquet file in it")
-    files = tuple(_describe_file(os.path.join(folder, name)) for name in names)
+    files = tuple(_describe_file(locations.join(folder, name)) for name in names)
     dtypes = sorted({file.dtype for file in files})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
@@ -80,7 +79,7 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
 
 def _describe_file(path: str) -> VectorFile:
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(locations.open_input(path))
         schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise InputError(
@@ -102,7 +101,7 @@ def _describe_file(path: str) -> VectorFile:
             f"{path}: column 'vector' is {kind.list_size} wide, PinSage is {WIDTH}; give the right vectors"
         )
     dtype = "float16" if values == pa.float16() else "float32"
-    file_version = f"{footer_digest(file.metadata)[:16]}-{os.stat(path).st_mtime_ns}"
+    file_version = f"{footer_digest(file.metadata)[:16]}-{locations.modified_ns(path)}"
     return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version)
 
 
@@ -116,7 +115,7 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
         InputError: a null or negative id, a null vector, NaN or infinity; names the row.
     """
     try:
-        with pq.ParquetFile(file.path, memory_map=True) as source:
+        with pq.ParquetFile(locations.open_input(file.path)) as source:
             first = sum(source.metadata.row_group(g).num_rows for g in range(row_group))
             rows = source.read_row_group(row_group, columns=["pin_id", "vector"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
@@ -158,7 +157,7 @@ def write_vector_table(
 
 def map_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Maps what `write_vector_table` wrote: pin_id int64 [N], vector [N, 256]; pages are shared between processes."""
-    with pa.memory_map(root.path(entry.path)) as source:
+    with pa.memory_map(root.local_copy(entry)) as source:
         table = pa.ipc.open_file(source).read_all()
     if not table.num_rows:
         return np.empty(0, np.int64), np.empty((0, WIDTH), dtype)

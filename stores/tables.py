@@ -59,7 +59,8 @@ def read_files(root: Root, entries: list[FileEntry], columns: list[str] | None =
     for entry in entries:
         path = root.path(entry.path)
         try:
-            table = pq.read_table(path, columns=columns, memory_map=True, use_threads=False, partitioning=None)
+            with root.open_input(entry.path) as source:
+                table = pq.read_table(source, columns=columns, use_threads=False, partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); the release that names it is damaged, "

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stores import locations
 from stores.errors import InputError, StoreError
 from stores.files import FileEntry, Root
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
@@ -104,8 +105,8 @@ class RowGroup:
 
 def row_groups(file: LogFile) -> list[RowGroup]:
     """The row groups of a log file, so that a large file spreads over workers."""
-    with pq.ParquetFile(file.path) as source:
-        return [RowGroup(file, index) for index in range(source.num_row_groups)]
+    groups = pq.read_metadata(locations.open_input(file.path)).num_row_groups
+    return [RowGroup(file, index) for index in range(groups)]
 
 
 def read_batches(group: RowGroup, columns: ColumnNames) -> Iterator[pa.RecordBatch]:

@@ -47,12 +47,17 @@ class Run:
         """The run's folder, relative to the root."""
         return f"staging/{self.name}"
 
+    @property
+    def progress_folder(self) -> str:
+        """Where the workers of this machine note how far they are: a local folder, wherever the root lies."""
+        return self.root.local_folder(f"staging/{self.watched or self.name}/progress")
+
     def note_progress(self, stage: str, units: int = 0, parts: int = 1) -> None:
         """Tells whoever watches that `parts` parts of a stage, with `units` rows or users, are done.
 
         A hint for the display only: appended to a file of this process, whole lines, never read by the job.
         """
-        folder = self.root.path(f"staging/{self.watched or self.name}/progress")
+        folder = self.progress_folder
         os.makedirs(folder, exist_ok=True)
         line = json.dumps({"stage": stage, "units": int(units), "parts": parts}) + "\n"
         descriptor = os.open(

@@ -1,0 +1,146 @@
+"""Files of this machine: replaced by a rename, compared and swapped under a lock."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from stores.errors import StoreError
+
+
+def sha256_file(path: str) -> str:
+    """Hex sha256 of a local file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: str) -> Iterator[None]:
+    """Turns the operating system's refusals into messages that name the path and the way out.
+
+    Raises:
+        StoreError: in place of every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(
+                f"{named}: the disk is full; free some space and run the same command again "
+                "(no half-written release is left, the previous one is still served)"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and "://" not in str(named):
+            raise StoreError(f"{named}: not writable or not readable by this user; change its owner or mode") from error
+        raise StoreError(f"{named}: {error.strerror or error}") from error
+
+
+def _fsync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def temporary_file(directory: str) -> Iterator[str]:
+    """Yields the name of a new file in a folder, which is made if need be; removes it if it is still there."""
+    os.makedirs(directory, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=directory)
+    os.close(descriptor)
+    try:
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def move_into_place(temporary: str, path: str) -> None:
+    """fsync -> rename -> fsync of the folder: a reader sees the old content or the new, never a part."""
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    _fsync_directory(os.path.dirname(path))
+
+
+@contextlib.contextmanager
+def replace_atomically(path: str) -> Iterator[str]:
+    """Yields a temporary name beside `path`; what the body wrote there becomes `path` at once, or nothing does."""
+    with explain_os_errors(path), temporary_file(os.path.dirname(path)) as temporary:
+        yield temporary
+        move_into_place(temporary, path)
+
+
+class LocalFiles:
+    """How a root on this machine, or on a file system that all workers mount, is written."""
+
+    def scratch(self, path: str) -> str:
+        """The folder for a file that is to become `path`: the same one, so that a rename is enough."""
+        return os.path.dirname(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes a file whole or not at all, replacing what was there."""
+        with replace_atomically(path) as temporary, open(temporary, "wb") as file:
+            file.write(data)
+
+    def put(self, temporary: str, path: str) -> None:
+        """Makes a file of the scratch folder the content of `path`."""
+        move_into_place(temporary, path)
+
+    def compare_and_swap(self, path: str, expected: bytes | None, new: bytes) -> bool:
+        """As `Root.compare_and_swap`: for processes of one machine, or of machines that share POSIX locks."""
+        with self._locked(path):
+            if self._content(path) != expected:
+                return False
+            self.write(path, new)
+            return True
+
+    def compare_and_remove(self, path: str, expected: bytes) -> bool:
+        """As `Root.compare_and_remove`."""
+        with self._locked(path), explain_os_errors(path):
+            if self._content(path) != expected:
+                return False
+            os.unlink(path)
+            return True
+
+    def remove(self, path: str) -> None:
+        """Removes a file, or a folder and everything in it; nothing happens if there is no such thing."""
+        with explain_os_errors(path):
+            if os.path.isdir(path):
+                shutil.rmtree(path, ignore_errors=True)
+                return
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def local_copy(self, path: str, bytes: int, checksum: str) -> str:
+        """The file itself."""
+        return path
+
+    def local_folder(self, path: str) -> str:
+        """The folder itself."""
+        return path
+
+    def _content(self, path: str) -> bytes | None:
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    @contextlib.contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        directory, name = os.path.split(path)
+        with explain_os_errors(path):
+            os.makedirs(directory, exist_ok=True)
+            descriptor = os.open(os.path.join(directory, f".lock-{name}"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,134 @@
+"""Reading from a location, which is a local path or a URL of an object store.
+
+Logs, vectors and models are given as locations, and the names under a root are locations too. Every function raises
+OSErrors whose `strerror` is a reason and whose `filename` is the location, wherever the bytes lie.
+"""
+
+import errno
+import hashlib
+import os
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from stores.local_files import sha256_file
+from stores.object_stores import as_os_errors, file_system, is_url
+
+
+def absolute(location: str) -> str:
+    """The location as workers in other folders can use it: an absolute path, or the URL without a slash at its end."""
+    if is_url(location):
+        return location.rstrip("/")
+    return os.path.abspath(location.removeprefix("file://"))
+
+
+def join(folder: str, *names: str) -> str:
+    """The location of something in a folder."""
+    return "/".join([folder.rstrip("/"), *names]) if is_url(folder) else os.path.join(folder, *names)
+
+
+def base_name(location: str) -> str:
+    """The last part of a location."""
+    return location.rpartition("/")[2]
+
+
+def parent(location: str) -> str:
+    """The folder that something lies in."""
+    return absolute(location).rpartition("/")[0] or "/"
+
+
+def _information(location: str) -> Any:
+    with as_os_errors(location):
+        system, path = file_system(location)
+        return system.get_file_info(path)
+
+
+def list_names(folder: str) -> list[str]:
+    """Sorted names of the files and folders in a folder.
+
+    Raises:
+        FileNotFoundError: no such folder; an object store has no empty ones.
+    """
+    if not is_url(folder):
+        return sorted(os.listdir(folder))
+    with as_os_errors(folder):
+        system, path = file_system(folder)
+        return sorted(found.base_name for found in system.get_file_info(fs.FileSelector(path)))
+
+
+def exists(location: str) -> bool:
+    """Whether there is a file or a folder."""
+    if not is_url(location):
+        return os.path.exists(location)
+    return _information(location).type != fs.FileType.NotFound
+
+
+def size_of(location: str) -> int | None:
+    """Bytes of a file; None if there is no such file."""
+    if is_url(location):
+        found = _information(location)
+        return found.size if found.type == fs.FileType.File else None
+    try:
+        return os.stat(location).st_size
+    except FileNotFoundError:
+        return None
+
+
+def modified_ns(location: str) -> int:
+    """When a file was written last, in ns since 1970; 0 for a folder of an object store, which has no such time.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not is_url(location):
+        return os.stat(location).st_mtime_ns
+    found = _information(location)
+    if found.type == fs.FileType.NotFound:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location)
+    return found.mtime_ns or 0
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not is_url(location):
+        with open(location, "rb") as file:
+            return file.read()
+    with as_os_errors(location):
+        system, path = file_system(location)
+        with system.open_input_stream(path) as stream:
+            return stream.read()
+
+
+def open_input(location: str) -> pa.NativeFile:
+    """Opens a file for reading at any place in it: mapped into memory if it is local, by ranges elsewhere.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not is_url(location):
+        return pa.memory_map(location)
+    with as_os_errors(location):
+        system, path = file_system(location)
+        return system.open_input_file(path)
+
+
+def sha256_of(location: str) -> str:
+    """Hex sha256 of a file's content.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not is_url(location):
+        return sha256_file(location)
+    digest = hashlib.sha256()
+    with as_os_errors(location):
+        system, path = file_system(location)
+        with system.open_input_stream(path) as stream:
+            while block := stream.read(8 << 20):
+                digest.update(block)
+    return digest.hexdigest()

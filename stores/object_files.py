@@ -1,0 +1,151 @@
+"""Objects of S3 or Google Cloud Storage: put whole, swapped by a conditional put, copied here to be mapped."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import obstore
+from obstore import exceptions
+
+from stores.errors import StoreError
+from stores.local_files import explain_os_errors, move_into_place, temporary_file
+from stores.object_stores import as_os_errors, bucket_client
+
+PART_BYTES = 16 << 20  # of an upload in parts: 10,000 of them are the most that S3 takes, 156 GiB
+KEPT_S = 2 * 86_400  # a copy that nobody asked for in this long is removed
+_BLOCK = 8 << 20
+
+
+def cache_folder(*names: str) -> str:
+    """A folder of this machine's cache: in $PINNERFORMER_CACHE, or in the folder for temporary files.
+
+    Raises:
+        StoreError: it is another user's, who could put other bytes into it, or it cannot be made.
+    """
+    cache = os.environ.get("PINNERFORMER_CACHE") or os.path.join(
+        tempfile.gettempdir(), f"pinnerformer-cache-{os.getuid()}"
+    )
+    with explain_os_errors(cache):
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        if os.stat(cache).st_uid != os.getuid():
+            raise StoreError(f"{cache}: belongs to another user; set PINNERFORMER_CACHE to a folder of your own")
+    return os.path.join(cache, *names)
+
+
+class ObjectFiles:
+    """How a root on an object store is written; every path is a URL."""
+
+    def scratch(self, path: str) -> str:
+        """The folder for a file that is to become `path`: one of this machine."""
+        return cache_folder("writing")
+
+    def write(self, path: str, data: bytes) -> None:
+        """Puts an object, replacing what was there."""
+        with self._client(path) as (client, key):
+            obstore.put(client, key, data)
+
+    def put(self, temporary: str, path: str) -> None:
+        """Uploads a file; large ones in parts, which become an object when the last has arrived."""
+        with self._client(path) as (client, key), open(temporary, "rb") as file:
+            obstore.put(client, key, file, chunk_size=PART_BYTES, max_concurrency=4)
+
+    def compare_and_swap(self, path: str, expected: bytes | None, new: bytes) -> bool:
+        """As `Root.compare_and_swap`, by the store's own conditional put: no lock, any number of machines.
+
+        If the answer to a put is lost and the client asks again, a swap that happened counts as one that did not:
+        whoever must know reads what is there now and looks whether it is its own.
+        """
+        with self._client(path) as (client, key):
+            mode: Any = "create"
+            if expected is not None:
+                try:
+                    found = obstore.get(client, key)
+                except (FileNotFoundError, exceptions.NotFoundError):
+                    return False
+                if bytes(found.bytes()) != expected:
+                    return False
+                mode = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
+            try:
+                obstore.put(client, key, new, mode=mode, use_multipart=False)
+            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+                return False
+            except (FileNotFoundError, exceptions.NotFoundError):  # removed between the two
+                return False
+        return True
+
+    def compare_and_remove(self, path: str, expected: bytes) -> bool:
+        """As `Root.compare_and_remove`; there is no conditional delete everywhere, so an empty object stays."""
+        return self.compare_and_swap(path, expected, b"")
+
+    def remove(self, path: str) -> None:
+        """Removes an object, and everything whose name begins with it and a slash."""
+        with self._client(path) as (client, key):
+            for page in obstore.list(client, prefix=f"{key}/"):
+                obstore.delete(client, [found["path"] for found in page])
+            with contextlib.suppress(FileNotFoundError, exceptions.NotFoundError):
+                obstore.delete(client, key)
+
+    def local_copy(self, path: str, bytes: int, checksum: str) -> str:
+        """A copy in this machine's cache: downloaded by the first process that asks, the others wait for it.
+
+        Raises:
+            StoreError: the object is missing, or its content has another digest.
+        """
+        suffix = os.path.splitext(path)[1]
+        copy = cache_folder("copies", f"{checksum}{suffix}")
+        with explain_os_errors(copy):
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            with _locked(f"{copy}.lock"):
+                if not os.path.exists(copy) or os.path.getsize(copy) != bytes:
+                    _remove_old_copies(os.path.dirname(copy))
+                    self._download(path, copy, checksum)
+                os.utime(copy)
+        return copy
+
+    def _download(self, path: str, copy: str, checksum: str) -> None:
+        digest = hashlib.sha256()
+        with temporary_file(os.path.dirname(copy)) as temporary:
+            with self._client(path) as (client, key), open(temporary, "wb") as file:
+                for block in obstore.get(client, key).stream(min_chunk_size=_BLOCK):
+                    digest.update(block)
+                    file.write(block)
+            if digest.hexdigest() != checksum:
+                raise StoreError(
+                    f"{path}: its content has sha256 {digest.hexdigest()[:16]}, its manifest says {checksum[:16]}; "
+                    "restore the file from a backup"
+                )
+            move_into_place(temporary, copy)
+
+    def local_folder(self, path: str) -> str:
+        """A folder of this machine that stands for `path`."""
+        return cache_folder("folders", hashlib.sha256(path.encode()).hexdigest()[:16])
+
+    @contextlib.contextmanager
+    def _client(self, path: str) -> Iterator[tuple[Any, str]]:
+        with explain_os_errors(path), as_os_errors(path):
+            yield bucket_client(path)
+
+
+def _remove_old_copies(folder: str) -> None:
+    """Removes what was not asked for lately; whoever has it open or mapped keeps it."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getmtime(path) < time.time() - KEPT_S:
+                os.unlink(path)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.utime(path)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
