@@ -161,6 +161,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.end < arguments.start:
         raise UsageError(f"--end {arguments.end} is before --start {arguments.start}")
     root = Root(arguments.out)
+    if not root.is_local:
+        raise UsageError(f"--out {arguments.out}: training maps timelines into memory; name a local folder")
     if root.exists(TIMELINES_JSON):
         raise UsageError(f"--out {arguments.out}: holds timelines already; name a new folder, or remove this one")
     columns = ColumnNames.parse(arguments.column)

@@ -128,7 +128,7 @@ class Root:
         return self._files.local_copy(self.path(entry.path), entry.bytes, entry.checksum)
 
     def local_folder(self, relative: str) -> str:
-        """A folder of this machine for hints that no result needs: `relative` itself on a local root, else one apart."""
+        """A folder of this machine for hints that no result needs: `relative` itself if the root is local."""
         return self._files.local_folder(self.path(relative))
 
     def read_bytes(self, relative: str) -> bytes:

@@ -27,7 +27,7 @@ def write_pieces(root: Root, folder: str, stem: str, pieces: list[tuple[int, byt
 
 
 def _open(root: Root, path: str) -> pa.RecordBatch:
-    with pa.memory_map(root.path(path)) as source:
+    with root.open_input(path) as source:
         return pa.ipc.open_file(source).get_batch(0)
 
 
