@@ -33,7 +33,7 @@ from stores.layout import open_layout
 from stores.manifests import Manifest, write_manifest
 from stores.releases import move_current, read_current
 from stores.schemas import ENGAGEMENTS, to_binary_column, user_embeddings_schema
-from stores.tables import read_files, write_part
+from stores.tables import TABLES, read_files, write_part
 
 YESTERDAY, TONIGHT = datetime.date(2026, 11, 1), datetime.date(2026, 11, 2)
 MIDNIGHT_MS = (TONIGHT - datetime.date(1970, 1, 1)).days * 86_400_000
@@ -95,7 +95,7 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int) -> N
     root = Root(f"{folder}/root")
     layout = open_layout(root, {"history_length": LONGEST})
     bucket = bucket_of(ids, layout.user_buckets)
-    tables: dict[str, list] = {"histories": [], "user_embeddings": [], "pin_embeddings": [], "indexes": []}
+    tables: dict[str, list] = {name: [] for name in TABLES}
     unit = np.full((1, 256), 1 / 16, np.float16)
     for part in range(layout.user_buckets):
         mine = ids[bucket == part]

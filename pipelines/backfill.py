@@ -16,6 +16,7 @@ from pipelines.daily_inference import (
     Given,
     Plan,
     add_shared_flags,
+    canary_check,
     finish_run,
     manifest_part,
     pin_branch,
@@ -25,12 +26,13 @@ from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from pipelines.release import refusal
 from stores.errors import InputError, RefusedError, StoreError, UsageError
-from stores.files import Root
+from stores.files import FileEntry, Root
 from stores.kv import open_store
 from stores.lease import hold_lease
 from stores.manifests import read_manifest
 from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
 from transforms.backfill_rows import StageRowsByBucket
+from transforms.canaries import CanaryCheck
 from transforms.read_logs import STAGE as READ_STAGE
 from transforms.read_logs import row_groups
 from transforms.receipts import read_receipts
@@ -118,6 +120,8 @@ def define_pipeline(
             target=target,
             reports=beam.pvalue.AsDict(reports),
             pins=beam.pvalue.AsSingleton(pins),
+            canaries=canary_check(given),
+            tables=beam.pvalue.AsList(tables),
         )
     )
 
@@ -128,6 +132,8 @@ def finish_days(
     target: Publication | None,
     reports: dict[int, dict[str, StageReport]],
     pins: dict[str, StageReport],
+    canaries: CanaryCheck,
+    tables: list[FileEntry],
 ) -> str:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
 
@@ -137,7 +143,8 @@ def finish_days(
     for n, (part, run) in enumerate(zip(parts, runs, strict=True)):
         last = n == len(runs) - 1
         of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
-        outcome = finish_run(run.name, part, run, target if last else None, {**reports[n], **of_pins})
+        now = target if last else None
+        outcome = finish_run(run.name, part, run, now, {**reports[n], **of_pins}, canaries, tables)
         if outcome != COMMITTED:
             break
     return outcome

@@ -22,7 +22,7 @@ from pipelines.progress import Progress
 from pipelines.release import refusal
 from pipelines.summary import print_summary
 from stores.errors import InputError, RefusedError, StoreError, UsageError
-from stores.files import Root
+from stores.files import FileEntry, Root
 from stores.indexes import IndexParameters
 from stores.kv import open_store
 from stores.layout import Layout, open_layout, read_layout
@@ -31,8 +31,12 @@ from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.pin_vectors import VectorSet, describe_vectors
 from stores.releases import chain, next_release_id, read_current
+from stores.tables import TABLES
+from transforms.canaries import STAGE as CANARY_STAGE
+from transforms.canaries import CanaryCheck
 from transforms.embed_users import EmbedUsers
-from transforms.gates import Thresholds
+from transforms.gates import Thresholds, read_thresholds
+from transforms.gates.drift import HISTOGRAM
 from transforms.histories import UpdateHistories
 from transforms.model import ModelReference
 from transforms.pins import EmbedPins, ShardVectors
@@ -148,9 +152,19 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
         | "Barrier" >> beam.Create([run.name])
         | "CheckCommitPublish"
         >> beam.Map(
-            finish_run, plan=manifest_part(plan), run=run, target=target, reports=beam.pvalue.AsSingleton(reports)
+            finish_run,
+            plan=manifest_part(plan),
+            run=run,
+            target=target,
+            reports=beam.pvalue.AsSingleton(reports),
+            canaries=canary_check(given),
+            tables=beam.pvalue.AsList(tables),
         )
     )
+
+
+def canary_check(given: "Given") -> CanaryCheck:
+    return CanaryCheck(given.model, given.vectors.dtype, given.settings.token_budget)
 
 
 def manifest_part(plan: Plan) -> dict[str, Any]:
@@ -170,23 +184,39 @@ def manifest_part(plan: Plan) -> dict[str, Any]:
 
 
 def finish_run(
-    name: str, plan: dict[str, Any], run: Run, target: Publication | None, reports: dict[str, StageReport]
+    name: str,
+    plan: dict[str, Any],
+    run: Run,
+    target: Publication | None,
+    reports: dict[str, StageReport],
+    canaries: CanaryCheck,
+    tables: list[FileEntry],
 ) -> str:
-    """Writes the staged manifest and runs check -> commit -> publish; returns the outcome's one word."""
-    tables: dict[str, list] = {"histories": [], "user_embeddings": [], "pin_embeddings": [], "indexes": []}
+    """Looks at the canaries, writes the staged manifest and runs check -> commit -> publish.
+
+    Args:
+        plan: From `manifest_part`.
+        tables: Tonight's pin vectors, one table a shard.
+
+    Returns:
+        The outcome's one word.
+    """
+    reports = {**reports, CANARY_STAGE: canaries.look(run, tables, reports)}
+    files: dict[str, list] = {table: [] for table in TABLES}
     for report in reports.values():
         for table, entries in report.files.items():
-            if table in tables:
-                tables[table] += entries
+            if table in files:
+                files[table] += entries
     manifest = Manifest(
         release=run.release,
         date=run.date.isoformat(),
         previous=run.previous,
         model_digest=plan["model_digest"],
-        tables={table: sorted(entries, key=lambda e: (e.part, e.path)) for table, entries in tables.items()},
+        tables={table: sorted(entries, key=lambda e: (e.part, e.path)) for table, entries in files.items()},
         inputs=plan["inputs"],
         settings=plan["settings"],
         counters={stage_name: dict(sorted(r.counters.items())) for stage_name, r in sorted(reports.items())},
+        statistics={HISTOGRAM: reports["merge_snapshot"].histograms.get(HISTOGRAM, [])},
         gates=[],
         timings={stage_name: r.seconds for stage_name, r in sorted(reports.items())},
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
@@ -239,7 +269,7 @@ def read_given(arguments: Any, options: PipelineOptions) -> Given:
         token_budget=arguments.token_budget,
         join=arguments.join,
         index=IndexParameters(m=arguments.index_m, ef_construction=arguments.index_ef_construction),
-        thresholds=Thresholds(),
+        thresholds=read_thresholds(arguments.gates),
     )
     if settings.join == "auto":
         size = vectors.rows * 256 * (2 if vectors.dtype == "float16" else 4)
@@ -383,6 +413,7 @@ def add_shared_flags(parser: Parser) -> dict[str, Any]:
     how.add_argument("--token-budget", type=positive, default=1024, help="padded tokens a batch (%(default)s)")
     how.add_argument("--index-m", type=positive, default=16, help="HNSW links a node (%(default)s)")
     how.add_argument("--index-ef-construction", type=positive, default=100, help="HNSW build width (%(default)s)")
+    parser.add_argument("--gates", metavar="FILE", help="YAML, where the gates close (defaults: deploy/gates.yaml)")
     parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
     return {"what": what, "where": where, "read": read, "how": how}
 

@@ -1,6 +1,12 @@
 """`pinnerformer release`: goes on from a staged run, without Beam and without computing anything again."""
 
+import shlex
 import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from pipelines.arguments import Parser
 from pipelines.summary import print_summary
@@ -8,12 +14,19 @@ from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import open_store
 from stores.lease import hold_lease
-from transforms.gates import Thresholds
+from transforms.gates import ADVICE, Gate, Thresholds, read_thresholds
 from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, Publication, finish, read_staged
 
 DESCRIPTION = """\
-Runs check -> commit -> publish on a run that was staged: one that was cut off before it committed, or one that
-committed and could not publish because the key-value store was down. Harmless to repeat.
+Runs check -> commit -> publish on a run that was staged: one that a gate refused and that you answer for, one that was
+cut off before it committed, or one that committed and could not publish because the key-value store was down.
+Nothing is embedded again. Harmless to repeat.
+"""
+
+EPILOG = """\
+example, after a gate refused the night and you know why:
+  pinnerformer release --root ROOT --run daily-2026-11-23-0123456789ab --kv lmdb:///var/lib/pinnerformer \\
+    --force-gate rows_against_weekday --reason "public holiday"
 """
 
 AGAIN = (
@@ -24,13 +37,20 @@ AGAIN = (
 
 def run(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    parser = Parser(prog="pinnerformer release", description=DESCRIPTION)
+    parser = Parser(prog="pinnerformer release", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--root", required=True, metavar="DIR")
     parser.add_argument("--run", required=True, help="a folder name under ROOT/staging")
     parser.add_argument("--kv", metavar="URL")
     parser.add_argument("--namespace", default="pinnerformer")
     parser.add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
+    parser.add_argument("--gates", metavar="FILE", help="thresholds, as `daily --gates` (default: the run's own)")
+    parser.add_argument("--force-gate", action="append", default=[], metavar="NAME", help="open a closed gate")
+    parser.add_argument("--reason", metavar="TEXT", help="why; the manifest keeps it")
     arguments = parser.parse_args(argv)
+    if bool(arguments.force_gate) != bool((arguments.reason or "").strip()):
+        raise UsageError(
+            "--force-gate NAME and --reason TEXT go together: the manifest keeps who is answered for, and why"
+        )
     root, target = Root(arguments.root), None
     if arguments.publish == "store":
         if not arguments.kv:
@@ -40,7 +60,10 @@ def run(argv: list[str]) -> int:
             store.check()
     with hold_lease(root, f"release {arguments.run}"):
         manifest, _ = read_staged(root, arguments.run)
-        outcome = finish(root, arguments.run, Thresholds(**manifest.settings["thresholds"]), target)
+        own = Thresholds(**manifest.settings["thresholds"])
+        thresholds = read_thresholds(arguments.gates) if arguments.gates else own
+        forced = dict.fromkeys(arguments.force_gate, (arguments.reason or "").strip())
+        outcome = finish(root, arguments.run, thresholds, target, forced)
     if outcome["outcome"] == FAILED:
         raise StoreError(outcome["error"])
     if outcome["outcome"] == REFUSED:
@@ -49,15 +72,32 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def refusal(root: Root, run: str, outcome: dict) -> str:
-    """One screen on why a release was refused."""
-    words = "; ".join(
-        f"{gate['name']} is {gate['measured']:g}, allowed {gate['threshold']:g} ({gate['reads']})"
-        for gate in outcome["refused"]
-    )
-    failed = root.exists(f"staging/{run}/{FAILED_USERS}")
-    return (
-        f"release {outcome['release']} was refused: {words}. What was served before is still served; "
-        f"see {root.path(f'staging/{run}/checked.json')}"
-        + (f"\nwhy users failed: {root.path(f'staging/{run}/{STAGED}')}\n{AGAIN}" if failed else "")
+def refusal(root: Root, run: str, outcome: dict[str, Any]) -> str:
+    """One screen on why a release was refused: the gates, what they measured and allow, where to look, what to type."""
+    gates = [Gate(**found) for found in outcome["refused"]]
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for title in ("gate", "measured", "allowed", "what it is", "where to look"):
+        table.add_column(title, overflow="fold", justify="right" if title in ("measured", "allowed") else "left")
+    for gate in gates:
+        allowed = f"{'>=' if gate.at_least else '<='} {gate.threshold:.6g}"
+        table.add_row(gate.name, f"{gate.measured:.6g}", allowed, gate.reads, ADVICE.get(gate.name, ""))
+    console = Console(width=120, no_color=True)
+    with console.capture() as screen:
+        console.print(table, highlight=False)
+    failed = []
+    if root.exists(f"staging/{run}/{FAILED_USERS}"):
+        failed = [f"why users failed: {root.path(f'staging/{run}/{STAGED}')}", AGAIN]
+    names = ", ".join(gate.name for gate in gates)
+    force = " ".join(f"--force-gate {gate.name}" for gate in gates)
+    rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]
+    return "\n".join(
+        [
+            f"release {outcome['release']} was refused by {len(gates)} gate{'s'[: len(gates) != 1]}: {names}; what was "
+            "served before is still served",
+            *rows,
+            f"Every gate, with its value: {root.path(f'staging/{run}/checked.json')}",
+            *failed,
+            "Mend the cause and run the same command again. Or, if it is as it should be, release it as it is:",
+            f"  pinnerformer release --root {shlex.quote(root.url)} --run {run} {force} --reason 'WHY' --kv URL",
+        ]
     )

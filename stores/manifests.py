@@ -22,9 +22,10 @@ class Manifest:
         inputs: Every log file that this release read: `path` relative to the logs, `rows`, `bytes`.
         settings: What the run was told, as far as it bears on the result.
         counters: Stage -> counter -> number.
-        gates: What was checked: `name`, `measured`, `threshold`, `passed`.
+        gates: What was checked: `name`, `measured`, `threshold`, `passed`, and the reason if an operator `forced` it.
         timings: Stage -> seconds of work, summed over workers.
         retry_users: Users whose inference failed, to be tried again the next night.
+        statistics: Distributions that the next releases are compared with: name -> counts a bin.
     """
 
     release: str
@@ -38,6 +39,7 @@ class Manifest:
     gates: list[dict[str, Any]]
     timings: dict[str, float]
     retry_users: list[int]
+    statistics: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
     def parts(self, table: str) -> dict[int, list[FileEntry]]:
         """Part -> its files, in the order of the manifest."""

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 
-TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes")
+TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries")
+DICTIONARIES = ("action", "surface")  # columns of few strings
 
 
 def footer_digest(metadata: pq.FileMetaData) -> str:
@@ -41,7 +42,7 @@ def write_rows(root: Root, folder: str, part: int, rows: pa.Table) -> FileEntry:
             rows,
             path,
             compression="none",
-            use_dictionary=[name for name in ("action", "surface") if name in rows.schema.names] or False,
+            use_dictionary=[name for name in DICTIONARIES if name in rows.schema.names] or False,
             write_statistics=["user_id"] if "user_id" in rows.schema.names else ["pin_id"],
             row_group_size=1 << 20,
         )

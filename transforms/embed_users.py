@@ -132,25 +132,30 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         return STAGE
 
 
-def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, float], int]:
-    """Lowest and highest L2 norm of the finite vectors of float16 [N, d], and how many are not finite."""
+def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, float], int, int]:
+    """Lowest and highest L2 norm of the finite vectors of float16 [N, d]; how many are not; how many are constant.
+
+    A constant vector is one number repeated: what a dead layer gives.
+    """
     norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
     finite = norms[np.isfinite(norms)]
     lowest = {"norm": float(finite.min())} if len(finite) else {}
     highest = {"norm": float(finite.max())} if len(finite) else {}
-    return lowest, highest, len(norms) - len(finite)
+    constant = int((embeddings == embeddings[:, :1]).all(axis=1).sum())
+    return lowest, highest, len(norms) - len(finite), constant
 
 
 def slice_reports(embedded: EmbeddedSlice) -> dict[str, StageReport]:
     """What the join and the embedding of a slice did, by stage."""
     rows = sorted(embedded.failures)
-    lowest, highest, not_finite = norm_range(np.delete(embedded.embeddings, rows, axis=0))
+    lowest, highest, not_finite, constant = norm_range(np.delete(embedded.embeddings, rows, axis=0))
     counters = {
         "users_embedded": len(embedded.user_ids) - len(rows),
         "users_failed": len(rows),
         "batches_halved": embedded.halved,
         "tokens": embedded.tokens,
         "users_not_finite": not_finite,
+        "users_constant": constant,
     }
     failures = [(int(embedded.user_ids[row]), embedded.failures[row]) for row in rows]
     for user, why in failures:

@@ -154,9 +154,9 @@ class EmbedShard(beam.DoFn):
         embeddings = encode_pins(self._model.pin_tower, vectors)
         rows = pa.table([ids, to_binary_column(embeddings)], schema=pin_embeddings_schema(config.embedding_dim))
         written = write_part(run.root, "pin_embeddings", run.date, entry.part, rows)
-        lowest, highest, not_finite = norm_range(embeddings)
+        lowest, highest, not_finite, constant = norm_range(embeddings)
         run.note_progress(EMBED_STAGE, len(ids))
-        counters = {"pins_embedded": len(ids), "pins_not_finite": not_finite}
+        counters = {"pins_embedded": len(ids), "pins_not_finite": not_finite, "pins_constant": constant}
         done = part_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
         write_receipt(run.root, run.staging, EMBED_STAGE, part_stem(entry.part), Receipt({EMBED_STAGE: done}))
         yield tagged(EMBED_STAGE, done)

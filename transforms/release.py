@@ -2,14 +2,15 @@
 
 import dataclasses
 import datetime
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from stores.errors import PinnerFormerError, StoreError
+from stores.errors import PinnerFormerError, StoreError, UsageError
 from stores.files import Root
 from stores.indexes import EF_CANDIDATES
 from stores.kv import open_store
@@ -19,7 +20,13 @@ from stores.manifests import Manifest, manifest_path, read_manifest, write_manif
 from stores.releases import chain, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
-from transforms.gates import Gate, Thresholds, check_counts, check_recall, check_vectors
+from transforms.gates import Gate, Thresholds
+from transforms.gates.canaries import check_canaries
+from transforms.gates.counts import check_counts, check_lost
+from transforms.gates.drift import check_drift
+from transforms.gates.recall import check_recall
+from transforms.gates.trends import WEEK, WEEKS, check_trends, check_vectorless
+from transforms.gates.vectors import check_vectors
 from transforms.receipts import forget_parts
 from transforms.run import StageReport
 
@@ -68,10 +75,16 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     """Runs every gate on a staged run; returns its manifest with the gates and the measured `ef` in it."""
     started = time.perf_counter()
     staged, reports = read_staged(root, name)
-    previous = read_manifest(root, staged.previous) if staged.previous else None
-    gates = check_vectors(reports, thresholds) + check_counts(reports, staged, previous, thresholds)
+    before = chain(root, staged.previous) if staged.previous else iter(())
+    releases = list(itertools.islice(before, WEEK * WEEKS + 1))
+    previous = releases[0] if releases else None
+    gates = check_counts(reports, staged, thresholds)
+    gates += check_lost(root, staged, previous, thresholds)
+    gates += check_trends(staged, releases, thresholds) + check_vectorless(staged, releases, thresholds)
+    gates += check_vectors(reports, thresholds)
+    gates += check_drift(staged, releases, thresholds) + check_canaries(reports, thresholds)
     find_ef = int(reports.get("build_indexes", StageReport()).highest.get("find_ef", EF_CANDIDATES[0]))
-    recall_gates, index = check_recall(root, staged, thresholds, find_ef)
+    recall_gates, index = check_recall(root, staged, previous, thresholds, find_ef)
     return dataclasses.replace(
         staged,
         gates=[dataclasses.asdict(gate) for gate in gates + recall_gates],
@@ -81,8 +94,26 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
 
 
 def refusals(manifest: Manifest) -> list[Gate]:
-    """The gates that a checked manifest did not pass."""
-    return [gate for gate in (Gate(**found) for found in manifest.gates) if not gate.passed]
+    """The gates that a checked manifest did not pass and that nobody forced."""
+    return [gate for gate in (Gate(**found) for found in manifest.gates) if not gate.passed and gate.forced is None]
+
+
+def force(manifest: Manifest, forced: Mapping[str, str]) -> Manifest:
+    """Opens gates that an operator answers for; the manifest keeps the reason beside the measured value.
+
+    Args:
+        forced: Gate -> reason.
+
+    Raises:
+        UsageError: a gate that does not exist or is not closed.
+    """
+    closed = [gate["name"] for gate in manifest.gates if not gate["passed"]]
+    for name in forced:
+        if name not in closed:
+            there = f"closed are: {', '.join(closed)}" if closed else "no gate is closed"
+            raise UsageError(f"--force-gate {name}: not a closed gate of {manifest.release}; {there}")
+    gates = [{**gate, "forced": forced.get(gate["name"])} for gate in manifest.gates]
+    return dataclasses.replace(manifest, gates=gates)
 
 
 def commit(root: Root, name: str, manifest: Manifest) -> None:
@@ -174,11 +205,16 @@ def _served_release(root: Root, store: KeyValueStore, manifest: Manifest) -> Man
     return read_manifest(root, found.release)
 
 
-def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | None) -> dict[str, Any]:
+def finish(
+    root: Root, name: str, thresholds: Thresholds, target: Publication | None, forced: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Check -> commit -> publish; what came of it is written to the run's folder and returned.
 
     A refusal is an outcome, not an exception: engines retry exceptions and lose their type. Running it twice is
     harmless: a run that is committed already goes on with publishing.
+
+    Args:
+        forced: Gate -> reason: closed gates that an operator opens.
 
     Returns:
         `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`.
@@ -188,7 +224,7 @@ def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | 
     outcome |= {"error": None, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     try:
         if not any(manifest.release == staged.release for manifest in chain(root)):
-            checked = check(root, name, thresholds)
+            checked = force(check(root, name, thresholds), forced or {})
             refused = refusals(checked)
             stage_checked(root, name, checked)
             if refused:
@@ -197,6 +233,8 @@ def finish(root: Root, name: str, thresholds: Thresholds, target: Publication | 
                 commit(root, name, checked)
         if outcome["outcome"] == COMMITTED and target is not None:
             outcome["publish"] = publish(root, staged.release, target)
+    except UsageError:
+        raise  # nothing was done
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": str(error)}
         if any(manifest.release == staged.release for manifest in chain(root)):

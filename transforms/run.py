@@ -1,5 +1,6 @@
 """What every worker of a run knows, and what every part of it reports back."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -66,7 +67,8 @@ class Run:
             0o644,
         )
         try:
-            os.write(descriptor, line.encode())
+            with contextlib.suppress(OSError):  # a full disk stops the work itself, in words that name the file
+                os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
 
@@ -81,6 +83,7 @@ class StageReport:
         counters: Name -> sum.
         lowest: Name -> minimum over parts.
         highest: Name -> maximum over parts.
+        histograms: Name -> counts a bin, summed.
         files: Table name -> files written or carried over.
         failures: (user_id, why) of users that could not be embedded.
     """
@@ -90,6 +93,7 @@ class StageReport:
     counters: dict[str, int] = dataclasses.field(default_factory=dict)
     lowest: dict[str, float] = dataclasses.field(default_factory=dict)
     highest: dict[str, float] = dataclasses.field(default_factory=dict)
+    histograms: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
     failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
@@ -103,6 +107,9 @@ class StageReport:
             self.lowest[name] = min(self.lowest.get(name, value), value)
         for name, value in other.highest.items():
             self.highest[name] = max(self.highest.get(name, value), value)
+        for name, counts in other.histograms.items():
+            before = self.histograms.get(name, [0] * len(counts))
+            self.histograms[name] = [a + b for a, b in zip(before, counts, strict=True)]
         for table, entries in other.files.items():
             self.files.setdefault(table, []).extend(entries)
         self.failures += other.failures
@@ -121,6 +128,7 @@ def part_report(
     files: Mapping[str, Iterable[FileEntry]] | None = None,
     lowest: Mapping[str, float] | None = None,
     highest: Mapping[str, float] | None = None,
+    histograms: Mapping[str, list[int]] | None = None,
     failures: Iterable[tuple[int, str]] = (),
 ) -> StageReport:
     """What one part of a stage did.
@@ -134,6 +142,7 @@ def part_report(
         counters={name: int(number) for name, number in counters.items()},
         lowest=dict(lowest or {}),
         highest=dict(highest or {}),
+        histograms=dict(histograms or {}),
         files={table: list(entries) for table, entries in (files or {}).items()},
         failures=list(failures),
     )

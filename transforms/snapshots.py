@@ -13,6 +13,7 @@ from stores.files import FileEntry
 from stores.manifests import read_manifest
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
+from transforms.gates.drift import HISTOGRAM, cosine_histogram
 from transforms.receipts import Receipt, write_receipt
 from transforms.run import REPORTS, Run, StageReport, part_report, tagged
 
@@ -83,7 +84,9 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         "users_stale": pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(STAGE, rows.num_rows)
-    return MergedBucket(rows, entries, part_report(started, counters, files={"user_embeddings": entries}))
+    moved = {HISTOGRAM: cosine_histogram(old, new)}
+    report = part_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
+    return MergedBucket(rows, entries, report)
 
 
 class MergeBucket(beam.DoFn):
