@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pinnerformer_model.config import ModelConfig, ModelError
+from pinnerformer_model.initialisation import initialise
 from pinnerformer_model.pin_tower import PinTower, build_pin_tower
 from pinnerformer_model.user_tower import UserTower, build_user_tower
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INITIAL_STD = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +31,10 @@ class LoadedModel:
 
 
 def new_model(config: ModelConfig, seed: int) -> tuple[UserTower, PinTower]:
-    """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before.
-
-    Ours, the paper does not say: weights normal with std 0.02 (output projections of a block divided by sqrt(2 L), as
-    in GPT-2), the pin tower and the heads Xavier-uniform, biases 0, phases uniform over a turn.
-    """
+    """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before."""
     user_tower, pin_tower = build_user_tower(config), build_pin_tower(config)
-    generator = torch.Generator().manual_seed(seed)
-    for prefix, tower in (("user_tower", user_tower), ("pin_tower", pin_tower)):
-        for name, parameter in tower.named_parameters():
-            _initialise(f"{prefix}.{name}", parameter, config.num_layers, generator)
+    initialise(user_tower, pin_tower, seed)
     return user_tower.eval(), pin_tower.eval()
-
-
-@torch.no_grad()
-def _initialise(name: str, parameter: nn.Parameter, num_layers: int, generator: torch.Generator) -> None:
-    kind = name.rpartition(".")[2]
-    if kind in ("cos_phase", "sin_phase"):
-        parameter.uniform_(0, 2 * torch.pi, generator=generator)
-    elif "norm" in name:
-        parameter.fill_(1.0 if kind == "weight" else 0.0)
-    elif kind == "bias":
-        parameter.zero_()
-    elif name.startswith("pin_tower.") or ".head_" in name:
-        nn.init.xavier_uniform_(parameter, generator=generator)
-    else:
-        out = "attention_out" in name or "ffn_out" in name
-        parameter.normal_(0, INITIAL_STD / ((2 * num_layers) ** 0.5 if out else 1.0), generator=generator)
 
 
 def _tensors(user_tower: UserTower, pin_tower: PinTower) -> dict[str, torch.Tensor]:

@@ -1,0 +1,222 @@
+"""`pinnerformer train` end to end on small worlds: learning, resuming, several processes, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pinnerformer_model.baselines import popularity
+from pinnerformer_model.checkpoint import load_config, load_model, model_digest, new_model
+from pinnerformer_model.config import preset
+from pinnerformer_model.evaluation import moments_of
+from pinnerformer_model.fitting import Hooks, Schedule, fit
+from pinnerformer_model.negatives import Negatives
+from pinnerformer_model.objectives import Objective
+from pinnerformer_model.ranking import constant_scorer, hits_at_k, recall
+from pinnerformer_model.timelines import Timelines
+from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
+from pinnerformer_model.training_state import load_state
+from pipelines import train as train_command
+from pipelines.cli import main
+from pipelines.train import Evaluation
+from transforms.timelines import TrainingData, load_training_data
+
+FLAGS = [
+    "--preset=tiny",
+    "--users-per-step=16",
+    "--random-negatives=200",
+    "--positions=6",
+    "--warmup-steps=5",
+    "--quiet",
+]
+START, END, UNTIL = "2026-09-01", "2026-10-30", "2026-10-17"
+
+
+@pytest.fixture(scope="module")
+def timelines(tmp_path_factory) -> str:
+    """Sixty days of a synthetic world of few topics."""
+    folder = str(tmp_path_factory.mktemp("world"))
+    world = ["--users=500", "--pins=1500", f"--start={START}", "--days=60", "--topics=40", "--seed=3"]
+    assert main(["synth", f"--out={folder}/w", *world]) == 0
+    where = [f"--logs={folder}/w/logs", f"--pins={folder}/w/pins", f"--out={folder}/t", "--buckets=4", "--quiet"]
+    assert main(["training-data", *where, f"--start={START}", f"--end={END}", "--evaluation-share=0.3"]) == 0
+    return f"{folder}/t"
+
+
+def train(timelines: str, out, *flags: str) -> int:
+    return main(["train", f"--timelines={timelines}", f"--out={out}", *FLAGS, *flags])
+
+
+def weights(out) -> dict[str, torch.Tensor]:
+    return load_file(f"{out}/model.safetensors")
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(timelines, tmp_path, monkeypatch, capsys):
+    flags = ["--steps=24", "--evaluate-every=8", "--save-every=7"]
+    assert train(timelines, tmp_path / "whole", *flags) == 0
+    real, steps = train_command.fit, []
+
+    def dies(trainer, maker, schedule, hooks, *rest):
+        def on_step(step, loss, norm):
+            steps.append(step)
+            if step == 17:  # after an evaluation that the last saved state does not know of
+                raise KeyboardInterrupt
+
+        return real(trainer, maker, schedule, dataclasses.replace(hooks, on_step=on_step), *rest)
+
+    monkeypatch.setattr(train_command, "fit", dies)
+    assert train(timelines, tmp_path / "killed", *flags) == 1
+    assert "run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.setattr(train_command, "fit", real)
+    assert load_state(f"{tmp_path}/killed-training").step == 14
+    assert train(timelines, tmp_path / "killed", *flags) == 0
+    assert model_digest(f"{tmp_path}/killed") == model_digest(f"{tmp_path}/whole")
+    ended, whole = (load_state(f"{tmp_path}/{name}-training") for name in ("killed", "whole"))
+    assert ended.step == whole.step == 24 and ended.best == whole.best
+    assert all(torch.equal(ended.tensors[name], value) for name, value in whole.tensors.items())
+    # Done already: the same command does nothing more.
+    assert train(timelines, tmp_path / "killed", *flags) == 0
+    # Other settings are not gone on with.
+    assert train(timelines, tmp_path / "killed", *flags[1:], "--steps=25", "--no-logq") == 2
+    said = capsys.readouterr().err
+    assert "training.log_q: True before, False now" in said and "training.steps: 24 before, 25 now" in said
+
+
+def test_two_processes_train_what_one_trains(timelines, tmp_path):
+    flags = ["--steps=6", "--evaluate-every=3", "--negatives=mixed", "--in-batch-limit=40"]
+    assert train(timelines, tmp_path / "one", *flags) == 0
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "pipelines.cli",
+    ]
+    command = [*launch, "train", f"--timelines={timelines}", f"--out={tmp_path}/two", *FLAGS, *flags]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_state(f"{tmp_path}/{name}-training") for name in ("one", "two"))
+    assert torch.equal(one.tensors["counts"], two.tensors["counts"])
+    start = dict(zip(("user_tower", "pin_tower"), new_model(load_config(f"{tmp_path}/one"), 0), strict=True))
+    moved = 0.0
+    for prefix, tower in start.items():
+        for name, before in tower.state_dict().items():
+            a, b = (state.tensors[f"{prefix}.{name}"] for state in (one, two))
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+            moved = max(moved, float((a - before).abs().max()))
+    assert moved > 1e-3
+    assert one.best["recall"] == pytest.approx(two.best["recall"], abs=0.005)
+
+
+def test_a_model_goes_on_from_its_weights_and_keeps_its_place_in_the_daily_job(timelines, tmp_path, capsys):
+    assert train(timelines, tmp_path / "a", "--steps=3", "--no-evaluation", "--drop-feature=time") == 0
+    assert load_config(f"{tmp_path}/a").dropped_features == ("time",)
+    assert load_model(f"{tmp_path}/a").config.label_rule["surfaces"] == ["homefeed"]
+    flags = [f for f in FLAGS if "preset" not in f]
+    again = ["train", f"--timelines={timelines}", f"--out={tmp_path}/b", *flags, "--steps=3", f"--model={tmp_path}/a"]
+    assert main([*again, "--learning-rate=1e-9", "--no-evaluation", "--drop-feature=time"]) == 0
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-6
+    shutil.copytree(timelines, tmp_path / "other")
+    told = json.loads((tmp_path / "other" / "timelines.json").read_text())
+    (tmp_path / "other" / "timelines.json").write_text(json.dumps({**told, "pinsage_version": "v9"}))
+    assert main([*again[:1], f"--timelines={tmp_path}/other", *again[2:], f"--out={tmp_path}/c"]) == 1
+    assert "pinsage_version is not that of the timelines" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_on_is_said(timelines, tmp_path, capsys):
+    def refused(*flags: str) -> str:
+        capsys.readouterr()
+        assert train(timelines, tmp_path / "m", "--steps=3", *flags) in (1, 2)
+        return capsys.readouterr().err
+
+    assert "2000 random negatives asked for, the corpus has" in refused("--random-negatives=2000")
+    said = refused(f"--until={START}", "--no-evaluation")
+    assert "nothing to train on before" in said and "0 training users with 0 events" in said
+    said = refused("--days=0.000000001", f"--until={UNTIL}")
+    assert "positive by the label rule" in said and "users have one event only" in said
+    assert "nothing to evaluate: no user" in refused("--until=2027-01-01")
+    assert "torch sees no CUDA device" in refused("--device=cuda") or torch.cuda.is_available()
+    os.makedirs(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text("{}")
+    assert "holds a model already" in refused()
+
+
+def test_a_diverging_training_keeps_the_last_good_checkpoint(timelines, tmp_path, capsys, monkeypatch):
+    real = Trainer.step
+
+    def step(self, batch):
+        return (float("nan"), 1.0) if self.step_number == 5 else real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert train(timelines, tmp_path / "m", "--steps=9", "--evaluate-every=3", "--save-every=3") == 1
+    said = capsys.readouterr().err
+    assert "step 6: the loss is nan" in said and f"the last good checkpoint is in {tmp_path}/m" in said
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "m").values())
+    assert load_state(f"{tmp_path}/m-training").step == 3
+
+
+def shuffled_labels(data: TrainingData) -> TrainingData:
+    """The pins of all positives dealt anew: what is predicted has nothing to do with who predicts it."""
+    pins = data.timelines.pin_row.copy()
+    places = np.flatnonzero(data.timelines.positive)
+    pins[places] = np.random.default_rng(0).permutation(pins[places])
+    return dataclasses.replace(data, timelines=dataclasses.replace(data.timelines, pin_row=pins))
+
+
+def learn(timelines: str, steps: int, shuffle: bool = False, **changes) -> tuple[float, float]:
+    """Recall@10 of a tiny model after some steps, and of popularity."""
+    data, held_out = (load_training_data(timelines, split) for split in ("train", "evaluation"))
+    cut = int(np.datetime64(UNTIL).astype("datetime64[ms]").astype(np.int64))
+    told = data.description
+    config = preset(
+        "tiny",
+        action_vocabulary=tuple(told["action_vocabulary"]),
+        surface_vocabulary=tuple(told["surface_vocabulary"]),
+        pinsage_version="v",
+    )
+    settings = TrainingSettings(
+        objective=Objective(positions=8),
+        negatives=Negatives(random=500),
+        steps=steps,
+        warmup_steps=20,
+        learning_rate=2e-3,
+        users_per_step=32,
+        **changes,
+    )
+    past = (shuffled_labels(data) if shuffle else data).timelines.before(cut)
+    trainer = Trainer(config, *new_model(config, 0), settings, len(data.vectors))
+    maker = BatchMaker(past, data.vectors, settings, config.max_sequence_length)
+    nothing = Hooks(None, lambda: None, lambda state: None, lambda *_: None, lambda *_: None)
+    fit(trainer, maker, Schedule(steps, 1, steps), nothing, {})
+    evaluation = Evaluation(held_out, cut, 14, 1000, config.max_sequence_length, "cpu")
+    moments = moments_of(held_out.timelines, cut)
+    counts = popularity(data.timelines, cut, len(data.vectors))
+    everything = np.ones(len(data.vectors), bool)
+    hits = hits_at_k(constant_scorer(counts), len(moments), everything, moments.targets, moments.others, 10)
+    return evaluation(trainer.user_tower, trainer.pin_tower), recall(hits, moments.target_user)[0]
+
+
+def test_it_learns_and_the_test_of_learning_can_fail(timelines):
+    trained, popular = learn(timelines, 200)
+    fresh, _ = learn(timelines, 1)
+    shuffled, _ = learn(timelines, 200, shuffle=True)
+    assert trained > 2 * popular > 0
+    assert trained > 1.5 * fresh
+    assert shuffled < 0.6 * trained
+
+
+def test_timelines_of_before_a_moment_keep_every_user():
+    t = Timelines(np.array([1, 2]), np.array([0, 2, 3]), *(np.zeros(3, np.int32) for _ in range(3)),
+                  np.array([5, 9, 9]), np.zeros(3, np.float32), np.ones(3, bool))  # fmt: skip
+    before = t.before(9)
+    assert before.user_ids.tolist() == [1, 2] and before.offsets.tolist() == [0, 1, 1]
