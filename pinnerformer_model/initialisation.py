@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pinnerformer_model.pin_tower import PinTower
-from pinnerformer_model.user_tower import UserTower
+from pinnerformer_model.user_tower import Block, UserTower
 
 STD = 0.02
 TABLE_STD = 0.5
@@ -38,8 +38,8 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int) -> None:
         elif name.startswith("features."):
             parameter.normal_(0, TABLE_STD, generator=generator)
         else:  # output projections of a block as in GPT-2
-            out = "attention_out" in name or "ffn_out" in name
-            parameter.normal_(0, STD / (depth**0.5 if out else 1.0), generator=generator)
+            last = "attention_out" in name or "ffn_out" in name
+            parameter.normal_(0, STD / (depth**0.5 if last else 1.0), generator=generator)
 
     features = user_tower.features
     into, hidden = pin_tower.inner.in_features, user_tower.projection.out_features
@@ -56,7 +56,9 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int) -> None:
     for encoder in (features.gap, features.since_latest, features.absolute_time):  # from the last column back
         user_tower.projection.weight[:, end - 1] /= 20  # the logarithm of a time is up to 21, not 1
         end -= encoder.width
-    _add_mean(user_tower, generator)
+    block = user_tower.blocks[0]
+    assert isinstance(block, Block)
+    _add_mean(block, semi_orthogonal(hidden, hidden, generator))
     _linear(user_tower.head_in, user_tower.head_out, semi_orthogonal(hidden, hidden, generator), head)
     identity = torch.eye(out)
     _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, identity, through=False)
@@ -68,11 +70,13 @@ def semi_orthogonal(rows: int, columns: int, generator: torch.Generator) -> torc
     return nn.init.orthogonal_(wide, generator=generator)
 
 
-def _add_mean(user_tower: UserTower, generator: torch.Generator) -> None:
-    """Makes the first block's attention, nearly uniform at first, hand on the normed tokens as they are."""
-    block, hidden = user_tower.blocks[0], user_tower.projection.out_features
-    turn = semi_orthogonal(hidden, hidden, generator)
-    block.qkv.weight[2 * hidden :] = turn
+def _add_mean(block: Block, turn: torch.Tensor) -> None:
+    """Makes a block's attention, nearly uniform at first, hand on the normed tokens as they are.
+
+    Args:
+        turn: Orthogonal [H, H].
+    """
+    block.qkv.weight[2 * len(turn) :] = turn
     block.attention_out.weight.copy_(turn.T)
 
 
