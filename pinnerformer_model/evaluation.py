@@ -142,6 +142,7 @@ class Figures:
         recall_repeat: Of pins that the user had engaged with before, among all pins.
         entropy: Interest entropy@50 in nats; None without topics.
         coverage: P90 coverage@10.
+        by_user: See `Hits.by_user`; not in the JSON.
     """
 
     users: int
@@ -152,30 +153,64 @@ class Figures:
     recall_repeat: tuple[float, float]
     entropy: float | None = None
     coverage: float | None = None
+    by_user: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        found = dataclasses.asdict(self)
+        del found["by_user"]
+        return found
 
 
-def measure(score: Scorer, moments: Moments, in_corpus: np.ndarray, k: int = 10) -> Figures:
-    """Recall of a scorer of the moments' queries.
+@dataclasses.dataclass(frozen=True)
+class Hits:
+    """Which targets were hit.
+
+    Attributes:
+        everything: float64 [T], of all targets among all pins of the corpus.
+        among_new: float64 [T_new], of the new targets among the pins new to their user.
+    """
+
+    everything: np.ndarray
+    among_new: np.ndarray
+
+    def by_user(self, moments: Moments) -> dict[str, np.ndarray]:
+        """Sums a user, float64 [U] each, users in their order: `hits` of `targets`, `hits_new` of `targets_new`."""
+        users, user = np.unique(moments.target_user, return_inverse=True)
+        new = user[moments.new]
+        return {
+            "hits": np.bincount(user, self.everything, len(users)),
+            "targets": np.bincount(user, minlength=len(users)).astype(np.float64),
+            "hits_new": np.bincount(new, self.among_new, len(users)),
+            "targets_new": np.bincount(new, minlength=len(users)).astype(np.float64),
+        }
+
+
+def find_hits(score: Scorer, moments: Moments, in_corpus: np.ndarray, k: int = 10) -> Hits:
+    """Which targets a scorer of the moments' queries hits.
 
     Args:
         score: Scores every candidate for a query, by its row number in the moments.
         in_corpus: bool [P], which pins compete.
         k: Of recall@k.
     """
-    everything = hits_at_k(score, len(moments), in_corpus, moments.targets, moments.others, k)
     fresh = Pairs(moments.targets.query[moments.new], moments.targets.row[moments.new])
-    among_new = hits_at_k(score, len(moments), in_corpus, fresh, moments.known, k)
-    user = moments.target_user
+    return Hits(
+        hits_at_k(score, len(moments), in_corpus, moments.targets, moments.others, k),
+        hits_at_k(score, len(moments), in_corpus, fresh, moments.known, k),
+    )
+
+
+def measure(hits: Hits, moments: Moments) -> Figures:
+    """Recall, without the figures of diversity."""
+    user, new = moments.target_user, moments.new
     return Figures(
         users=len(np.unique(moments.user)),
         positives=len(user),
-        positives_new=int(moments.new.sum()),
-        recall=recall(everything, user),
-        recall_new=recall(among_new, user[moments.new]),
-        recall_repeat=recall(everything[~moments.new], user[~moments.new]),
+        positives_new=int(new.sum()),
+        recall=recall(hits.everything, user),
+        recall_new=recall(hits.among_new, user[new]),
+        recall_repeat=recall(hits.everything[~new], user[~new]),
+        by_user=hits.by_user(moments),
     )
 
 

@@ -13,6 +13,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
     "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
     "train": ("pipelines.train", "train a model on timelines"),
+    "study": ("pipelines.study", "train and measure the grid behind the paper's tables, on your data"),
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "backfill": ("pipelines.backfill", "turn the logs of many days into one release a day, at once"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),

@@ -14,6 +14,7 @@ from pinnerformer_model.evaluation import (
     Moments,
     best_of,
     embed_moments,
+    find_hits,
     measure,
     measure_diversity,
     moments_of,
@@ -76,13 +77,20 @@ class Evaluation:
         """The same evaluation of one half of its users: choices are made on `choice`, figures are of `report`."""
         if name == "both":
             return self
-        first = uniform_of(self.timelines.user_ids, _HALF_SALT) < 0.5
-        return dataclasses.replace(self, timelines=self.timelines.users(first if name == "choice" else ~first))
+        if name not in self._halves:
+            first = uniform_of(self.timelines.user_ids, _HALF_SALT) < 0.5
+            chosen = self.timelines.users(first if name == "choice" else ~first)
+            self._halves[name] = dataclasses.replace(self, timelines=chosen)
+        return self._halves[name]
+
+    @functools.cached_property
+    def _halves(self) -> dict[str, "Evaluation"]:
+        return {}
 
     def score(self, scorer: Scorer, frequency: str = "once") -> Figures:
         """What a scorer of the moments' queries gets; diversity where there is one query a user."""
         moments = self.moments(frequency)
-        figures = measure(scorer, moments, self.in_corpus, self.k)
+        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments)
         if frequency != "once":
             return figures
         return measure_diversity(figures, best_of(scorer, moments, self.in_corpus), self.in_corpus, self.topic)
@@ -125,7 +133,7 @@ class Evaluation:
         clusters = clusters.first(count)
         moments = oracle_moments(clusters, self.unit, self.moments("once"))
         scorer = vector_scorer(self.unit[clusters.pin_row], self.unit)
-        figures = measure(scorer, moments, self.in_corpus, self.k)
+        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments)
         lengths = np.diff(clusters.offsets)
 
         def best(k: int) -> np.ndarray:

@@ -213,8 +213,16 @@ def write_names(catalogue: pa.Table, path: str) -> None:
         pq.write_table(table, temporary)
 
 
+def write_label_rule(path: str) -> None:
+    """Writes the label rule of receipts: whatever was paid for is positive, wherever it stood."""
+    with replace_atomically(path) as temporary, open(temporary, "w") as file:
+        json.dump({"surfaces": surface_names(), "actions": dict.fromkeys(ACTIONS, 0)}, file, indent=1)
+
+
 def import_receipts(out: str, cutoff: datetime.date) -> None:
-    """Writes WORLD/logs, WORLD/pins and WORLD/names.parquet; does nothing where they are complete."""
+    """Writes WORLD/logs, WORLD/pins, WORLD/names.parquet and WORLD/label-rule.json; not again what is complete."""
+    os.makedirs(out, exist_ok=True)
+    write_label_rule(os.path.join(out, "label-rule.json"))
     done = os.path.join(out, "imported.json")
     if os.path.exists(done):
         with open(done) as file:

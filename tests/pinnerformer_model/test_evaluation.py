@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from pinnerformer_model.baselines import mean_of_last, popularity
-from pinnerformer_model.evaluation import DAY_MS, FREQUENCIES, measure, moments_of
+from pinnerformer_model.evaluation import DAY_MS, FREQUENCIES, find_hits, measure, moments_of
 from pinnerformer_model.pinnersage import cluster_user, cluster_users, oracle_moments
 from pinnerformer_model.ranking import vector_scorer
 from pinnerformer_model.timelines import Timelines
@@ -82,7 +82,7 @@ def test_the_future_moves_no_vector_and_repeats_are_told_apart():
         start = max(timelines.offsets[moments.user[q]], stop - 5)
         mean = vectors[timelines.pin_row[start:stop]].mean(axis=0)
         np.testing.assert_allclose(queries[q], mean / np.linalg.norm(mean), rtol=1e-5)
-    figures = measure(vector_scorer(queries, vectors), moments, np.ones(PINS, bool))
+    figures = measure(find_hits(vector_scorer(queries, vectors), moments, np.ones(PINS, bool)), moments)
     assert figures.positives == len(moments.targets) and 0 < figures.positives_new < figures.positives
     mixed = figures.recall_repeat[0] * (figures.positives - figures.positives_new)
     # Among all pins a new one has more pins to beat than among new ones.
@@ -133,5 +133,5 @@ def test_the_oracle_hands_each_positive_to_the_nearest_medoid():
         mine = np.flatnonzero(oracle.user == oracle.user[query])
         near = vectors[clusters.pin_row[mine]] @ vectors[pin]
         assert near[list(mine).index(query)] == pytest.approx(near.max())
-    new = measure(vector_scorer(vectors[clusters.pin_row], vectors), oracle, np.ones(PINS, bool))
+    new = measure(find_hits(vector_scorer(vectors[clusters.pin_row], vectors), oracle, np.ones(PINS, bool)), oracle)
     assert new.positives_new == int(moments.new.sum())

@@ -1,0 +1,249 @@
+"""The page of a study: the paper's tables beside ours, and what can be said of each row."""
+
+import dataclasses
+import json
+import os
+import statistics
+from typing import Any
+
+import numpy as np
+
+from pipelines.study_claims import CLAIMS, PAPER, Claim
+from pipelines.study_plots import draw
+from stores.errors import StoreError
+from stores.files import replace_atomically
+
+CLOSE = 0.05  # relative; a loss this small is "little"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A finished study, whole or cut short.
+
+    Attributes:
+        folder: Where it is.
+        facts: `study.json`.
+        baselines: `baselines.json`.
+        cells: Cell -> its results, one a seed.
+    """
+
+    folder: str
+    facts: dict[str, Any]
+    baselines: dict[str, Any]
+    cells: dict[str, list[dict[str, Any]]]
+
+    @classmethod
+    def load(cls, folder: str) -> "Study":
+        """Reads what `pinnerformer study` left in a folder.
+
+        Raises:
+            StoreError: there is no study in it.
+        """
+        try:
+            with open(os.path.join(folder, "study.json")) as file:
+                facts = json.load(file)
+            with open(os.path.join(folder, "baselines.json")) as file:
+                baselines = json.load(file)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{folder}: no study in it ({error}); run `pinnerformer study --out {folder}`") from None
+        cells: dict[str, list[dict[str, Any]]] = {}
+        for name, _, path in facts["cells"]:
+            if os.path.exists(os.path.join(folder, path)):
+                with open(os.path.join(folder, path)) as file:
+                    cells.setdefault(name, []).append(json.load(file))
+        for name, figures in baselines["figures"].items():
+            cells[name] = [{"report": {"once": figures}, "by_user": {"once": baselines["by_user"][name]}}]
+        return cls(folder, facts, baselines, cells)
+
+    @property
+    def figure(self) -> str:
+        """`recall`, or `recall_new`: what rows are judged by."""
+        return self.facts["figure"]
+
+    def values(self, cell: str, figure: str) -> list[float]:
+        """A figure of every seed; `sasrec@daily` is the cell `sasrec` at that frequency. Empty if it was left out."""
+        name, _, frequency = cell.partition("@")
+        found = []
+        for result in self.cells.get(name, []):
+            value = result["report"].get(frequency or "once", {}).get(figure)
+            if value is not None:
+                found.append(float(value[0] if isinstance(value, list) else value))
+        return found
+
+    def sums(self, cell: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(hits, targets) a user, of every seed, of the figure that rows are judged by."""
+        name, _, frequency = cell.partition("@")
+        suffix = "_new" if self.figure == "recall_new" else ""
+        sums = [result["by_user"][frequency or "once"] for result in self.cells.get(name, [])]
+        return [(np.array(s[f"hits{suffix}"]), np.array(s[f"targets{suffix}"])) for s in sums]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far two cells are apart in the figure judged by: mean, standard error, and the reference's level."""
+
+    mean: float
+    error: float
+    reference: float
+
+
+def difference(study: Study, cell: str, reference: str) -> Difference | None:
+    """cell - reference, paired by seed and by user; None if either was left out.
+
+    The error has two parts, added in squares: that of the mean over seeds (not known from one seed: taken for 0), and
+    that of the users drawn, from the spread of each user's own difference (the ratio estimator of recall a positive).
+    """
+    a, b = study.sums(cell), study.sums(reference)
+    if not a or not b:
+        return None
+    pairs = max(len(a), len(b)) if 1 in (len(a), len(b)) else min(len(a), len(b))
+    a, b = [a[min(i, len(a) - 1)] for i in range(pairs)], [b[min(i, len(b) - 1)] for i in range(pairs)]
+    targets = a[0][1]
+    by_seed = [float((x[0] - y[0]).sum() / targets.sum()) for x, y in zip(a, b, strict=True)]
+    mean = statistics.fmean(by_seed)
+    seeds = statistics.stdev(by_seed) / len(by_seed) ** 0.5 if len(by_seed) > 1 else 0.0
+    own = np.mean([x[0] - y[0] for x, y in zip(a, b, strict=True)], axis=0)  # [U]
+    users = float(np.sqrt(((own - mean * targets) ** 2).sum()) / targets.sum())
+    reference_level = statistics.fmean(float(y[0].sum() / y[1].sum()) for y in b)
+    return Difference(mean, (seeds**2 + users**2) ** 0.5, reference_level)
+
+
+def difference_of_losses(study: Study, cell: str, reference: str) -> Difference | None:
+    """The share of recall kept from realtime to daily, of a cell less that of its reference; None if left out.
+
+    The users' part of the error is from 500 samples of users with replacement, from a fixed seed.
+    """
+    names = [f"{name}@{frequency}" for name in (cell, reference) for frequency in ("daily", "realtime")]
+    sums = [study.sums(name) if study.values(name, study.figure) else [] for name in names]
+    seeds = min(map(len, sums))
+    if not seeds:
+        return None
+    hits = np.array([[one[seed][0] for one in sums] for seed in range(seeds)])  # [S, 4, U]
+    users = hits.shape[2]
+    weights = np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), 500)  # [R, U]
+
+    def kept(totals: np.ndarray) -> np.ndarray:  # [..., 4]
+        return totals[..., 0] / totals[..., 1] - totals[..., 2] / totals[..., 3]
+
+    by_seed = kept(hits.sum(2))
+    spread = float(by_seed.std(ddof=1)) / seeds**0.5 if seeds > 1 else 0.0
+    sampled = float(kept(np.einsum("ru,sfu->rsf", weights, hits).mean(1)).std())
+    return Difference(float(by_seed.mean()), (spread**2 + sampled**2) ** 0.5, 0.0)
+
+
+def verdict(claim: Claim, found: Difference | None) -> str:
+    """`holds`, `does not hold`, `cannot be told at this size`, by the rule that the page states."""
+    if found is None:
+        return "was not measured"
+    low, high = found.mean - 2 * found.error, found.mean + 2 * found.error
+    if claim.says in ("higher", "loses less"):
+        return "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told at this size"
+    if claim.says == "lower":
+        return "holds" if high < 0 else "does not hold" if low > 0 else "cannot be told at this size"
+    margin = CLOSE * found.reference
+    if -margin <= low and high <= margin:
+        return "holds"
+    return "does not hold" if high < -margin or low > margin else "cannot be told at this size"
+
+
+def sentence(study: Study, claim: Claim) -> str:
+    """One sentence on a claim: the verdict and the numbers it rests on."""
+    compare = difference_of_losses if claim.says == "loses less" else difference
+    found = compare(study, claim.cell, claim.reference)
+    said = verdict(claim, found)
+    if found is None:
+        return f"{claim.text}: {said}."
+    relative = f", {100 * found.mean / found.reference:+.0f} %" if found.reference else ""
+    return f"{claim.text}: **{said}** ({found.mean:+.4f} ± {found.error:.4f}{relative})."
+
+
+def shown(values: list[float], digits: int = 4) -> str:
+    """Mean and spread over the seeds."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def table(study: Study, rows: tuple[tuple[str, str, tuple[float | None, ...]], ...], columns: tuple[str, ...]) -> str:
+    """A Markdown table: the paper's columns, then ours."""
+    ours = ("R@10", "R@10 new", "entropy@50", "P90@10")
+    names = {"R@10": "recall", "R@10 new": "recall_new", "entropy@50": "entropy", "P90@10": "coverage"}
+    kept = [name for name in ours if any(study.values(cell, names[name]) for _, cell, _ in rows)]
+    lines = [
+        "| | " + " | ".join([*(f"paper {c}" for c in columns), *(f"our {c}" for c in kept)]) + " |",
+        "|---" * (1 + len(columns) + len(kept)) + "|",
+    ]
+    for label, cell, paper in rows:
+        theirs = ["-" if value is None else f"{value:.3f}" for value in paper]
+        mine = [shown(study.values(cell, names[c]), 2 if c == "entropy@50" else 4) for c in kept]
+        lines.append(f"| {label} | " + " | ".join([*theirs, *mine]) + " |")
+    return "\n".join(lines)
+
+
+def describe(study: Study) -> str:
+    """What the figures of a data set are of."""
+    facts, base, size = study.facts, study.baselines, study.facts["size"]
+    figures = base["figures"]["popularity"]
+    seeds = [len(results) for name, results in study.cells.items() if name not in base["figures"]]
+    complete = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(max(seeds))
+    chosen = base["chosen"]
+    days = f"the last {chosen['popularity_days']} days" if chosen["popularity_days"] else "all time"
+    judged = "pins new to the user" if study.figure == "recall_new" else "all positives"
+    cpu = sum(r["cpu_s"]["all"] for results in study.cells.values() for r in results if "cpu_s" in r)
+    return "\n".join(
+        [
+            f"- {base['training_users']:,} training users with {base['training_events']:,} events before the cut; "
+            f"figures of {figures['users']:,} other users and their {figures['positives']:,} positives of the next "
+            f"{base['identity']['days']} days, {figures['positives_new']:,} of them new to the user; "
+            f"corpus {base['corpus']:,} pins; topics: {base['topics']}.",
+            f"- Models: H {size['hidden_size']}, {size['num_layers']} layer, M {size['max_sequence_length']}, "
+            f"d {size['embedding_dim']}; {size['steps']} steps of {size['users_per_step']} users, "
+            f"{size['positions']} positions a user, {size['random_negatives']} random negatives; {complete} seed(s) a "
+            f"cell; {cpu / 60:.0f} minutes of one core in all.",
+            f"- Chosen on the other half of the evaluation users: learning rate {facts['learning_rate']:g} (of "
+            f"{', '.join(facts['learning_rates'])}); popularity of {days}; mean of the last {chosen['mean_window']}; "
+            f"PinnerSage's threshold {chosen['threshold']:g}. Rows are judged by the recall of {judged}.",
+        ]
+    )
+
+
+RULE = """\
+How a row is judged. A difference between two cells is paired by seed and by user. Its standard error is that of the
+mean over the seeds and that of the users drawn, added in squares. "Higher" holds if the difference is more than two
+standard errors above 0, does not hold if it is more than two below, and cannot be told at this size in between; "lower"
+likewise; "as good" holds if the difference with two standard errors either way lies within 5 % of the reference, does
+not hold if it lies outside altogether. No row was judged by hand. After ±: in tables the standard deviation over
+seeds, in sentences the standard error."""
+
+
+def write_page(studies: list[Study], path: str) -> None:
+    """Writes the Markdown page of some studies, and their plots beside it."""
+    flags = "[--new] [--oracle WORLD]"
+    parts = [
+        "# Which of the paper's findings hold",
+        f"Written by `pinnerformer study --timelines TIMELINES --pins PINS --out STUDY {flags}`; tables and sentences "
+        "come from its result files. The paper's models have 46 M parameters and see 500 M users; these have a "
+        "thousandth of that and train for seconds, so levels do not compare, only what beats what.",
+        RULE,
+    ]
+    for number, study in enumerate(studies):
+        parts += [f"## {study.facts['title']}", describe(study)]
+        stem = os.path.splitext(os.path.basename(path))[0]
+        plot = f"{stem}-{number + 1}.png"
+        with replace_atomically(os.path.join(os.path.dirname(os.path.abspath(path)), plot)) as temporary:
+            draw(study, temporary)
+        parts.append(f"![what beats what, relative to the served configuration]({plot})")
+        for name, content in PAPER.items():
+            rows = tuple(row for row in content.rows if study.values(row[1], "recall"))
+            extra = tuple(row for row in content.ours if study.values(row[1], "recall"))
+            claims = [claim for claim in CLAIMS if claim.table == name]
+            if not rows:
+                continue
+            blank = tuple((label, cell, (None,) * len(content.columns)) for label, cell in extra)
+            parts += [f"### {content.title}", table(study, rows + blank, content.columns)]
+            parts.append(
+                "\n".join(f"- {sentence(study, claim)}" for claim in claims if study.values(claim.cell, "recall"))
+            )
+    with replace_atomically(path) as temporary, open(temporary, "w") as file:
+        file.write("\n\n".join(part for part in parts if part) + "\n")
