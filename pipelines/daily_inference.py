@@ -38,7 +38,7 @@ from transforms.embed_users import EmbedUsers
 from transforms.gates import Thresholds, read_thresholds
 from transforms.gates.drift import HISTOGRAM
 from transforms.histories import UpdateHistories
-from transforms.model import ModelReference
+from transforms.model import ModelReference, local_model
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.receipts import PARTS_VERSION
@@ -247,7 +247,8 @@ def read_given(arguments: Any, options: PipelineOptions) -> Given:
     """
     root = Root(arguments.root)
     try:
-        config, digest = load_config(arguments.model), model_digest(arguments.model)
+        model_folder = local_model(arguments.model)
+        config, digest = load_config(model_folder), model_digest(model_folder)
     except ModelError as error:
         raise InputError(str(error)) from None
     vectors = describe_vectors(arguments.pins, config.pinsage_version)

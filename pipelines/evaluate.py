@@ -28,6 +28,7 @@ from transforms.evaluation import (
     default_cut,
     make_evaluation,
 )
+from transforms.model import local_model
 from transforms.timelines import TrainingData, load_training_data
 
 DESCRIPTION = """\
@@ -142,7 +143,7 @@ def open_model(folder: str, data: TrainingData) -> LoadedModel:
         InputError: not readable, of another PinSage version, or with other vocabularies.
     """
     try:
-        model = load_model(folder)
+        model = load_model(local_model(folder))
     except ModelError as error:
         raise InputError(f"--model {error}") from None
     config, description = model.config, data.description

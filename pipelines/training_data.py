@@ -25,6 +25,7 @@ from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import SPLITS, write_vector_matrix
+from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.run import REPORTS, MergeReports, Run, StageReport
@@ -169,7 +170,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     rule = read_label_rule(arguments.label_rule) if arguments.label_rule else None
     try:
         if arguments.model:
-            config = load_config(arguments.model)
+            config = load_config(local_model(arguments.model))
             actions, surfaces, version = config.action_vocabulary, config.surface_vocabulary, config.pinsage_version
             rule = rule or check_label_rule(config.label_rule)
         else:

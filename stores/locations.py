@@ -7,13 +7,15 @@ OSErrors whose `strerror` is a reason and whose `filename` is the location, wher
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
-from stores.local_files import sha256_file
 from stores.object_stores import as_os_errors, file_system, is_url
+
+_BLOCK = 8 << 20
 
 
 def absolute(location: str) -> str:
@@ -117,18 +119,30 @@ def open_input(location: str) -> pa.NativeFile:
         return system.open_input_file(path)
 
 
+def read_blocks(location: str) -> Iterator[bytes]:
+    """Yields the content of a file in blocks of a few MB.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    with as_os_errors(location):
+        if is_url(location):
+            system, path = file_system(location)
+            stream = system.open_input_stream(path)
+        else:
+            stream = open(location, "rb")
+        with stream:
+            while block := stream.read(_BLOCK):
+                yield block
+
+
 def sha256_of(location: str) -> str:
     """Hex sha256 of a file's content.
 
     Raises:
         FileNotFoundError: no such file.
     """
-    if not is_url(location):
-        return sha256_file(location)
     digest = hashlib.sha256()
-    with as_os_errors(location):
-        system, path = file_system(location)
-        with system.open_input_stream(path) as stream:
-            while block := stream.read(8 << 20):
-                digest.update(block)
+    for block in read_blocks(location):
+        digest.update(block)
     return digest.hexdigest()

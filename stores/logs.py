@@ -79,7 +79,8 @@ def list_partitions(logs: str) -> dict[datetime.date, str]:
         InputError: the folder is missing or has no partition.
     """
     try:
-        names = locations.list_names(logs)
+        folder = locations.absolute(logs)
+        names = locations.list_names(folder)
     except OSError as error:
         raise InputError(
             f"--logs {logs}: {error.strerror}; expected a folder with ds=YYYY-MM-DD/*.parquet in it"
@@ -91,8 +92,8 @@ def list_partitions(logs: str) -> dict[datetime.date, str]:
             try:
                 date = datetime.date.fromisoformat(match[1])
             except ValueError:
-                raise InputError(f"{locations.join(logs, name)}: not a date; rename or remove the folder") from None
-            found[date] = locations.join(logs, name)
+                raise InputError(f"{locations.join(folder, name)}: not a date; rename or remove the folder") from None
+            found[date] = locations.join(folder, name)
     if not found:
         raise InputError(f"--logs {logs}: no ds=YYYY-MM-DD partition in it; expected ds=YYYY-MM-DD/*.parquet")
     return found

@@ -4,14 +4,16 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import obstore
 from obstore import exceptions
 
+from stores import locations
 from stores.errors import StoreError
 from stores.local_files import explain_os_errors, move_into_place, temporary_file
 from stores.object_stores import as_os_errors, bucket_client
@@ -129,6 +131,38 @@ class ObjectFiles:
     def _client(self, path: str) -> Iterator[tuple[Any, str]]:
         with explain_os_errors(path), as_os_errors(path):
             yield bucket_client(path)
+
+
+def copy_folder(url: str, names: tuple[str, ...], digest_of: Callable[[str], str], digest: str | None = None) -> str:
+    """A copy of some files of a folder in this machine's cache, named by what `digest_of` makes of them.
+
+    Args:
+        names: Of the files.
+        digest_of: Local folder -> hex digest.
+        digest: What it must be, if that is known; a copy that is there already is then not asked for again.
+
+    Returns:
+        The local folder; if `digest` was given and the files have another by now, that of the others.
+
+    Raises:
+        OSError: a file is missing or cannot be read; `filename` is its URL.
+    """
+    models = cache_folder("models")
+    if digest and os.path.isdir(os.path.join(models, digest)):
+        return os.path.join(models, digest)
+    os.makedirs(models, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=".tmp-", dir=models)
+    try:
+        for name in names:
+            with open(os.path.join(temporary, name), "wb") as file:
+                for block in locations.read_blocks(locations.join(url, name)):
+                    file.write(block)
+        target = os.path.join(models, digest_of(temporary))
+        with contextlib.suppress(OSError):  # another process was faster: its copy is the same
+            os.rename(temporary, target)
+        return target
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_old_copies(folder: str) -> None:

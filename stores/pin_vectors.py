@@ -52,6 +52,7 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
     Raises:
         InputError: no such folder or no file in it, another PinSage version than the model's, wrong width or type.
     """
+    folder = locations.absolute(folder)
     version_path = locations.join(folder, "version.json")
     try:
         names = [n for n in locations.list_names(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
@@ -61,6 +62,8 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
         version = json.loads(locations.read_bytes(version_path))["pinsage_version"]
     except FileNotFoundError:
         raise InputError(f'{version_path}: missing; expected {{"pinsage_version": "..."}}') from None
+    except OSError as error:
+        raise InputError(f"{version_path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f'{version_path}: not understood; expected {{"pinsage_version": "..."}}') from None
     if version != expected_version:
@@ -158,7 +161,17 @@ def write_vector_table(
 def map_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Maps what `write_vector_table` wrote: pin_id int64 [N], vector [N, 256]; pages are shared between processes."""
     with pa.memory_map(root.local_copy(entry)) as source:
-        table = pa.ipc.open_file(source).read_all()
+        return _columns(source, dtype)
+
+
+def read_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """As `map_vector_table`, of a file that is read once: on an object store no copy of it is kept."""
+    with root.open_input(entry.path) as source:
+        return _columns(source, dtype)
+
+
+def _columns(source: pa.NativeFile, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    table = pa.ipc.open_file(source).read_all()
     if not table.num_rows:
         return np.empty(0, np.int64), np.empty((0, WIDTH), dtype)
     return table["pin_id"].chunk(0).to_numpy(), from_binary_column(table["vector"], np.dtype(dtype))

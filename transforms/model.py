@@ -4,8 +4,30 @@ import dataclasses
 
 import torch
 
-from pinnerformer_model.checkpoint import LoadedModel, load_model
+from pinnerformer_model.checkpoint import CONFIG, WEIGHTS, LoadedModel, load_model, model_digest
 from stores.errors import InputError
+from stores.locations import absolute
+from stores.object_files import copy_folder
+from stores.object_stores import is_url
+
+
+def local_model(location: str, digest: str | None = None) -> str:
+    """The local folder of a model: itself, or, of one on an object store, a copy in this machine's cache.
+
+    Args:
+        digest: Of the model wanted; saves the download where it is known and was copied before.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not is_url(location):
+        return absolute(location)
+    try:
+        return copy_folder(absolute(location), (CONFIG, WEIGHTS), model_digest, digest)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: {error.strerror}; a model is a folder with {CONFIG} and {WEIGHTS}"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +35,7 @@ class ModelReference:
     """Names a model without holding it; every worker process loads it once.
 
     Attributes:
-        directory: With `model.safetensors` and `config.json`.
+        directory: With `model.safetensors` and `config.json`; a local path or a URL.
         digest: What the run was started with; a worker that finds another refuses.
         device: `cpu` or `cuda`.
         threads: torch threads a worker process uses; 0 leaves torch's own choice.
@@ -32,7 +54,7 @@ class ModelReference:
         """
         if self.threads:
             torch.set_num_threads(self.threads)
-        loaded = load_model(self.directory, self.device)
+        loaded = load_model(local_model(self.directory, self.digest), self.device)
         if loaded.digest != self.digest:
             raise InputError(
                 f"--model {self.directory}: changed during the run (digest {loaded.digest[:12]}, the run was started "

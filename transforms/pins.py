@@ -14,7 +14,15 @@ from stores.errors import InputError
 from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.indexes import IndexParameters, build_findable_index, write_shard
-from stores.pin_vectors import WIDTH, VectorFile, VectorSet, map_vector_table, read_vectors, write_vector_table
+from stores.pin_vectors import (
+    WIDTH,
+    VectorFile,
+    VectorSet,
+    map_vector_table,
+    read_vector_table,
+    read_vectors,
+    write_vector_table,
+)
 from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
 from stores.tables import part_stem, read_files, write_part
 from transforms.embed_users import norm_range
@@ -83,7 +91,7 @@ class SortShard(beam.DoFn):
         started = time.perf_counter()
         run, (shard, entries) = self._run, element
         # By name, not by arrival: equal inputs give equal bytes.
-        pieces = [map_vector_table(run.root, e, self._dtype) for e in sorted(entries, key=lambda e: e.path)]
+        pieces = [read_vector_table(run.root, e, self._dtype) for e in sorted(entries, key=lambda e: e.path)]
         ids = np.concatenate([np.empty(0, np.int64), *(i for i, _ in pieces)])
         vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in pieces)])
         order = np.argsort(ids, kind="stable")

@@ -1,0 +1,117 @@
+"""The daily job with its root, logs, vectors and model on S3, against the same job on local files."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from pyarrow import fs
+
+from pipelines.cli import main
+from stores.errors import InputError
+from stores.files import Root
+from stores.manifests import TABLES, Manifest
+from stores.object_stores import file_system
+from stores.releases import read_current
+from tests.s3_server import running_s3
+from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
+from transforms.model import local_model
+
+USERS, PINS = 30, 60
+MADE = ["--user-buckets=3", "--pin-shards=2", "--history-length=40"]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with pytest.MonkeyPatch.context() as patch, running_s3(patch) as url:
+        yield url
+
+
+@pytest.fixture
+def world(bucket, request, tmp_path, monkeypatch) -> tuple[str, str]:
+    """The same logs, vectors and model in a local folder and below a URL."""
+    monkeypatch.setenv("PINNERFORMER_CACHE", str(tmp_path / "cache"))
+    folder, url = str(tmp_path / "world"), f"{bucket}/{request.node.name}"
+    for number in range(3):
+        write_file(f"{folder}/logs", number, make_rows(number, 120, USERS, PINS, seed=4), "a.parquet")
+    write_vectors(f"{folder}/pins", make_vectors(PINS))
+    write_model(f"{folder}/model")
+    system, path = file_system(url)
+    fs.copy_files(folder, path, destination_filesystem=system)
+    return folder, url
+
+
+def arguments_of(world: str, root: str, number: int, *more: str) -> list[str]:
+    inputs = [f"--{name}={world}/{name}" for name in ("logs", "pins", "model")]
+    first = [f"--bootstrap-from={FIRST}", *MADE] if number == 0 else []
+    return ["daily", f"--root={root}", *inputs, f"--date={day(number)}", "--min-age=0h", *first, *more]
+
+
+def current(root: str) -> Manifest:
+    manifest = read_current(Root(root))
+    assert manifest is not None
+    return manifest
+
+
+def test_three_nights_on_s3_equal_three_nights_on_local_files(world, tmp_path, capsys):
+    folder, url = world
+    local_root, root = str(tmp_path / "root"), f"{url}/root"
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    for number, flags in enumerate((["--join=broadcast"], ["--join=shuffle"], workers)):
+        kv = f"--kv=lmdb://{tmp_path}/kv"
+        assert main(arguments_of(folder, local_root, number, "--publish=none", "--quiet", *flags)) == 0
+        assert main(arguments_of(url, root, number, kv, *flags)) == 0
+        ours, theirs = current(root), current(local_root)
+        assert ours.tables == theirs.tables  # names and checksums
+        assert ours.counters == theirs.counters and ours.inputs == theirs.inputs
+        for table in TABLES:
+            for entry in ours.tables[table]:
+                assert Root(root).read_bytes(entry.path) == Root(local_root).read_bytes(entry.path)
+    user = make_rows(0, 1, USERS, PINS, seed=4)[0]["user_id"]
+    capsys.readouterr()
+    assert main(["retrieve", f"--root={root}", f"--kv=lmdb://{tmp_path}/kv", f"--user={user}", "--k=5", "--json"]) == 0
+    found = capsys.readouterr().out
+    assert main(["status", f"--root={root}", f"--kv=lmdb://{tmp_path}/kv", "--max-age=1h"]) == 0
+    assert '"pins"' in found and str(day(2)) in capsys.readouterr().out
+    assert not os.path.exists("s3:")  # nothing took the URL for a local name
+
+
+def test_a_night_that_is_killed_is_done_by_running_it_again(world, tmp_path):
+    folder, url = world
+    root = Root(f"{url}/root")
+    command = [sys.executable, "-m", "pipelines.cli", *arguments_of(url, root.url, 0, "--publish=none", "--quiet")]
+    process = subprocess.Popen(command)
+    while not root.list("histories"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not root.exists("CURRENT")
+    assert main(arguments_of(url, root.url, 0, "--publish=none", "--quiet")) == 0
+    assert main(arguments_of(folder, str(tmp_path / "root"), 0, "--publish=none", "--quiet")) == 0
+    assert current(root.url).tables == current(str(tmp_path / "root")).tables
+
+
+def test_what_is_missing_is_named_by_its_url(world, bucket, capsys):
+    _, url = world
+    nowhere = f"{bucket}/nowhere"
+    for name, message in {
+        "logs": f"--logs {nowhere}: No such file or directory; expected a folder with ds=",
+        "pins": f"--pins {nowhere}: No such file or directory; expected a folder of Parquet files",
+        "model": f"{nowhere}/config.json: No such file or directory; a model is a folder with",
+    }.items():
+        flags = [f for f in arguments_of(url, f"{url}/root", 0, "--publish=none") if not f.startswith(f"--{name}=")]
+        assert main([*flags, f"--{name}={nowhere}"]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_model_is_copied_once(world, tmp_path):
+    folder, url = world
+    copy = local_model(f"{url}/model")
+    digest = os.path.basename(copy)
+    Root(url).remove("model")
+    assert local_model(f"{url}/model", digest) == copy
+    with pytest.raises(InputError, match=r"model/config.json: No such file"):
+        local_model(f"{url}/model")
