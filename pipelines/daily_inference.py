@@ -392,7 +392,7 @@ def fingerprint(
 def add_shared_flags(parser: Parser) -> dict[str, Any]:
     """Adds the flags that every job on the logs has; returns their groups, for the job's own."""
     what = parser.add_argument_group("what to run on")
-    what.add_argument("--root", required=True, metavar="DIR", help="where everything the job owns lies")
+    what.add_argument("--root", required=True, metavar="DIR", help="a folder, s3:// or gs://: all that the job owns")
     what.add_argument("--logs", required=True, metavar="DIR", help="engagement logs, ds=YYYY-MM-DD/*.parquet")
     what.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
     what.add_argument("--model", required=True, metavar="DIR", help="model.safetensors and config.json")

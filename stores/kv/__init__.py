@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from stores.errors import UsageError
 from stores.kv.base import Current, KeyValueStore, UploadResult
 from stores.kv.lmdb_store import LmdbStore
+from stores.kv.redis_cluster import RedisClusterStore
 from stores.kv.redis_store import RedisStore
 
 __all__ = ["Current", "KeyValueStore", "UploadResult", "open_store", "without_password"]
@@ -34,9 +35,10 @@ def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
             raise UsageError(f"--kv {shown}: write an absolute path, lmdb:///DIR")
         return LmdbStore(os.path.abspath(parts.path), namespace, shown)
     if parts.scheme in ("redis", "rediss", "redis+cluster"):
-        cluster = parts.scheme == "redis+cluster"
         try:
-            return RedisStore(url.replace("redis+cluster://", "redis://", 1), namespace, shown, cluster)
+            if parts.scheme == "redis+cluster":
+                return RedisClusterStore(url.replace("redis+cluster://", "redis://", 1), namespace, shown)
+            return RedisStore(url, namespace, shown)
         except ValueError as error:
             raise UsageError(f"--kv {shown}: {error}") from None
     raise UsageError(f"--kv {shown}: expected {FORMS}")

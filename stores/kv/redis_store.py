@@ -1,4 +1,4 @@
-"""The production store: Redis, alone or as a cluster."""
+"""The production store: Redis, one server."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import redis
 from redis import exceptions
-from redis.cluster import RedisCluster
 
 from stores.errors import StoreError
 from stores.kv.base import Batch, Current, KeyValueStore, UploadResult
@@ -23,16 +22,18 @@ class RedisStore(KeyValueStore):
 
     Args:
         url: `redis://` or `rediss://`, with user and password where the server asks for them.
-        cluster: Whether it is a Redis Cluster: keys of one command then go to many nodes.
     """
 
-    def __init__(self, url: str, namespace: str, url_shown: str, cluster: bool = False):
+    chunk = CHUNK
+
+    def __init__(self, url: str, namespace: str, url_shown: str):
         self.url_shown = url_shown
         self.namespace = namespace
-        self._cluster = cluster
-        options: dict[str, Any] = {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": 60.0}
         with self._explain():
-            self._client: Any = (RedisCluster if cluster else redis.Redis).from_url(url, **options)
+            self._client = self._connect(url, {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": 60.0})
+
+    def _connect(self, url: str, options: dict[str, Any]) -> Any:
+        return redis.Redis.from_url(url, **options)
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
@@ -52,7 +53,7 @@ class RedisStore(KeyValueStore):
             raise StoreError(
                 f"{self.url_shown}: the server is out of memory (maxmemory); give it more, or expire old generations"
             ) from None
-        except (exceptions.ConnectionError, exceptions.RedisClusterException, OSError) as error:
+        except (exceptions.ConnectionError, OSError) as error:
             word = "refused" if "refused" in str(error).lower() else "failed"
             raise StoreError(f"{self.url_shown}: connection {word}; start the server or correct the URL") from None
         except exceptions.ResponseError as error:
@@ -60,8 +61,11 @@ class RedisStore(KeyValueStore):
                 raise StoreError(f"{self.url_shown}: the server refuses the user or password") from None
             raise StoreError(f"{self.url_shown}: {error}") from None
 
+    def _prefix(self, generation: str) -> str:
+        return f"{self.namespace}:{generation}:u:"
+
     def _keys(self, generation: str, user_ids: np.ndarray) -> list[str]:
-        prefix = f"{self.namespace}:{generation}:u:"
+        prefix = self._prefix(generation)
         return [f"{prefix}{user}" for user in np.asarray(user_ids).tolist()]
 
     @property
@@ -80,12 +84,10 @@ class RedisStore(KeyValueStore):
         return None if data is None else Current.from_bytes(data, self.url_shown)
 
     def get_many(self, generation: str, user_ids: np.ndarray) -> list[bytes | None]:
-        keys = self._keys(generation, user_ids)
         found: list[bytes | None] = []
-        get = self._client.mget_nonatomic if self._cluster else self._client.mget
         with self._explain():
-            for start in range(0, len(keys), CHUNK):
-                found += get(keys[start : start + CHUNK])
+            for ids in self._chunks(user_ids):
+                found += self._get(generation, ids)
         return found
 
     def upload(
@@ -97,40 +99,46 @@ class RedisStore(KeyValueStore):
             if fresh:
                 self._clear(generation)
             for user_ids, values in batches:
-                keys = self._keys(generation, user_ids)
-                for start in range(0, len(keys), CHUNK):
-                    chunk = keys[start : start + CHUNK]
-                    stored += self._put(chunk, values[start : start + CHUNK])
-                    sent += len(chunk)
+                at = 0
+                for ids in self._chunks(user_ids):
+                    stored += self._put(generation, ids, values[at : at + len(ids)])
+                    at += len(ids)
+                sent += at
                 if fresh:
                     written.append(np.asarray(user_ids))
             for user_ids in deletes:
-                deleted += self._delete(self._keys(generation, user_ids))
+                deleted += sum(self._delete(generation, ids) for ids in self._chunks(user_ids))
             if fresh:  # once more, now that all are sent: what came later may have evicted what came first
-                stored = sum(self._exist(self._keys(generation, user_ids)) for user_ids in written)
+                stored = sum(self._exist(generation, ids) for user_ids in written for ids in self._chunks(user_ids))
                 self.check_count(sent, stored)
             self._client.set(self._current_key, current.to_bytes())
         return UploadResult(sent, deleted, stored)
 
-    def _put(self, keys: list[str], values: list[bytes]) -> int:
+    def _chunks(self, user_ids: np.ndarray) -> Iterator[np.ndarray]:
+        user_ids = np.asarray(user_ids, np.int64)
+        for start in range(0, len(user_ids), self.chunk):
+            yield user_ids[start : start + self.chunk]
+
+    def _get(self, generation: str, ids: np.ndarray) -> list[bytes | None]:
+        return self._client.mget(self._keys(generation, ids))
+
+    def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         """Stores values; returns how many of the keys the server then says it has."""
-        if self._cluster:
-            self._client.mset_nonatomic(dict(zip(keys, values, strict=True)))
-            return self._client.exists(*keys)
+        keys = self._keys(generation, ids)
         pipeline = self._client.pipeline(transaction=False)
         pipeline.mset(dict(zip(keys, values, strict=True)))
         pipeline.exists(*keys)
         return pipeline.execute()[1]
 
-    def _exist(self, keys: list[str]) -> int:
-        return sum(self._client.exists(*keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
+    def _exist(self, generation: str, ids: np.ndarray) -> int:
+        return self._client.exists(*self._keys(generation, ids))
 
-    def _delete(self, keys: list[str]) -> int:
-        return sum(self._client.unlink(*keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK))
+    def _delete(self, generation: str, ids: np.ndarray) -> int:
+        return self._client.unlink(*self._keys(generation, ids))
 
     def _scan(self, generation: str) -> Iterator[list[bytes]]:
         chunk: list[bytes] = []
-        for key in self._client.scan_iter(match=f"{self.namespace}:{generation}:u:*", count=CHUNK):
+        for key in self._client.scan_iter(match=f"{self._prefix(generation)}*", count=CHUNK):
             chunk.append(key)
             if len(chunk) == CHUNK:
                 yield chunk
