@@ -48,25 +48,25 @@ def is_url(location: str) -> bool:
     return True
 
 
-def _s3_options() -> dict[str, str]:
-    """Endpoint and region as the standard variables have them."""
+def _s3_options() -> tuple[tuple[str, str], ...]:
+    """Endpoint and region as the standard variables have them; clients are kept by them."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options = {"endpoint": endpoint.rstrip("/")} if endpoint else {}
     if region or endpoint:
         options["region"] = region or "us-east-1"
-    return options
+    return tuple(options.items())
 
 
 @functools.lru_cache(maxsize=32)
-def _file_system(scheme: str, bucket: str, process: int) -> fs.FileSystem:
+def _file_system(scheme: str, bucket: str, process: int, s3: tuple[tuple[str, str], ...]) -> fs.FileSystem:
     if scheme == "gs":
         return fs.GcsFileSystem()
     if scheme == "hdfs":
         host, _, port = bucket.partition(":")
         return fs.HadoopFileSystem(host or "default", int(port or 0))
     options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": _TIMEOUT_S}
-    found = _s3_options()
+    found = dict(s3)
     if "endpoint" in found:
         endpoint = urlsplit(found["endpoint"])
         options |= {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
@@ -77,18 +77,18 @@ def _file_system(scheme: str, bucket: str, process: int) -> fs.FileSystem:
 def file_system(url: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow file system of a URL, one a process, and the path in it."""
     parts = urlsplit(url)
-    if parts.scheme == "hdfs":
-        return _file_system(parts.scheme, parts.netloc, os.getpid()), parts.path
-    return _file_system(parts.scheme, parts.netloc, os.getpid()), f"{parts.netloc}{parts.path}".rstrip("/")
+    path = parts.path if parts.scheme == "hdfs" else f"{parts.netloc}{parts.path}".rstrip("/")
+    return _file_system(parts.scheme, parts.netloc, os.getpid(), _s3_options()), path
 
 
 @functools.lru_cache(maxsize=32)
-def _bucket_client(scheme: str, bucket: str, process: int) -> Any:
+def _bucket_client(scheme: str, bucket: str, process: int, s3: tuple[tuple[str, str], ...]) -> Any:
     retries: Any = {"max_retries": 5, "retry_timeout": datetime.timedelta(seconds=_TIMEOUT_S)}
     if scheme == "gs":
         return GCSStore(bucket, retry_config=retries)
     if scheme == "s3":
-        options: Any = _s3_options()
+        options: Any = dict(s3)
+        options["region"] = options.get("region") or fs.resolve_s3_region(bucket)
         http = options.get("endpoint", "").startswith("http://")
         client: Any = {"allow_http": True} if http else {}
         return S3Store(bucket, **options, client_options=client, retry_config=retries)
@@ -102,7 +102,7 @@ def bucket_client(url: str) -> tuple[Any, str]:
         UsageError: `hdfs://`, which has no conditional put.
     """
     parts = urlsplit(url)
-    return _bucket_client(parts.scheme, parts.netloc, os.getpid()), parts.path.strip("/")
+    return _bucket_client(parts.scheme, parts.netloc, os.getpid(), _s3_options()), parts.path.strip("/")
 
 
 @contextlib.contextmanager
