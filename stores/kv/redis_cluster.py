@@ -3,7 +3,7 @@
 import concurrent.futures
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -87,57 +87,49 @@ class RedisClusterStore(RedisStore):
 
     def _get(self, generation: str, ids: np.ndarray) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(ids)
-        keys = self._keys(generation, ids)
-        for rows, reply in self._by_slot(
-            generation, ids, lambda pipeline, rows: pipeline.mget([keys[r] for r in rows])
-        ):
+        for rows, reply in self._by_slot("MGET", generation, ids):
             for row, value in zip(rows, reply, strict=True):
                 found[row] = value
         return found
 
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
-        keys = self._keys(generation, ids)
-
-        def add(pipeline: Any, rows: list[int]) -> None:
-            pipeline.mset({keys[row]: values[row] for row in rows})
-
-        self._by_slot(generation, ids, add)
-        return self._exist(generation, ids)
+        return sum(len(rows) for rows, _ in self._by_slot("MSET", generation, ids, values))
 
     def _exist(self, generation: str, ids: np.ndarray) -> int:
-        keys = self._keys(generation, ids)
-        replies = self._by_slot(generation, ids, lambda pipeline, rows: pipeline.exists(*[keys[r] for r in rows]))
-        return sum(reply for _, reply in replies)
+        return sum(reply for _, reply in self._by_slot("EXISTS", generation, ids))
 
     def _delete(self, generation: str, ids: np.ndarray) -> int:
-        keys = self._keys(generation, ids)
-        replies = self._by_slot(generation, ids, lambda pipeline, rows: pipeline.unlink(*[keys[r] for r in rows]))
-        return sum(reply for _, reply in replies)
+        return sum(reply for _, reply in self._by_slot("UNLINK", generation, ids))
 
     def _by_slot(
-        self, generation: str, ids: np.ndarray, add: Callable[[Any, list[int]], Any]
+        self, command: str, generation: str, ids: np.ndarray, values: list[bytes] | None = None
     ) -> list[tuple[list[int], Any]]:
         """Runs one command a slot, in one pipeline a node, the nodes side by side.
 
         Args:
-            add: Adds the command for some rows of `ids`, all of one slot, to a pipeline.
+            command: Takes keys, or keys and values alternating.
+            values: Of MSET, in the order of `ids`.
 
         Returns:
-            (rows, the reply) of every command.
+            (rows of `ids`, the reply) of every command.
         """
+        keys: list[Any] = self._keys(generation, ids)
         slots = key_slots(self._prefix(generation), ids)
         order = np.argsort(slots, kind="stable")
-        pending = np.split(order, np.flatnonzero(np.diff(slots[order])) + 1) if len(ids) else []
+        edges = np.flatnonzero(np.diff(slots[order])) + 1
+        pending = [rows.tolist() for rows in np.split(order, edges)] if len(ids) else []
         done: list[tuple[list[int], Any]] = []
         for attempt in range(ATTEMPTS):
-            nodes: dict[str, tuple[ClusterNode, list[np.ndarray]]] = {}
+            nodes: dict[str, tuple[ClusterNode, list[list[int]], list[tuple]]] = {}
             for rows in pending:
                 node = self._client.nodes_manager.get_node_from_slot(int(slots[rows[0]]))
-                nodes.setdefault(node.name, (node, []))[1].append(rows)
+                _, groups, commands = nodes.setdefault(node.name, (node, [], []))
+                groups.append(rows)
+                words = [(keys[row],) if values is None else (keys[row], values[row]) for row in rows]
+                commands.append((command, *(word for pair in words for word in pair)))
             pending, failure = [], None
-            for groups, replies in self._threads.map(
-                lambda work: self._send(work[0], work[1], add), list(nodes.values())
-            ):
+            work = list(nodes.values())
+            for (_, groups, _), replies in zip(work, self._threads.map(self._send, work), strict=True):
                 for rows, reply in zip(groups, replies, strict=True):
                     if isinstance(reply, _MOVING):
                         pending.append(rows)
@@ -145,7 +137,7 @@ class RedisClusterStore(RedisStore):
                     elif isinstance(reply, Exception):
                         raise reply
                     else:
-                        done.append((rows.tolist(), reply))
+                        done.append((rows, reply))
             if failure is None:
                 return done
             if attempt + 1 < ATTEMPTS:
@@ -153,19 +145,34 @@ class RedisClusterStore(RedisStore):
                 self._client.nodes_manager.initialize()
         raise failure  # type: ignore[misc]
 
-    def _send(
-        self, node: ClusterNode, groups: list[np.ndarray], add: Callable[[Any, list[int]], Any]
-    ) -> tuple[list[np.ndarray], list[Any]]:
-        pipeline = self._client.get_redis_connection(node).pipeline(transaction=False)
-        for rows in groups:
-            add(pipeline, rows.tolist())
+    def _send(self, work: tuple[ClusterNode, list[list[int]], list[tuple]]) -> list[Any]:
+        """Sends commands to a node as they are and reads as many replies, of which some may be errors.
+
+        On the connection itself, without the client's own retries: what fails is sent again by `_by_slot`.
+        """
+        node, _, commands = work
+        pool = self._client.get_redis_connection(node).connection_pool
+        connection, replies = None, []
         try:
-            return groups, pipeline.execute(raise_on_error=False)
-        except exceptions.AuthenticationError:
-            raise
-        except exceptions.ConnectionError as error:
+            connection = pool.get_connection()
+            connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except exceptions.ResponseError as error:
+                    replies.append(error)
+            return replies
+        except BaseException as error:
+            if connection:
+                connection.disconnect()
+            passing = isinstance(error, exceptions.ConnectionError)
+            if not passing or isinstance(error, exceptions.AuthenticationError):
+                raise
             down = exceptions.ConnectionError(f"node {node.name}: {error}")
-            return groups, [down] * len(groups)
+            return replies + [down] * (len(commands) - len(replies))
+        finally:
+            if connection:
+                pool.release(connection)
 
     def _scan(self, generation: str) -> Iterator[list[bytes]]:
         for node in self._client.get_primaries():
