@@ -52,7 +52,7 @@ test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK
 	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
 	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
 
-demo: $(STAMP)  ## Runs three days of the daily job on a year of real receipts, into ./demo.
+demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)
 
 clean:  ## Removes what setup and the demo made.

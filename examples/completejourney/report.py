@@ -11,7 +11,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .7rem; border-bottom: 1px solid #e4e4e4 }
 th { text-align: left; font-weight: 600; color: #555 }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
-.two { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem } .note { background: #fff6e0; padding: .7rem 1rem }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem }
 .ok { color: #1a7f37 } .no { color: #b3261e } svg { display: block }
 @media (max-width: 45rem) { .two { display: block } }
 """
@@ -59,7 +59,8 @@ def write_report(
     user: int,
     bought: list[tuple[str, str, str, str]],
     retrieved: list[tuple[float, str]],
-    note: str,
+    measured: list[tuple[str, float, float]],
+    households: int,
 ) -> None:
     """Writes the page.
 
@@ -67,7 +68,8 @@ def write_report(
         released: Oldest first.
         bought: Day, name, action, surface of the household's last purchases.
         retrieved: Score and name, best first.
-        note: HTML.
+        measured: A way to recommend, its recall@10 of all products and of those new to the household.
+        households: How many it was measured on.
     """
 
     def counted(manifest: Manifest, stage: str, name: str) -> str:
@@ -101,6 +103,10 @@ def write_report(
         ["", "last purchases", "how", "where"], [[html.escape(cell) for cell in row] for row in bought], numbers=4
     )
     right = _table(["retrieved products", "score"], [[html.escape(name), f"{score:.3f}"] for score, name in retrieved])
+    recalls = _table(
+        ["ten products nearest by", "recall@10, all products", "recall@10, new to the household"],
+        [[html.escape(name), f"{everything:.4f}", f"{new:.4f}"] for name, everything, new in measured],
+    )
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>pinnerformer demo</title>
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style>
 <h1>Three nights of real receipts</h1>
@@ -108,7 +114,10 @@ def write_report(
 product, in {len(released[-1].tables["indexes"])} HNSW shards. Release <b>{released[-1].release}</b>
 is being served.</p>
 <h2>What came in and what went out</h2>{_table(head, days)}
-<h2>Household {user}</h2><p class="note">{note}</p><div class="two"><div>{left}</div><div>{right}</div></div>
+<h2>Does the model know households?</h2>
+<p>Of what {households} households that it was not trained on bought in the 14 days after the first night began, the
+share that was among their ten nearest products. It was trained on what the others had bought before.</p>{recalls}
+<h2>Household {user}</h2><div class="two"><div>{left}</div><div>{right}</div></div>
 <h2>Seconds of work, by stage</h2>{stage_bars(released)}
 <h2>The gates that the last release passed</h2>{_table(["check", "measured", "threshold", ""], gates)}
 </html>
