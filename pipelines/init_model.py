@@ -14,8 +14,8 @@ from stores.errors import InputError, UsageError
 from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files
 
 DESCRIPTION = """\
-Writes an untrained model: random weights from a seed, vocabularies of actions and surfaces as the logs have them.
-Its vectors are noise until it is trained; the whole job runs on it all the same.
+Writes an untrained model: initial weights from a seed, vocabularies of actions and surfaces as the logs have them.
+It finds what resembles a user's last pins and knows nothing else; `pinnerformer train` makes more of it.
 """
 
 
