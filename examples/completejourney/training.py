@@ -2,13 +2,12 @@
 
 import dataclasses
 import datetime
-import os
 
 import numpy as np
 
 from pinnerformer_model.baselines import mean_of_last, popularity
 from pinnerformer_model.checkpoint import load_model
-from pinnerformer_model.evaluation import DAY_MS, embed_moments, measure, moments_of
+from pinnerformer_model.evaluation import DAY_MS, embed_moments, find_hits, measure, moments_of
 from pinnerformer_model.inference import encode_pins
 from pinnerformer_model.ranking import Scorer, constant_scorer, vector_scorer
 from transforms.timelines import load_training_data
@@ -52,11 +51,10 @@ def training_commands(world: str, timelines: str, model: str, first_day: datetim
     The timelines go on for the days of the evaluation: what held-out households bought then is only ever compared with.
     """
     end = first_day + datetime.timedelta(EVALUATION_DAYS - 1)
-    rule = os.path.join(os.path.dirname(__file__), "label_rule.json")
     where = ["--logs", f"{world}/logs", "--pins", f"{world}/pins", "--out", timelines]
     when = ["--start", FIRST_RECEIPT.isoformat(), "--end", end.isoformat()]
     return [
-        ["training-data", *where, *when, "--label-rule", os.path.relpath(rule), "--evaluation-share", "0.2"],
+        ["training-data", *where, *when, "--label-rule", f"{world}/label-rule.json", "--evaluation-share", "0.2"],
         ["train", "--timelines", timelines, "--until", first_day.isoformat(), *FLAGS, "--out", model],
     ]
 
@@ -83,6 +81,6 @@ def measure_model(timelines: str, model: str, first_day: datetime.date) -> tuple
     everything = np.ones(len(vectors), bool)
     found = []
     for name, scorer in ways:
-        figures = measure(scorer, moments, everything)
+        figures = measure(find_hits(scorer, moments, everything), moments)
         found.append(Measured(name, figures.recall[0], figures.recall_new[0]))
     return found, len(moments), len(moments.targets)

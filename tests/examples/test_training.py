@@ -36,6 +36,7 @@ def write_world(folder: str) -> None:
         schema=ENGAGEMENTS,
     )
     assert importer.write_days(rows, f"{folder}/logs") == 73
+    importer.write_label_rule(f"{folder}/label-rule.json")
     topics = random.standard_normal((TOPICS, 256))
     vectors = {p: topics[p % TOPICS] + 0.5 * random.standard_normal(256) for p in range(PRODUCTS)}
     write_vectors(f"{folder}/pins", {p: (v / np.linalg.norm(v)).astype(np.float16) for p, v in vectors.items()})
