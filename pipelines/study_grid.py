@@ -29,7 +29,7 @@ class Size:
     pin_hidden_size: int = 256
     embedding_dim: int = 64
     max_sequence_length: int = 32
-    steps: int = 200
+    steps: int = 1200
     users_per_step: int = 64
     positions: int = 8
     random_negatives: int = 1024

@@ -65,38 +65,34 @@ def _lines(study: "Study", axis) -> None:
         )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
-    axis.set_ylim(bottom=0)
     axis.set_title("Sequence length and embedding size", fontsize=10)
     axis.set_ylabel("recall@10", fontsize=8)
     axis.legend(fontsize=8)
 
 
-DIVERSITY = (  # cell, its name in the picture, where the name goes
-    ("pinnersage_5", "PinnerSage, oracle of 5", (6, -3)),
-    ("pinnersage_20", "PinnerSage, oracle of 20", (-6, -12)),
-    ("popularity", "popularity", (6, 0)),
-    ("mean_of_last", "mean of last vectors", (6, 4)),
-    ("oracle", "ceiling", (-6, 6)),
-    ("in_batch", "in-batch", (6, 6)),
-    ("in_batch_without_logq", "in-batch, no log Q", (6, -6)),
-    ("random", "random", (6, -12)),
-    ("mixed_without_logq", "mixed, no log Q", (6, -18)),
-    (BASE, "PinnerFormer", (-8, 8)),
+DIVERSITY = (  # cell, its name in the picture, its mark
+    (BASE, "PinnerFormer", "*"),
+    ("oracle", "who knows the generator", "P"),
+    ("pinnersage_20", "PinnerSage, oracle of 20", "s"),
+    ("pinnersage_5", "PinnerSage, oracle of 5", "D"),
+    ("mean_of_last", "mean of last vectors", "o"),
+    ("popularity", "popularity", "X"),
+    ("random", "random negatives", "^"),
+    ("in_batch", "in-batch negatives", "v"),
+    ("in_batch_without_logq", "in-batch, without log Q", "<"),
+    ("mixed_without_logq", "mixed, without log Q", ">"),
 )
 
 
 def _diversity(study: "Study", axis) -> None:
-    for cell, name, (right, up) in DIVERSITY:
+    for cell, name, mark in DIVERSITY:
         recall, coverage = study.values(cell, study.figure), study.values(cell, "coverage")
-        if not recall or not coverage:
-            continue
-        x, y = statistics.fmean(recall), statistics.fmean(coverage)
-        axis.plot(x, y, "o", color="#d1242f" if cell == BASE else OUR_COLOUR, markersize=5)
-        side = "left" if right > 0 else "right"
-        axis.annotate(name, (x, y), fontsize=7, xytext=(right, up), textcoords="offset points", ha=side, va="center")
+        if recall and coverage:
+            axis.plot(statistics.fmean(recall), statistics.fmean(coverage), mark, markersize=8, alpha=0.8, label=name)
     axis.set_yscale("log")
     axis.set_xlim(left=0)
-    axis.margins(x=0.2, y=0.15)
+    axis.margins(x=0.1, y=0.2)
     axis.set_title("Recall and diversity", fontsize=10)
     axis.set_xlabel("recall@10", fontsize=8)
     axis.set_ylabel("P90 coverage@10", fontsize=8)
+    axis.legend(fontsize=7, loc="best")
