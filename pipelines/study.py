@@ -17,7 +17,7 @@ from pinnerformer_model.ranking import matrix_scorer
 from pipelines.arguments import Parser, date, positive, seconds
 from pipelines.evaluate import load_evaluation
 from pipelines.study_cells import Source, Task, run_task
-from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, Cell, make_grid
+from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, make_grid
 from pipelines.study_report import Study, write_page
 from pipelines.synth_oracle import oracle_scores, read_world
 from pipelines.workers import start_worker
@@ -48,11 +48,11 @@ def make_parser() -> Parser:
     parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
     parser.add_argument("--out", required=True, metavar="STUDY", help="where cells, plots and the page go")
     parser.add_argument("--pins", metavar="DIR", help="the vector set; its column `topic` is what entropy is of")
-    parser.add_argument("--quick", action="store_true", help="tiny models, one seed: minutes, to see it run")
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", action="store_true", help="tiny models, one seed: minutes, to see it run")
+    scale.add_argument("--small", action="store_true", help="small models, short training: some 20 minutes")
     parser.add_argument("--seeds", type=positive, help="models a cell (default: 3; with --quick 1)")
-    parser.add_argument(
-        "--steps", type=positive, help=f"of training (default: {FULL.steps}; with --quick {QUICK.steps})"
-    )
+    parser.add_argument("--steps", type=positive, help=f"of training (default: {FULL.steps})")
     parser.add_argument("--budget", type=seconds, default="2h", metavar="2h", help="start no cell after (%(default)s)")
     parser.add_argument("--workers", type=positive, default=multiprocessing.cpu_count(), help="processes (%(default)s)")
     parser.add_argument(
@@ -192,7 +192,7 @@ def features_of(folder: str) -> tuple[str, ...]:
 def run(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     arguments = make_parser().parse_args(argv)
-    size = QUICK if arguments.quick else FULL
+    size = QUICK if arguments.quick else SMALL if arguments.small else FULL
     if arguments.steps:
         size = dataclasses.replace(size, steps=arguments.steps)
     seeds = arguments.seeds or (1 if arguments.quick else 3)
@@ -205,7 +205,7 @@ def run(argv: list[str]) -> int:
     cells = make_grid(size, features_of(arguments.timelines))
 
     def task(cell: Cell, seed: int, rate: float) -> Task:
-        key = hashlib.sha256(json.dumps([size.steps, rate]).encode()).hexdigest()[:6]
+        key = hashlib.sha256(json.dumps([size.steps, rate]).encode()).hexdigest()[:6]  # other settings, other files
         return Task(cell, seed, rate, size, os.path.join(folder, f"{cell.name}-seed{seed}-{key}.json"))
 
     tried = [task(cells[0], 0, rate) for rate in size.learning_rates]

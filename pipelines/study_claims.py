@@ -112,6 +112,7 @@ PAPER = {
             ("d 8", "dim_8", ()),
             ("d 16", "dim_16", ()),
             ("d 32", "dim_32", ()),
+            ("d 64", "dim_64", ()),
         ),
     ),
 }
@@ -155,4 +156,5 @@ CLAIMS = (
     Claim("sizes", "Small vectors lose: d 8 is lower than the base", "dim_8", "lower", BASE),
     Claim("sizes", "d 16 is lower than the base", "dim_16", "lower", BASE),
     Claim("sizes", "d 32 is lower than the base", "dim_32", "lower", BASE),
+    Claim("sizes", "d 64 is lower than the base", "dim_64", "lower", BASE),
 )

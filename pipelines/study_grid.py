@@ -23,22 +23,23 @@ class Size:
         lengths, dims: The values of M and d that are tried.
     """
 
-    hidden_size: int = 64
+    hidden_size: int = 128
     num_layers: int = 1
     num_heads: int = 4
     pin_hidden_size: int = 256
-    embedding_dim: int = 64
+    embedding_dim: int = 128
     max_sequence_length: int = 32
-    steps: int = 1200
+    steps: int = 800
     users_per_step: int = 64
     positions: int = 8
     random_negatives: int = 1024
     learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     lengths: tuple[int, ...] = (4, 8, 16, 32, 64)
-    dims: tuple[int, ...] = (8, 16, 32, 64)
+    dims: tuple[int, ...] = (16, 32, 64, 128)
 
 
-FULL = Size()
+FULL = Size()  # sized for two hours of a machine with two cores
+SMALL = Size(hidden_size=64, embedding_dim=64, steps=200, dims=(8, 16, 32, 64))
 QUICK = Size(
     hidden_size=32,
     embedding_dim=32,

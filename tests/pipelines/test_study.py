@@ -9,7 +9,7 @@ import pytest
 from pipelines import study as command
 from pipelines.cli import main
 from pipelines.study_claims import CLAIMS, PAPER, Claim
-from pipelines.study_grid import BASE, FULL, QUICK, make_grid
+from pipelines.study_grid import BASE, FULL, QUICK, SMALL, make_grid
 from pipelines.study_report import Study, difference, difference_of_losses, sentence, verdict
 
 
@@ -89,7 +89,7 @@ def test_what_is_lost_from_realtime_to_daily():
 
 def test_every_claim_is_of_a_cell_that_is_trained():
     others = {"pinnersage_5", "pinnersage_20", "popularity", "mean_of_last", "oracle"}
-    cells = {cell.name for cell in make_grid(FULL)} | others
+    cells = {cell.name for size in (FULL, SMALL) for cell in make_grid(size)} | others
     for claim in CLAIMS:
         assert claim.table in PAPER
         assert {claim.cell.partition("@")[0], claim.reference.partition("@")[0]} <= cells
