@@ -5,10 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from rich.console import Console
 
 from pipelines.arguments import Parser, date, is_local, parse_beam_options, positive
 from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
@@ -25,17 +26,19 @@ from pipelines.daily_inference import (
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from pipelines.release import refusal
+from pipelines.status import describe_release, release_table
 from stores.errors import InputError, RefusedError, StoreError, UsageError
 from stores.files import FileEntry, Root
 from stores.kv import open_store
 from stores.lease import hold_lease
 from stores.manifests import read_manifest
+from stores.releases import current_release, move_current, read_current
 from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
 from transforms.backfill_rows import StageRowsByBucket
 from transforms.canaries import CanaryCheck
 from transforms.read_logs import STAGE as READ_STAGE
 from transforms.read_logs import row_groups
-from transforms.receipts import read_receipts
+from transforms.receipts import forget_parts, read_receipts
 from transforms.release import COMMITTED, FAILED, OUTCOME, REFUSED, Publication, publish, read_outcome
 from transforms.resume import Finished, find_finished
 from transforms.run import REPORTS, MergeReports, Run, StageReport
@@ -112,7 +115,7 @@ def define_pipeline(
     )
     _ = (
         pipeline
-        | "Barrier" >> beam.Create([[manifest_part(day) for day in days]])
+        | "Barrier" >> beam.Create([runs[-1].name])
         | "CheckCommitPublish"
         >> beam.Map(
             finish_days,
@@ -126,8 +129,19 @@ def define_pipeline(
     )
 
 
+def planned(run: Run) -> str:
+    """Where what a manifest says of its inputs waits for the barrier: too much for a pipeline's graph."""
+    return f"{run.staging}/planned.json"
+
+
+def day_part(day: Plan, over: str | None) -> dict[str, Any]:
+    """What a day's manifest says that is known before; `over` is the release whose chain it takes the place of."""
+    part = manifest_part(day)
+    return {**part, "settings": {**part["settings"], **({"over": over} if over else {})}}
+
+
 def finish_days(
-    parts: Sequence[dict[str, Any]],
+    name: str,
     runs: Sequence[Run],
     target: Publication | None,
     reports: dict[int, dict[str, StageReport]],
@@ -140,10 +154,10 @@ def finish_days(
     The pin branch was one for all days: each names its files, the last its time.
     """
     outcome = COMMITTED
-    for n, (part, run) in enumerate(zip(parts, runs, strict=True)):
+    for n, run in enumerate(runs):
         last = n == len(runs) - 1
         of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
-        now = target if last else None
+        part, now = run.root.read_json(planned(run)), target if last else None
         outcome = finish_run(run.name, part, run, now, {**reports[n], **of_pins}, canaries, tables)
         if outcome != COMMITTED:
             break
@@ -220,8 +234,9 @@ def run_pass(
             f"goes on: {len(walked.finished):,} of {buckets * len(runs):,} bucket-days are done already",
             file=sys.stderr,
         )
-    for run in runs:
-        root.remove(f"{run.staging}/{OUTCOME}")
+    for day in days:
+        root.remove(f"{day.run.staging}/{OUTCOME}")
+        root.write_json(planned(day.run), day_part(day, plan.over.release if plan.over else None))
     pins_done = find_finished(plan.pins, plan.given.vectors)
     rows = sum(file.rows for day in days for file in day.inputs.files)
     with Progress(
@@ -229,6 +244,7 @@ def run_pass(
         rows=rows,
         pins=plan.given.vectors.rows,
         bucket_days=buckets * len(runs) - len(walked.finished),
+        releases=len(runs),
         shown=shown,
     ):
         run_pipeline(
@@ -243,9 +259,8 @@ def run_pass(
         if outcome["outcome"] == FAILED:
             raise StoreError(outcome["error"])
         if outcome["outcome"] == REFUSED:
-            raise RefusedError(refusal(root, run.name, outcome))
-        if shown:
-            print(f"released {run.release}", file=sys.stderr)
+            why = refusal(root, run.name, outcome, publish="--publish none")
+            raise RefusedError(f"{why}\nThe releases before it stand; then this command again: it goes on from there.")
 
 
 def run(argv: list[str]) -> int:
@@ -257,42 +272,61 @@ def run(argv: list[str]) -> int:
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
-    target = None
+    target, where = None, "nothing" if arguments.publish == "none" else "the last release"
     if arguments.publish == "last" and not arguments.dry_run:
         if not arguments.kv:
             raise UsageError("--kv is missing: say where to publish, or --publish none")
         target = Publication(arguments.kv, arguments.namespace)
         with open_store(target.url, target.namespace) as store:
             store.check()
+            where += f" to {store.url_shown}"
     given = read_given(arguments, options)
     if arguments.dry_run:
-        announce(make_plan(arguments, given), arguments, options, file=sys.stdout)
+        announce(make_plan(arguments, given), arguments, options, where, file=sys.stdout)
         return 0
     started, shown = time.perf_counter(), not arguments.quiet
     root = Root(arguments.root)
     with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}"):
         plan = make_plan(arguments, given)
-        passes = announce(plan, arguments, options, file=sys.stderr if shown else None)
+        passes = announce(plan, arguments, options, where, file=sys.stderr if shown else None)
+        for day in plan.days:  # what another attempt left there and never committed
+            root.remove(f"releases/{day.run.release}")
         for number, days in enumerate(passes):
-            run_pass(plan, days, target if number == len(passes) - 1 else None, options, shown)
-        if not plan.days and target and plan.left and plan.left[0].day <= arguments.end:
-            publish(root, plan.left[0].release, target)  # cut off between the last commit and its publication
-    if shown:
-        print(f"{len(plan.days):,} releases in {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            last = number == len(passes) - 1 and not plan.over
+            run_pass(plan, days, target if last else None, options, shown)
+        tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
+        if plan.over and tip and not plan.stopped:
+            move_current(root, plan.over.release, tip)
+        current = read_current(root)
+        if target and current and current.release == tip and current.day <= plan.end:
+            publish(root, tip, target)  # done already, unless it was cut off before
+        forget_parts(root, plan.pins.staging)
+        if shown and plan.days:
+            print_releases(plan, time.perf_counter() - started)
     if plan.stopped:
-        raise InputError(f"the chain stops after {plan.days[-1].run.date}: {plan.stopped}, or say --allow-missing DATE")
+        raise InputError(f"the chain stops after {plan.days[-1].run.date}: {plan.stopped}")
     return 0
 
 
-def announce(plan: BackfillPlan, arguments: Any, options: PipelineOptions, file: Any) -> list[list[Plan]]:
+def print_releases(plan: BackfillPlan, seconds: float) -> None:
+    """Prints what was released, a line a day."""
+    root = plan.given.root
+    made = [describe_release(root, read_manifest(root, day.run.release)) for day in reversed(plan.days)]
+    title = f"{len(made):,} release{'s'[: len(made) > 1]} in {seconds:,.1f} s (* CURRENT)"
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    console.print(release_table(made, current_release(root), title))
+
+
+def announce(
+    plan: BackfillPlan, arguments: Any, options: PipelineOptions, where: str, file: TextIO | None
+) -> list[list[Plan]]:
     """Cuts a plan into passes and prints it, if there is somewhere to."""
     budget = None
     if is_local(options):
         budget = arguments.memory << 30 if arguments.memory else available_memory() // 2
     passes = split_into_passes(plan.days, estimate(plan).shuffled_bytes, budget, arguments.days_per_pass)
-    words = f"the last release to {arguments.kv}" if arguments.publish == "last" else "nothing"
     if file is not None:
-        print_plan(plan, passes, worker_count(options), words, file)
+        print_plan(plan, passes, worker_count(options), where, file)
     return passes
 
 

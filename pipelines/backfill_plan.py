@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.daily_inference import Given, Plan, fingerprint, same_model
-from stores.errors import InputError, UsageError
+from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout, open_layout, read_layout
 from stores.logs import InputSelection, LogFile, select_inputs
-from stores.manifests import Manifest
-from stores.releases import chain, next_release_id
-from transforms.resume import find_finished
+from stores.manifests import Manifest, read_manifest
+from stores.releases import chain, committed_releases, is_made_by, next_release_id
+from transforms.resume import NOTHING
 from transforms.run import Run
 
 DAY = datetime.timedelta(1)
@@ -30,9 +30,12 @@ class BackfillPlan:
     Attributes:
         days: One daily plan a release, in order; each is built on the one before it.
         start: The release that the first is built on; None if the histories start empty.
-        over: The release that CURRENT names and that the new chain takes the place of; None if it goes on from it.
+        over: The release that CURRENT names and whose chain the new one takes the place of, when all of it is there;
+            None if the new one goes on from CURRENT.
+        end: The last day that was asked for, or that has to be done again with it.
         pins: The run that the pin branch belongs to.
-        left: Releases of the range that are there already and stay.
+        left: Releases of the range that are there already and stay, in order.
+        recompute: Whether released days were asked for again.
         stopped: Why the chain ends before its last day; None if it does not.
         allowed_missing: Partitions that are taken for empty.
     """
@@ -42,8 +45,10 @@ class BackfillPlan:
     days: tuple[Plan, ...]
     start: Manifest | None
     over: Manifest | None
+    end: datetime.date
     pins: Run
     left: tuple[Manifest, ...]
+    recompute: bool
     stopped: str | None
     allowed_missing: tuple[datetime.date, ...]
 
@@ -73,11 +78,10 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
     over = None
     base = current
     if current is not None and current.day >= start:
+        left = [manifest for manifest in reversed(releases) if manifest.day >= start]
         if arguments.recompute:
             over, end = current, max(end, current.day)
             base = next((manifest for manifest in releases if manifest.day < start), None)
-        else:
-            left = [manifest for manifest in releases if manifest.day >= start]
     dates = [day for day in release_days(start, end, arguments.snapshots) if base is None or day > base.day]
     bootstrap_from = _bootstrap(arguments, base, releases)
     if base is None and dates and bootstrap_from > start:
@@ -86,6 +90,7 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
     if layout is None:
         layout = Layout(**given.asked) if arguments.dry_run else open_layout(root, given.asked)
     selections, stopped = _select_all(arguments, given, base, dates, bootstrap_from, _first_read_by(releases, over))
+    taken = committed_releases(root)
     days: list[Plan] = []
     previous = base.release if base else None
     for date, inputs in selections:
@@ -96,16 +101,50 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
             root=root,
             name=f"backfill-{date}-{name}",
             date=date,
-            release=next_release_id(root, date),
+            release=next_release_id(root, date, taken),
             previous=previous,
             layout=layout,
             everyone_active=everyone,
         )
-        days.append(Plan(run, inputs, given, bootstrap_from, find_finished(run, given.vectors), committed=False))
+        days.append(Plan(run, inputs, given, bootstrap_from, NOTHING, committed=False))
         previous = run.release
+    if over:
+        days, base, left, over = _leave_out_equal(days, base, left, over)
     pins = _pin_run(given, layout, end)
     allowed = tuple(sorted(set(arguments.allow_missing)))
-    return BackfillPlan(given, layout, tuple(days), base, over, pins, tuple(left), stopped, allowed)
+    return BackfillPlan(
+        given, layout, tuple(days), base, over, end, pins, tuple(left), arguments.recompute, stopped, allowed
+    )
+
+
+def _leave_out_equal(
+    days: list[Plan], base: Manifest | None, there: Sequence[Manifest], over: Manifest
+) -> tuple[list[Plan], Manifest | None, list[Manifest], Manifest | None]:
+    """Leaves out the first days that need not be done again: equal runs on equal states give equal bytes.
+
+    Args:
+        days: From the first to do again on.
+        base: The release before them.
+        there: The releases after it, in order.
+
+    Returns:
+        The days left, the release before them, the releases that stay, and the one to take the place of, if any.
+    """
+    left: list[Manifest] = []
+    for day, release in zip(list(days), there, strict=False):
+        if release.settings.get("run") != day.run.name:
+            break
+        base = release
+        left.append(release)
+        days = days[1:]
+    if not days:
+        return days, base, left, None
+    first = dataclasses.replace(days[0].run, previous=base.release if base else None)
+    days = [dataclasses.replace(days[0], run=first), *days[1:]]
+    root = first.root
+    while days and is_made_by(root, days[0].run.release, days[0].run.name):  # kept by an attempt that was cut off
+        base, days = read_manifest(root, days[0].run.release), days[1:]
+    return days, base, left, over
 
 
 def _bootstrap(arguments: Any, base: Manifest | None, releases: Sequence[Manifest]) -> datetime.date:
@@ -155,9 +194,10 @@ def _select_all(
                 allow_missing=frozenset(arguments.allow_missing),
             )
         except InputError as error:
+            more = ", or say --allow-missing DATE" if isinstance(error, MissingPartitionError) else ""
             if not selections:
-                raise
-            return selections, str(error)
+                raise type(error)(f"{error}{more}") from None
+            return selections, f"{error}{more}"
         # A file that the old chain read on a later day had not come yet on this one.
         files = [*found.files, *later]
         later = [file for file in files if first_read_by.get(file.name, date) > date]
@@ -251,15 +291,17 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
     elif days:
         lines.append(("starts from", f"nothing; histories are built from {days[0].bootstrap_from} on"))
     if plan.left:
-        names = [manifest.release for manifest in reversed(plan.left)]
-        lines.append(("left as is", f"{_span(names)}, released already; --recompute does them again"))
+        names = [manifest.release for manifest in plan.left]
+        why = "the same inputs, model and settings" if plan.recompute else "--recompute does them again"
+        lines.append(("left as is", f"{_span(names)}, released already; {why}"))
     if not days:
-        return [*lines, ("to do", "nothing")]
+        return [*lines, ("to do", f"CURRENT moves to {start.release}" if plan.over and start else "nothing")]
     lines.append(("releases", f"{len(days):,}: {_span([day.run.release for day in days])}"))
-    caught_up = sum(len(day.inputs.partitions) for day in days) - len(days)
-    if caught_up:
-        more = f"{caught_up:,} more days of logs are caught up by the next release, as after missed nights"
-        lines.append(("", more))
+    first, *later = [len(day.inputs.partitions) for day in days]
+    if first > 1:
+        lines.append(("", f"the first reads {first:,} days of logs, up to its own"))
+    if sum(later) > len(later):
+        lines.append(("", f"later ones up to {max(later):,}: days without a release are caught up by the next"))
     if plan.over:
         again = f"the chain from {days[0].run.date} to {plan.over.date} is done again; CURRENT stays on"
         then = f"{plan.over.release} until all of it is done, then moves to {days[-1].run.release}"
@@ -267,12 +309,17 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
     if start and days[0].run.everyone_active:
         lines.append(("model", f"not {start.release}'s: everybody is embedded anew on {days[0].run.date}"))
     if plan.stopped:
-        lines.append(("stops", f"after {days[-1].run.date}: {plan.stopped}, or say --allow-missing DATE"))
+        lines.append(("stops", f"after {days[-1].run.date}: {plan.stopped}"))
     if plan.allowed_missing:
         lines.append(("taken for empty", ", ".join(day.isoformat() for day in plan.allowed_missing)))
     cost = estimate(plan)
     files, late = (sum(len(getattr(day.inputs, name)) for day in days) for name in ("files", "late"))
     lines.append(("logs", f"{cost.rows:,} rows in {files:,} files" + (f", {late:,} of them came late" if late else "")))
+    speed = _speed(start)
+    if speed and start:
+        users = start.counters["update_histories"]["users_active"]
+        time = f"{users * len(days) / speed / 3600:,.1f} h of one worker's inference"
+        lines.append(("time", f"{time}, were {users:,} users active a day at {speed:,.0f} users/s, as on {start.date}"))
     pins = f"{plan.given.vectors.rows:,}, embedded and indexed once; every release names the same files"
     lines.append(("pins", pins))
     kept = _size(cost.history_bytes + cost.snapshot_bytes)
@@ -287,6 +334,13 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
         idle = f"{workers - buckets} of {workers} workers will be idle: one worker takes a bucket through all days, and"
         lines.append(("WARNING", f"{idle} the root was made with {buckets}; several a worker are best"))
     return [*lines, ("publishes", publish)]
+
+
+def _speed(release: Manifest | None) -> float:
+    """Users a second and worker that a release embedded; 0 if that is not known."""
+    if release is None or not release.timings.get("embed_users"):
+        return 0.0
+    return release.counters["embed_users"].get("users_embedded", 0) / release.timings["embed_users"]
 
 
 def _span(releases: Sequence[str]) -> str:

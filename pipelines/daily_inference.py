@@ -223,7 +223,9 @@ def finish_run(
     )
     stage(run.root, name, manifest, reports)
     thresholds = Thresholds(**plan["settings"]["thresholds"])
-    return finish(run.root, name, thresholds, target)["outcome"]
+    outcome = finish(run.root, name, thresholds, target)["outcome"]
+    run.note_progress("finish", 1)
+    return outcome
 
 
 @dataclasses.dataclass(frozen=True)

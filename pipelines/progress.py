@@ -32,7 +32,7 @@ STAGES = {  # stage -> (label, what a unit is)
     "shard_pins": ("sort vectors", "pins"),
     "embed_pins": ("embed pins", "pins"),
     "build_indexes": ("build indexes", "pins"),
-    "finish": ("check, commit, publish", "steps"),
+    "finish": ("check, commit, publish", "releases"),
 }
 
 
@@ -71,15 +71,25 @@ class Progress:
         rows: Log rows to read.
         pins: Pins to embed and index.
         bucket_days: Buckets times days, of a backfill.
+        releases: To check and commit.
         shown: Show nothing if false.
         every_s: Seconds between two plain lines, where stderr is no terminal.
     """
 
     def __init__(
-        self, run: Run, *, rows: int, pins: int, bucket_days: int = 0, shown: bool = True, every_s: float = 10.0
+        self,
+        run: Run,
+        *,
+        rows: int,
+        pins: int,
+        bucket_days: int = 0,
+        releases: int = 1,
+        shown: bool = True,
+        every_s: float = 10.0,
     ):
         self._run = run
-        self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins, "finish": 3}
+        self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins}
+        self._totals |= {"finish": releases}
         self._totals |= {"walk_buckets": bucket_days} if bucket_days else {}
         self._buckets = bucket_days or run.layout.user_buckets
         self._shown = shown

@@ -72,8 +72,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def refusal(root: Root, run: str, outcome: dict[str, Any]) -> str:
-    """One screen on why a release was refused: the gates, what they measured and allow, where to look, what to type."""
+def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv URL") -> str:
+    """One screen on why a release was refused: the gates, what they measured and allow, where to look, what to type.
+
+    Args:
+        publish: The flag, in what to type, that says where the forced release is published.
+    """
     gates = [Gate(**found) for found in outcome["refused"]]
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("gate", "measured", "allowed", "what it is", "where to look"):
@@ -98,6 +102,6 @@ def refusal(root: Root, run: str, outcome: dict[str, Any]) -> str:
             f"Every gate, with its value: {root.path(f'staging/{run}/checked.json')}",
             *failed,
             "Mend the cause and run the same command again. Or, if it is as it should be, release it as it is:",
-            f"  pinnerformer release --root {shlex.quote(root.url)} --run {run} {force} --reason 'WHY' --kv URL",
+            f"  pinnerformer release --root {shlex.quote(root.url)} --run {run} {force} --reason 'WHY' {publish}",
         ]
     )

@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -14,7 +15,7 @@ from stores.errors import StoreError
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import read_layout
-from stores.manifests import manifest_path
+from stores.manifests import Manifest, manifest_path
 from stores.releases import chain, current_release
 
 DESCRIPTION = """\
@@ -33,11 +34,7 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
     """
     if read_layout(root) is None:
         raise StoreError(f"--root {root.url}: no layout.json in it; no daily job has run there yet")
-    releases = []
-    for manifest in chain(root):
-        committed = root.modified(manifest_path(manifest.release))
-        stamp = datetime.datetime.fromtimestamp(committed, datetime.UTC)
-        releases.append({**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")})
+    releases = [describe_release(root, manifest) for manifest in chain(root)]
     found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}
     if kv:
         with open_store(kv, namespace) as store:
@@ -51,6 +48,13 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
                     "users": current.users,
                 }
     return found
+
+
+def describe_release(root: Root, manifest: Manifest) -> dict[str, Any]:
+    """The figures of a release, and when it was committed."""
+    committed = root.modified(manifest_path(manifest.release))
+    stamp = datetime.datetime.fromtimestamp(committed, datetime.UTC)
+    return {**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")}
 
 
 def run(argv: list[str]) -> int:
@@ -83,20 +87,25 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _print(found: dict[str, Any]) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(box=box.SIMPLE, title=f"releases of {found['root']} (* CURRENT)", title_justify="left")
+def release_table(releases: Sequence[dict[str, Any]], current: str | None, title: str) -> Table:
+    """A line a release, as `describe_release` has them."""
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for name in ("", "release", "committed (UTC)", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("rows read", "active", "embedded", "users", "pins", "recall@10"):
         table.add_column(name, justify="right")
-    for r in found["releases"]:
+    for r in releases:
         recall = r["index_recall_at_10"]
         numbers = [f"{r[key]:,}" for key in ("rows_read", "users_active", "users_embedded", "users", "pins")]
-        mark = "*" if r["release"] == found["current"] else ""
+        mark = "*" if r["release"] == current else ""
         committed = r["committed"][:16].replace("T", " ")
         table.add_row(mark, r["release"], committed, r["model"], *numbers, f"{recall:.4f}" if recall else "-")
-    console.print(table)
+    return table
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(release_table(found["releases"], found["current"], f"releases of {found['root']} (* CURRENT)"))
     store = found["store"]
     if store and store["release"]:
         console.print(

@@ -11,6 +11,10 @@ class InputError(PinnerFormerError):
     """Something that was given to the job (a file, a row, a vector set, a model) cannot be used."""
 
 
+class MissingPartitionError(InputError):
+    """A day of the logs is not there."""
+
+
 class StoreError(PinnerFormerError):
     """What the job owns (the root, a release, the key-value store) is unreachable, locked or not as it should be."""
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores import locations
-from stores.errors import InputError, UsageError
+from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.schemas import ENGAGEMENTS
 from stores.tables import footer_digest
 
@@ -221,7 +221,7 @@ def select_inputs(
     missing = [day for day in days if day not in partitions]
     if missing:
         newest = max(partitions)
-        raise InputError(
+        raise MissingPartitionError(
             f"{locations.join(logs, f'ds={missing[0].isoformat()}')}: missing partition"
             f"{f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
             f"the newest there is {newest.isoformat()}; write it, an empty folder with _SUCCESS if there were no rows"

@@ -1,11 +1,11 @@
 """CURRENT, and the chain of releases behind it."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from stores.errors import StoreError
 from stores.files import Root
-from stores.manifests import Manifest, read_manifest
+from stores.manifests import Manifest, manifest_path, read_manifest
 
 CURRENT = "CURRENT"
 
@@ -54,12 +54,36 @@ def chain(root: Root, start: str | None = None) -> Iterator[Manifest]:
         release = manifest.previous
 
 
-def next_release_id(root: Root, date: datetime.date) -> str:
+def committed_releases(root: Root) -> set[str]:
+    """The releases of the chain, and of the chains that its releases took the place of."""
+    heads, found = [current_release(root)], set()
+    while heads:
+        head = heads.pop()
+        for manifest in chain(root, head) if head else ():
+            if manifest.release in found:
+                break
+            found.add(manifest.release)
+            over = manifest.settings.get("over")
+            if over and root.exists(manifest_path(over)):
+                heads.append(over)
+    return found
+
+
+def is_made_by(root: Root, release: str, run: str) -> bool:
+    """Whether a release's manifest is there and a run of this name wrote it."""
+    return root.exists(manifest_path(release)) and read_manifest(root, release).settings.get("run") == run
+
+
+def next_release_id(root: Root, date: datetime.date, taken: Collection[str] | None = None) -> str:
     """The id the next release of a date gets: `2026-11-24`, then `2026-11-24.2`, `2026-11-24.3`, ...
 
-    A manifest that a killed run wrote without committing it takes no id: it is written over.
+    A manifest that a killed run wrote without committing it takes no id: it is written over. Releases of a chain that
+    was done again keep theirs.
+
+    Args:
+        taken: What `committed_releases` gave, for who asks for many dates.
     """
-    taken = {manifest.release for manifest in chain(root)}
+    taken = committed_releases(root) if taken is None else taken
     release, attempt = date.isoformat(), 1
     while release in taken:
         attempt += 1

@@ -26,18 +26,18 @@ def write_pieces(root: Root, folder: str, stem: str, pieces: list[tuple[int, byt
     return root.write_named_by_content(folder, stem, ".arrow", 0, rows, write)
 
 
-def _open(root: Root, path: str) -> pa.RecordBatch:
-    with root.open_input(path) as source:
+def _open(root: Root, entry: FileEntry) -> pa.RecordBatch:
+    with pa.memory_map(root.local_copy(entry)) as source:
         return pa.ipc.open_file(source).get_batch(0)
 
 
-def list_buckets(root: Root, path: str) -> np.ndarray:
+def list_buckets(root: Root, entry: FileEntry) -> np.ndarray:
     """Sorted int32 buckets that have rows in a file."""
-    return np.unique(_open(root, path)["bucket"].to_numpy())
+    return np.unique(_open(root, entry)["bucket"].to_numpy())
 
 
-def read_pieces(root: Root, path: str, bucket: int) -> list[pa.Buffer]:
+def read_pieces(root: Root, entry: FileEntry, bucket: int) -> list[pa.Buffer]:
     """One bucket's pieces; mapped, so that the others' are not read."""
-    batch = _open(root, path)
+    batch = _open(root, entry)
     begin, end = np.searchsorted(batch["bucket"].to_numpy(), [bucket, bucket + 1])
     return [batch["rows"][int(at)].as_buffer() for at in range(begin, end)]

@@ -25,7 +25,7 @@ from stores.pin_vectors import VectorTable
 from stores.row_pieces import read_pieces
 from stores.schemas import ENGAGEMENTS, user_embeddings_schema
 from stores.tables import part_stem, read_files
-from transforms import histories, snapshots
+from transforms import embed_users, histories, snapshots
 from transforms.backfill_rows import Staged, of_day
 from transforms.batches import from_ipc
 from transforms.embed_users import embed_slice, slice_reports
@@ -86,7 +86,13 @@ def state_after(receipt: Receipt) -> BucketState:
     return BucketState(
         tuple(receipt.reports[histories.STAGE].files["histories"]),
         tuple(receipt.reports[snapshots.STAGE].files["user_embeddings"]),
+        tuple(sorted(user for user, _ in _failures(receipt))),
     )
+
+
+def _failures(receipt: Receipt) -> list[tuple[int, str]]:
+    """The users that could not be embedded, and why."""
+    return receipt.reports.get(embed_users.STAGE, StageReport()).failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,8 @@ class Walked:
 def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walked:
     """Follows the receipts of every bucket from its first state on, day by day, as far as they go.
 
+    A day with a user that failed does not count, nor do the days after it: what made them fail may be mended.
+
     Args:
         runs: One a day, in order.
         states: Every bucket before the first day.
@@ -119,7 +127,7 @@ def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walke
         day = 0
         while day < len(runs):
             receipt = receipts[day].get(state.part(bucket))
-            if receipt is None:
+            if receipt is None or _failures(receipt):
                 starts[bucket] = BucketStart(day, state)
                 break
             finished.append((day, receipt))
@@ -216,15 +224,15 @@ class WalkBucket(beam.DoFn):
             lambda: VectorTable.open(root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
         )
         tools = Tools(self._encoder, self._config, table.look_up)
-        paths: dict[int, list[str]] = {}
-        for day, path in groups["staged"]:
-            paths.setdefault(day, []).append(path)
+        files: dict[int, list[FileEntry]] = {}
+        for day, entry in groups["staged"]:
+            files.setdefault(day, []).append(entry)
         for start in groups["start"]:  # none if every day of the bucket is walked already
             state = start.state
             hand = BucketInHand.read(root, state, self._config.embedding_dim)
             for day in range(start.day, len(self._runs)):
                 run = self._runs[day]
-                pieces = [piece for path in sorted(paths.get(day, ())) for piece in read_pieces(root, path, bucket)]
+                pieces = [piece for entry in files.get(day, ()) for piece in read_pieces(root, entry, bucket)]
                 new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
                 receipt = Receipt(walk_day(run, bucket, state, hand, new, tools))
                 write_receipt(root, run.staging, STAGE, state.part(bucket), receipt)
@@ -238,7 +246,7 @@ class WalkBucket(beam.DoFn):
 class WalkBuckets(beam.PTransform):
     """Walks buckets in parallel, the days of each in order.
 
-    Input: (bucket, (day, path of staged rows)). Output: (day, (stage, report)), which name the files.
+    Input: (bucket, (day, file of staged rows)). Output: (day, (stage, report)), which name the files.
 
     Attributes:
         runs: One a day, in order.

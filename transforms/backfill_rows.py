@@ -14,7 +14,7 @@ from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_erased, read_
 from transforms.receipts import Receipt, write_receipt
 from transforms.run import REPORTS, Run, part_report, tagged
 
-Staged = tuple[int, str]  # (number of the day, path of a file of row pieces)
+Staged = tuple[int, FileEntry]  # (number of the day, a file of row pieces)
 
 
 def of_day(day: int, output: beam.pvalue.TaggedOutput) -> beam.pvalue.TaggedOutput:
@@ -23,7 +23,7 @@ def of_day(day: int, output: beam.pvalue.TaggedOutput) -> beam.pvalue.TaggedOutp
 
 
 class StageRows(beam.DoFn):
-    """(day, RowGroup) -> (day, path of its good rows, cut by bucket); the bad ones go to the day's dead letters."""
+    """(day, RowGroup) -> (day, file of its good rows, cut by bucket); the bad ones go to the day's dead letters."""
 
     def __init__(self, runs: Sequence[Run], columns: ColumnNames):
         self._runs = runs
@@ -51,11 +51,11 @@ class StageRows(beam.DoFn):
         done = part_report(started, counters, files=files)
         write_receipt(run.root, run.staging, STAGE, group.part, Receipt({STAGE: done}, [entry]))
         yield of_day(day, tagged(STAGE, done))
-        yield day, entry.path
+        yield day, entry
 
 
 def find_buckets(element: Staged, root: Root) -> list[tuple[int, Staged]]:
-    """(bucket, (day, path)) for every bucket that has rows in a staged file."""
+    """(bucket, (day, file)) for every bucket that has rows in a staged file."""
     return [(int(bucket), element) for bucket in list_buckets(root, element[1])]
 
 
@@ -63,7 +63,7 @@ def find_buckets(element: Staged, root: Root) -> list[tuple[int, Staged]]:
 class StageRowsByBucket(beam.PTransform):
     """Reads the log files of all days and tells every bucket in which files it has rows.
 
-    Input: (day, RowGroup). Output: `main`, (bucket, (day, path)), and `reports`, (day, (stage, report)).
+    Input: (day, RowGroup). Output: `main`, (bucket, (day, file)), and `reports`, (day, (stage, report)).
 
     Attributes:
         runs: One a day, in order.
@@ -77,7 +77,7 @@ class StageRowsByBucket(beam.PTransform):
 
     def expand(self, groups: beam.PCollection[tuple[int, RowGroup]]):
         read = groups | "StageRows" >> beam.ParDo(StageRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
-        found = groups.pipeline | "StagedBefore" >> beam.Create([(day, entry.path) for day, entry in self.staged])
+        found = groups.pipeline | "StagedBefore" >> beam.Create(list(self.staged))
         by_bucket = (
             (read.main, found)
             | "AllStaged" >> beam.Flatten()

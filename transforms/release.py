@@ -17,7 +17,7 @@ from stores.kv import open_store
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
-from stores.releases import chain, move_current
+from stores.releases import chain, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.gates import Gate, Thresholds
@@ -119,6 +119,9 @@ def force(manifest: Manifest, forced: Mapping[str, str]) -> Manifest:
 def commit(root: Root, name: str, manifest: Manifest) -> None:
     """Makes a release visible: dead letters, manifest, then CURRENT by compare-and-swap.
 
+    A release of a chain that takes the place of another (`over` in its settings) is kept beside that one: CURRENT moves
+    once, when the whole of the new chain is there.
+
     Raises:
         StoreError: another run committed meanwhile.
     """
@@ -126,7 +129,20 @@ def commit(root: Root, name: str, manifest: Manifest) -> None:
         data = root.read_bytes(f"staging/{name}/dead_letters/{file}")
         root.write_bytes(f"releases/{manifest.release}/dead_letters/{file}", data)
     write_manifest(root, manifest)
-    move_current(root, manifest.previous, manifest.release)
+    if manifest.settings.get("over") is None:
+        move_current(root, manifest.previous, manifest.release)
+
+
+def is_committed(root: Root, staged: Manifest) -> bool:
+    """Whether a staged release is a release already."""
+    if staged.settings.get("over") is not None:
+        return is_made_by(root, staged.release, staged.settings["run"])
+    for manifest in chain(root):
+        if manifest.release == staged.release:
+            return True
+        if manifest.day < staged.day:  # days only go back from here
+            return False
+    return False
 
 
 def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tuple[np.ndarray, pa.Table]]:
@@ -223,7 +239,7 @@ def finish(
     outcome: dict[str, Any] = {"outcome": COMMITTED, "release": staged.release, "refused": [], "publish": None}
     outcome |= {"error": None, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     try:
-        if not any(manifest.release == staged.release for manifest in chain(root)):
+        if not is_committed(root, staged):
             checked = force(check(root, name, thresholds), forced or {})
             refused = refusals(checked)
             stage_checked(root, name, checked)
@@ -237,7 +253,7 @@ def finish(
         raise  # nothing was done
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": str(error)}
-        if any(manifest.release == staged.release for manifest in chain(root)):
+        if is_committed(root, staged):
             outcome["error"] += (
                 f"; release {staged.release} is committed but not published: mend the store, then "
                 f"`pinnerformer release --run {name} --root {root.url} --kv URL`"

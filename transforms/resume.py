@@ -102,6 +102,9 @@ class Finished:
         return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
+NOTHING = Finished({}, {}, {}, {}, {}, {}, {}, {})
+
+
 def _slices(bucket: Receipt) -> int:
     return bucket.reports[histories.STAGE].counters["slices"]
 
