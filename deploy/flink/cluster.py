@@ -152,6 +152,9 @@ class FlinkCluster:
             "io.tmp.dirs": f"{self.folder}/tmp",
             "parallelism.default": self.slots,
             "heartbeat.timeout": 20000,
+            "slot.request.timeout": 60000,
+            # Data arrives on gRPC's threads: out of memory there leaves the job standing for ever, unless it is fatal.
+            "cluster.uncaught-exception-handling": "FAIL",
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 5,
             "restart-strategy.fixed-delay.delay": "2 s",
@@ -161,9 +164,11 @@ class FlinkCluster:
             file.writelines(f"{name}: {value}\n" for name, value in settings.items())
 
     def _start(self, name: str, command: list[str], **environment: str) -> None:
+        # The kernel stops the process when we are gone, even if we were killed.
+        tied = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
         with open(f"{self.folder}/logs/{name}.out", "ab") as log:
             self._processes[name] = subprocess.Popen(
-                command,
+                [*tied, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
