@@ -36,7 +36,9 @@ def engine(name: str) -> Iterator[list[str]]:
     else:
         started = time.perf_counter()
         with FlinkCluster(name.partition("-")[2], slots=2, heap_mb=1024) as cluster:
-            print(f"  {name} {cluster.get('/v1/overview')['flink-version']} up in {time.perf_counter() - started:.1f} s")
+            print(
+                f"  {name} {cluster.get('/v1/overview')['flink-version']} up in {time.perf_counter() - started:.1f} s"
+            )
             yield cluster.flags
 
 

@@ -49,10 +49,14 @@ def main() -> int:
     parser.add_argument("--keys", type=int, default=64)
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of Flink")
     parser.add_argument("--at-once", action="store_true")
+    parser.add_argument("--folder", help="for Flink's logs; kept")
     arguments = parser.parse_args()
     number = round(arguments.gib * 2**30 / (16 * CHUNK))
     settings = {"restart-strategy.type": "none", **dict(s.split("=", 1) for s in arguments.setting)}
-    with FlinkCluster(arguments.flink, slots=2, heap_mb=arguments.heap_mb, settings=settings) as cluster:
+    cluster = FlinkCluster(
+        arguments.flink, slots=2, heap_mb=arguments.heap_mb, folder=arguments.folder, settings=settings
+    )
+    with cluster:
         started = time.perf_counter()
         pipeline = beam.Pipeline(options=PipelineOptions(cluster.flags))
         totals = (

@@ -237,6 +237,8 @@ def run_pass(
     for day in days:
         root.remove(f"{day.run.staging}/{OUTCOME}")
         root.write_json(planned(day.run), day_part(day, plan.over.release if plan.over else None))
+    runs, pin_run = [run.leave_token() for run in runs], pin_run.leave_token()
+    days = [dataclasses.replace(day, run=run) for day, run in zip(days, runs, strict=True)]
     pins_done = find_finished(plan.pins, plan.given.vectors)
     rows = sum(file.rows for day in days for file in day.inputs.files)
     with Progress(

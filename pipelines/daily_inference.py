@@ -201,6 +201,7 @@ def finish_run(
     Returns:
         The outcome's one word.
     """
+    run.check_root()
     reports = {**reports, CANARY_STAGE: canaries.look(run, tables, reports)}
     files: dict[str, list] = {table: [] for table in TABLES}
     for report in reports.values():
@@ -448,6 +449,8 @@ def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *,
     if taken_over and shown:
         print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
     run.root.remove(f"{run.staging}/{OUTCOME}")
+    run = run.leave_token()
+    plan = dataclasses.replace(plan, run=run)
     with Progress(run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.given.vectors.rows, shown=shown):
         run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
     return read_outcome(run.root, run.name)

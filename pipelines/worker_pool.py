@@ -18,19 +18,34 @@ DESCRIPTION = """\
 Serves workers to an engine that runs beside it (--environment_type=EXTERNAL --environment_config=HOST:PORT): one pool a
 machine or pod, next to Flink's TaskManager.
 
-Beam's own pool does the same with three differences: it starts whatever `python` is first on the PATH, which then
+Beam's own pool does the same with four differences: it starts whatever `python` is first on the PATH, which then
 imports everything anew; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
-the job with it; and it listens on every interface. Here a worker is forked from a process that has imported everything
-already (Flink starts workers anew for every wave of stages), stdout goes where stderr goes, the default is loopback.
+the job with it; its workers send messages of 10 MB, of which a Java engine keeps up to 100 a stage on its heap; and it
+listens on every interface. Here a worker is forked from a process that has imported everything already (Flink starts
+workers anew for every wave of stages), stdout goes where stderr goes, messages are of 1 MB, the default is loopback.
 """
 
 # Imported once, before any worker is forked: seconds of a worker's life otherwise. None of them starts a thread.
 PRELOAD = ["apache_beam.runners.worker.sdk_worker", "torch", "pyarrow.parquet", "pipelines.daily_inference"]
 
 
+MESSAGE_BYTES = 1 << 20
+
+
+def send_small_messages() -> None:
+    """Makes this process's Beam streams send a message once `MESSAGE_BYTES` are together; there is no option for it."""
+    from apache_beam.runners.worker import data_plane
+
+    made = data_plane.SizeBasedBufferingClosableOutputStream.__init__
+    large = data_plane._DEFAULT_SIZE_FLUSH_THRESHOLD
+    made.__defaults__ = tuple(MESSAGE_BYTES if value == large else value for value in made.__defaults__)
+    data_plane._DEFAULT_SIZE_FLUSH_THRESHOLD = MESSAGE_BYTES
+
+
 def _work(control: str, worker_id: str) -> None:
     """Runs one worker until its engine hangs up."""
     os.dup2(2, 1)
+    send_small_messages()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends its workers
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 

@@ -212,6 +212,8 @@ class WalkBucket(beam.DoFn):
         self._models, self._vectors = Shared(), Shared()
 
     def setup(self):
+        self._runs[0].check_root()
+
         def load() -> UserEncoder:
             return UserEncoder(self._reference.load().user_tower, self._token_budget, self._reference.device)
 

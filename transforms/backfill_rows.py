@@ -30,6 +30,7 @@ class StageRows(beam.DoFn):
         self._columns = columns
 
     def setup(self):
+        self._runs[0].check_root()
         self._erased = read_erased(self._runs[0].root)
 
     def process(self, element: tuple[int, RowGroup]):

@@ -116,6 +116,7 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         self._token_budget = token_budget
 
     def load_model(self) -> UserEncoder:
+        self._run.check_root()
         loaded = self._reference.load()
         return UserEncoder(loaded.user_tower, self._token_budget, self._reference.device)
 

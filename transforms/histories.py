@@ -18,7 +18,7 @@ from transforms.run import REPORTS, Run, part_report, tagged
 
 STAGE = "update_histories"
 
-# A slice is what one worker embeds at a time; its rows fit into one shuffled value.
+# A slice is what one worker embeds at a time; its rows make one or two shuffled values.
 SLICE_USERS = 512
 SLICE_ROWS = 32_000
 
@@ -258,6 +258,7 @@ class UpdateBucket(beam.DoFn):
         self._run = run
 
     def setup(self):
+        self._run.check_root()
         manifest = read_manifest(self._run.root, self._run.previous) if self._run.previous else None
         self._files = manifest.parts("histories") if manifest else {}
         self._retry = np.unique(np.array(manifest.retry_users if manifest else [], np.int64))

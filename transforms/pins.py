@@ -61,6 +61,9 @@ class CutVectors(beam.DoFn):
         self._run = run
         self._finished = frozenset(finished)
 
+    def setup(self):
+        self._run.check_root()
+
     def process(self, group: VectorGroup):
         started = time.perf_counter()
         run, shards = self._run, self._run.layout.pin_shards
@@ -153,6 +156,7 @@ class EmbedShard(beam.DoFn):
         self._dtype = dtype
 
     def setup(self):
+        self._run.check_root()
         self._model = self._reference.load()
 
     def process(self, entry: FileEntry):
@@ -177,6 +181,9 @@ class BuildIndex(beam.DoFn):
     def __init__(self, run: Run, parameters: IndexParameters):
         self._run = run
         self._parameters = parameters
+
+    def setup(self):
+        self._run.check_root()
 
     def process(self, entry: FileEntry):
         started = time.perf_counter()

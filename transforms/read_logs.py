@@ -218,6 +218,7 @@ class ReadAndPartition(beam.DoFn):
         self._finished = frozenset(finished)
 
     def setup(self):
+        self._run.check_root()
         self._erased = read_erased(self._run.root)
 
     def process(self, group: RowGroup):

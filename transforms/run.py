@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterable, Mapping
@@ -13,10 +15,12 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.layout import Layout
 
 REPORTS = "reports"
+TOKEN = "token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Run:
         layout: Of the root.
         everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
         watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
+        token: What the launcher left in the run's folder for the workers to find; "" if they need not look.
     """
 
     root: Root
@@ -42,11 +47,29 @@ class Run:
     layout: Layout
     everyone_active: bool
     watched: str = ""
+    token: str = ""
 
     @property
     def staging(self) -> str:
         """The run's folder, relative to the root."""
         return f"staging/{self.name}"
+
+    def leave_token(self) -> "Run":
+        """Writes a token into the run's folder, and returns the run that knows it: for the launcher."""
+        token = secrets.token_hex(8)
+        self.root.write_bytes(f"{self.staging}/{TOKEN}", token.encode())
+        return dataclasses.replace(self, token=token)
+
+    def check_root(self) -> None:
+        """Makes sure that this worker sees the launcher's root, and not a folder of the same name.
+
+        Every DoFn that reads or writes under the root calls it in its setup; the file is read once a process.
+
+        Raises:
+            StoreError: it does not; says on which machine, and what to do.
+        """
+        if self.token:
+            _find_token(self.root, f"{self.staging}/{TOKEN}", self.token)
 
     @property
     def progress_folder(self) -> str:
@@ -71,6 +94,19 @@ class Run:
                 os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+@functools.lru_cache(maxsize=16)
+def _find_token(root: Root, path: str, token: str) -> None:
+    try:
+        found = root.read_bytes(path).decode()
+    except FileNotFoundError:
+        found = ""
+    if found != token:
+        raise StoreError(
+            f"{root.path(path)}: {'another one' if found else 'not there'} on worker {socket.gethostname()}: it does "
+            "not see the launcher's --root; use s3:// or gs://, or mount the folder at the same path on every worker"
+        )
 
 
 @dataclasses.dataclass

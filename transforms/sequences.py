@@ -153,6 +153,14 @@ def ask_for_pins(
         yield int(s), (element[0], pins[shard == s])
 
 
+def keep_rows(
+    element: tuple[SliceKey, Iterable[tuple[int, bytes]]],
+) -> Iterator[tuple[SliceKey, tuple[int, bytes]]]:
+    """A slice's chunks one by one: a value that is shuffled stays within 1 MB."""
+    for chunk in element[1]:
+        yield element[0], chunk
+
+
 class AnswerPins(beam.DoFn):
     """(shard, its table and the requests) -> (slice, (pin ids, vectors)), each at most 1 MB."""
 
@@ -188,8 +196,7 @@ class JoinAnswered(_Joiner):
             at, hit = find_sorted(ids, pin_ids)
             return hit, vectors[at[hit]]
 
-        (chunks,) = groups["rows"]
-        yield self.join(key, unpack_slice(chunks), look_up, started)
+        yield self.join(key, unpack_slice(groups["rows"]), look_up, started)
 
 
 @dataclasses.dataclass
@@ -228,7 +235,7 @@ class JoinPinVectors(beam.PTransform):
             | "AnswerPins" >> beam.ParDo(AnswerPins(self.run, self.dtype))
         )
         return (
-            {"rows": grouped | "KeepRows" >> beam.MapTuple(lambda key, chunks: (key, list(chunks))), "answers": answers}
+            {"rows": grouped | "KeepRows" >> beam.FlatMap(keep_rows), "answers": answers}
             | "MeetAtSlice" >> beam.CoGroupByKey()
             | "JoinAnswered" >> beam.ParDo(JoinAnswered(self.run, self.config, self.dtype))
         )

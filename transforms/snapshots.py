@@ -97,6 +97,7 @@ class MergeBucket(beam.DoFn):
         self._schema = user_embeddings_schema(dim)
 
     def setup(self):
+        self._run.check_root()
         run, self._files = self._run, {}
         # Under a new model yesterday's vectors lie in another space: none of them is carried over.
         if run.previous is not None and not run.everyone_active:

@@ -150,8 +150,11 @@ class FlinkCluster:
             "rest.bind-address": "127.0.0.1",
             "rest.port": self._ports["rest"],
             "io.tmp.dirs": f"{self.folder}/tmp",
+            "web.tmpdir": f"{self.folder}/tmp",
             "parallelism.default": self.slots,
             "heartbeat.timeout": 20000,
+            "pekko.ask.timeout": "60 s",
+            "pekko.startup-timeout": "60 s",
             "slot.request.timeout": 60000,
             # Data arrives on gRPC's threads: out of memory there leaves the job standing for ever, unless it is fatal.
             "cluster.uncaught-exception-handling": "FAIL",
@@ -177,6 +180,7 @@ class FlinkCluster:
                     **os.environ,
                     "FLINK_CONF_DIR": f"{self.folder}/conf",
                     "FLINK_LOG_DIR": f"{self.folder}/logs",
+                    "FLINK_PID_DIR": f"{self.folder}/tmp",
                     "JAVA_HOME": os.path.dirname(os.path.dirname(os.path.realpath(self._java))),
                     **environment,
                 },
@@ -221,7 +225,7 @@ class FlinkCluster:
         except (OSError, ValueError):
             return False
 
-    def _wait(self, ready: Any, what: str, seconds: float = 90.0) -> None:
+    def _wait(self, ready: Any, what: str, seconds: float = 180.0) -> None:
         end = time.monotonic() + seconds
         while not ready():
             for name, process in self._processes.items():
