@@ -132,10 +132,12 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
     # The user branch.
     rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, given.columns, done.histories)
     histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
-    joined = histories["main"] | "JoinPinVectors" >> JoinPinVectors(
-        run, given.config, tables, given.vectors.dtype, given.settings.join
+    joined = histories["main"] | "JoinPinVectors" >> on_embedding_workers(
+        JoinPinVectors(run, given.config, tables, given.vectors.dtype, given.settings.join), given
     )
-    embedded = joined | "EmbedUsers" >> EmbedUsers(run, given.model, given.settings.token_budget)
+    embedded = joined | "EmbedUsers" >> on_embedding_workers(
+        EmbedUsers(run, given.model, given.settings.token_budget), given
+    )
     snapshot_reports = embedded.main | "MergeSnapshot" >> MergeSnapshot(
         run, given.config.embedding_dim, done.snapshots.keys(), done.embedded()
     )
@@ -161,6 +163,15 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
             tables=beam.pvalue.AsList(tables),
         )
     )
+
+
+def on_embedding_workers(step: beam.PTransform, given: "Given") -> beam.PTransform:
+    """Asks the engine for the machines that embedding needs, if it was told of any.
+
+    Join and tower ask for the same: between steps that ask for different machines, engines write elements down, and a
+    slice with its vectors is 16 MB.
+    """
+    return step.with_resource_hints(**given.embed_on) if given.embed_on else step
 
 
 def canary_check(given: "Given") -> CanaryCheck:
@@ -231,7 +242,12 @@ def finish_run(
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a job is given beside the logs, looked at and found fit; `asked` is what the flags say of the layout."""
+    """What a job is given beside the logs, looked at and found fit.
+
+    Attributes:
+        asked: What the flags say of the layout.
+        embed_on: Beam's resource hints for the steps that embed users; empty where the engine has one kind of worker.
+    """
 
     root: Root
     columns: ColumnNames
@@ -240,6 +256,7 @@ class Given:
     config: ModelConfig
     settings: Settings
     asked: dict[str, Any]
+    embed_on: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_given(arguments: Any, options: PipelineOptions) -> Given:
@@ -281,7 +298,9 @@ def read_given(arguments: Any, options: PipelineOptions) -> Given:
             settings, join="broadcast" if size <= arguments.broadcast_limit << 30 else "shuffle"
         )
     model = ModelReference(arguments.model, digest, arguments.device, worker_threads(options))
-    return Given(root, columns, vectors, model, config, settings, asked)
+    hints = {"accelerator": arguments.embed_accelerator, "min_ram": arguments.embed_ram}
+    embed_on = {name: value for name, value in hints.items() if value}
+    return Given(root, columns, vectors, model, config, settings, asked, embed_on)
 
 
 def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
@@ -414,6 +433,10 @@ def add_shared_flags(parser: Parser) -> dict[str, Any]:
     made.add_argument("--history-length", type=positive, help="engagements kept a user (256)")
     how = parser.add_argument_group("how to compute")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    how.add_argument(
+        "--embed-accelerator", metavar="HINT", help="Dataflow: type:nvidia-l4;count:1;install-nvidia-driver"
+    )
+    how.add_argument("--embed-ram", metavar="SIZE", help="Dataflow: memory of the workers that embed users, e.g. 16GB")
     how.add_argument("--token-budget", type=positive, default=1024, help="padded tokens a batch (%(default)s)")
     how.add_argument("--index-m", type=positive, default=16, help="HNSW links a node (%(default)s)")
     how.add_argument("--index-ef-construction", type=positive, default=100, help="HNSW build width (%(default)s)")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from urllib.parse import urlsplit
 
 from stores.errors import UsageError
@@ -12,7 +13,7 @@ from stores.kv.redis_store import RedisStore
 
 __all__ = ["Current", "KeyValueStore", "UploadResult", "open_store", "without_password"]
 
-FORMS = "lmdb:///DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or redis+cluster://HOST:PORT"
+FORMS = "lmdb:///DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or redis+cluster://HOST:PORT; or env:NAME"
 
 
 def without_password(url: str) -> str:
@@ -23,9 +24,17 @@ def without_password(url: str) -> str:
 def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
     """Opens one namespace of the store that a URL names; connects on first use.
 
+    `env:NAME` stands for the URL in an environment variable of the process that connects: an engine's workers get a
+    password that way without its ever being part of a job's graph.
+
     Raises:
         UsageError: not one of the forms, or a namespace with a colon or wildcard in it.
     """
+    if url.startswith("env:"):
+        name = url.removeprefix("env:")
+        if not os.environ.get(name):
+            raise UsageError(f"--kv {url}: the environment variable {name} is not set on {socket.gethostname()}")
+        url = os.environ[name]
     shown = without_password(url)
     if not re.fullmatch(r"[\w.-]+", namespace):
         raise UsageError(f"--namespace {namespace}: only letters, digits, '_', '-' and '.' can be part of a key")
