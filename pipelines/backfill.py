@@ -32,7 +32,7 @@ from stores.files import FileEntry, Root
 from stores.kv import open_store
 from stores.lease import hold_lease
 from stores.manifests import read_manifest
-from stores.releases import current_release, move_current, read_current
+from stores.releases import current_release, move_current, read_current, refuse_pinned
 from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
 from transforms.backfill_rows import StageRowsByBucket
 from transforms.canaries import CanaryCheck
@@ -289,6 +289,7 @@ def run(argv: list[str]) -> int:
     started, shown = time.perf_counter(), not arguments.quiet
     root = Root(arguments.root)
     with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}"):
+        refuse_pinned(root)
         plan = make_plan(arguments, given)
         passes = announce(plan, arguments, options, where, file=sys.stderr if shown else None)
         for day in plan.days:  # what another attempt left there and never committed

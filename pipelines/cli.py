@@ -17,6 +17,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
     "backfill": ("pipelines.backfill", "turn the logs of many days into one release a day, at once"),
     "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
+    "rollback": ("pipelines.rollback", "serve an older release again, and hold the root there"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
     "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
     "status": ("pipelines.status", "show the releases of a root and what the store serves"),

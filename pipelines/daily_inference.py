@@ -30,7 +30,7 @@ from stores.lease import hold_lease
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.pin_vectors import VectorSet, describe_vectors
-from stores.releases import chain, next_release_id, read_current
+from stores.releases import chain, next_release_id, read_current, refuse_pinned
 from stores.tables import TABLES
 from transforms.canaries import STAGE as CANARY_STAGE
 from transforms.canaries import CanaryCheck
@@ -498,6 +498,7 @@ def run(argv: list[str]) -> int:
     started = time.perf_counter()
     root = Root(arguments.root)
     with hold_lease(root, f"daily {arguments.date}"):
+        refuse_pinned(root)
         plan = make_plan(arguments, options)
         outcome: dict[str, Any] | None
         if plan.committed:

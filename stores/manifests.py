@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 from typing import Any
 
 from stores.errors import StoreError
@@ -25,6 +26,8 @@ class Manifest:
         gates: What was checked: `name`, `measured`, `threshold`, `passed`, and the reason if an operator `forced` it.
         timings: Stage -> seconds of work, summed over workers.
         retry_users: Users whose inference failed, to be tried again the next night.
+        dropped: Tables whose files were removed by `gc`; they are empty here. What was read, counted and checked stays.
+        revision: Raised where `gc` or `erase` wrote the manifest anew.
         statistics: Distributions that the next releases are compared with: name -> counts a bin.
     """
 
@@ -40,6 +43,8 @@ class Manifest:
     timings: dict[str, float]
     retry_users: list[int]
     statistics: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    revision: int = 1
 
     def parts(self, table: str) -> dict[int, list[FileEntry]]:
         """Part -> its files, in the order of the manifest."""
@@ -76,11 +81,66 @@ class Manifest:
                 raise ValueError(f"keys missing or unknown: {sorted(expected ^ set(found))}")
             if set(found["tables"]) != set(TABLES):
                 raise ValueError(f"tables must be {list(TABLES)}, found {sorted(found['tables'])}")
-            tables = {name: [FileEntry(**entry) for entry in entries] for name, entries in found["tables"].items()}
-            datetime.date.fromisoformat(found["date"])
+            tables = {
+                name: [read_entry(entry, f"{name}/") for entry in entries] for name, entries in found["tables"].items()
+            }
+            _check_fields(found)
             return cls(**{**found, "tables": tables})
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(f"{source}: not a manifest ({error}); restore it from a backup of the root") from error
+
+
+def read_entry(found: dict[str, Any], folder: str) -> FileEntry:
+    """A file as a manifest names it; nothing outside its folder can be named, whoever wrote the manifest.
+
+    Args:
+        folder: What its path must begin with, with a `/` at the end.
+
+    Raises:
+        ValueError, TypeError: not an entry, or a path that leads elsewhere.
+    """
+    entry = FileEntry(**found)
+    path = entry.path
+    inside = isinstance(path, str) and path.startswith(folder) and not set(path) & set("\\\0\n")
+    if not inside or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"path {path!r} is not in {folder}")
+    for name in ("part", "rows", "bytes"):
+        number = getattr(entry, name)
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 62:
+            raise ValueError(f"{path}: {name} is {number!r}")
+    if not isinstance(entry.checksum, str) or not re.fullmatch(r"[0-9a-f]{64}", entry.checksum):
+        raise ValueError(f"{path}: checksum is {entry.checksum!r}")
+    return entry
+
+
+def _check_fields(found: dict[str, Any]) -> None:
+    """Raises ValueError where a field is of another type than the job relies on."""
+    for name in ("release", "date", "model_digest"):
+        if not isinstance(found[name], str):
+            raise ValueError(f"{name} is {found[name]!r}")
+    check_release_id(found["release"])
+    if found["previous"] is not None:
+        check_release_id(found["previous"])
+    datetime.date.fromisoformat(found["date"])
+    if not re.fullmatch(r"[0-9a-f]*", found["model_digest"]):
+        raise ValueError(f"model_digest is {found['model_digest']!r}")
+    for name in ("settings", "counters", "timings", "statistics"):
+        if not isinstance(found[name], dict):
+            raise ValueError(f"{name} is not an object")
+    if not all(isinstance(counts, dict) for counts in found["counters"].values()):
+        raise ValueError("counters are not counted by stage")
+    if not all(isinstance(file, dict) and isinstance(file.get("path"), str) for file in found["inputs"]):
+        raise ValueError("an input has no path")
+    if not all(isinstance(user, int) for user in found["retry_users"]):
+        raise ValueError("retry_users are not user ids")
+    if not set(found["dropped"]) <= set(TABLES) or not isinstance(found["revision"], int):
+        raise ValueError("dropped or revision is not understood")
+
+
+def check_release_id(release: str) -> None:
+    """Raises ValueError where a release id could be read as a path."""
+    if not isinstance(release, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", release):
+        raise ValueError(f"{release!r} is not a release id")
 
 
 def manifest_path(release: str) -> str:
@@ -93,6 +153,10 @@ def read_manifest(root: Root, release: str) -> Manifest:
     Raises:
         StoreError: there is no such release, or its manifest is damaged.
     """
+    try:
+        check_release_id(release)
+    except ValueError as error:
+        raise StoreError(f"{root.url}: {error}; releases are called 2026-11-24 or 2026-11-24.2") from None
     relative = manifest_path(release)
     try:
         return Manifest.from_json(root.read_json(relative), root.path(relative))

@@ -1,5 +1,6 @@
 """CURRENT, and the chain of releases behind it."""
 
+import dataclasses
 import datetime
 from collections.abc import Collection, Iterator
 
@@ -22,6 +23,60 @@ def read_current(root: Root) -> Manifest | None:
     """The manifest of the newest committed release; None on an empty root."""
     release = current_release(root)
     return None if release is None else read_manifest(root, release)
+
+
+PINNED = "PINNED"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pin:
+    """Why a root is held at a release: `ROOT/PINNED`.
+
+    Attributes:
+        release: The one that it was rolled back to.
+        rolled_back: The one that was newest before.
+        reason: The operator's.
+        since: When, UTC.
+    """
+
+    release: str
+    rolled_back: str
+    reason: str
+    since: str
+
+
+def read_pin(root: Root) -> Pin | None:
+    """What holds the root at a release; None if nothing does.
+
+    Raises:
+        StoreError: PINNED is damaged.
+    """
+    try:
+        return Pin(**root.read_json(PINNED))
+    except FileNotFoundError:
+        return None
+    except TypeError as error:
+        raise StoreError(
+            f"{root.path(PINNED)}: not understood ({error}); `pinnerformer rollback --unpin` removes it"
+        ) from None
+
+
+def refuse_pinned(root: Root) -> None:
+    """Keeps a run from building on a release that somebody rolled back to, until they say so.
+
+    Raises:
+        StoreError: the root is pinned; says since when, why and what to type.
+    """
+    pin = read_pin(root)
+    if pin is not None:
+        raise StoreError(
+            f"{root.path(PINNED)}: {pin.rolled_back} was rolled back to {pin.release} on {pin.since} ({pin.reason}); "
+            f"once what made it bad is mended: pinnerformer rollback --root {root.url} --unpin, and start this again"
+        )
+
+
+def rolled_back_path(release: str) -> str:
+    return f"releases/{release}/rolled_back.json"
 
 
 def move_current(root: Root, previous: str | None, release: str) -> None:
@@ -55,8 +110,9 @@ def chain(root: Root, start: str | None = None) -> Iterator[Manifest]:
 
 
 def committed_releases(root: Root) -> set[str]:
-    """The releases of the chain, and of the chains that its releases took the place of."""
-    heads, found = [current_release(root)], set()
+    """The releases of the chain, of the chains that its releases took the place of, and those rolled back."""
+    heads: list[str | None] = [current_release(root)]
+    found = {name for name in root.list("releases") if root.exists(rolled_back_path(name))}
     while heads:
         head = heads.pop()
         for manifest in chain(root, head) if head else ():
@@ -78,7 +134,7 @@ def next_release_id(root: Root, date: datetime.date, taken: Collection[str] | No
     """The id the next release of a date gets: `2026-11-24`, then `2026-11-24.2`, `2026-11-24.3`, ...
 
     A manifest that a killed run wrote without committing it takes no id: it is written over. Releases of a chain that
-    was done again keep theirs.
+    was done again, or that were rolled back, keep theirs.
 
     Args:
         taken: What `committed_releases` gave, for who asks for many dates.

@@ -1,5 +1,6 @@
 """Check -> commit -> publish: plain functions of (root, run) that may run twice, with or without Beam."""
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -16,7 +17,7 @@ from stores.indexes import EF_CANDIDATES
 from stores.kv import open_store
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
-from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.manifests import Manifest, read_manifest, write_manifest
 from stores.releases import chain, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -186,9 +187,8 @@ def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
         found = store.current()
         if found is not None and found.release == release and found.model_digest == manifest.model_digest:
             return {"users_sent": 0, "users_deleted": 0, "users_stored": found.users}
-        served = _served_release(root, store, manifest)
+        generation, served = _choose_generation(root, store, manifest)
         fresh = served is None
-        generation = f"{manifest.model_digest[:12]}-{release}" if fresh else found.generation  # type: ignore[union-attr]
         deleted: list[np.ndarray] = []
 
         def rows() -> Iterator[tuple[np.ndarray, Any]]:
@@ -211,14 +211,25 @@ def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
     return {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored}
 
 
-def _served_release(root: Root, store: KeyValueStore, manifest: Manifest) -> Manifest | None:
-    """The release the store serves, if this one can be published over it as a difference."""
-    found = store.current()
-    if found is None or found.model_digest != manifest.model_digest:
-        return None
-    if not root.exists(manifest_path(found.release)):
-        return None
-    return read_manifest(root, found.release)
+def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> tuple[str, Manifest | None]:
+    """Where a release is written, and the release it is written over as a difference; None for a fresh generation.
+
+    The generation that is served, if it is of this model; else one of this model that is still there (a rollback to an
+    older model); else a new one, under a name that nothing has.
+    """
+    held = store.generations()
+    served = store.current()
+    names = ([served.generation] if served else []) + sorted(held, reverse=True)
+    for name in names:
+        entry = held[name]
+        if entry.model_digest == manifest.model_digest and entry.release is not None:
+            with contextlib.suppress(StoreError):
+                before = read_manifest(root, entry.release)
+                if "user_embeddings" not in before.dropped:
+                    return name, before
+    fresh = f"{manifest.model_digest[:12]}-{manifest.release}"
+    taken = {name for name in held if held[name].release is not None}
+    return next(n for n in (fresh, *(f"{fresh}.{i}" for i in itertools.count(2))) if n not in taken), None
 
 
 def finish(

@@ -6,12 +6,12 @@ import socket
 from urllib.parse import urlsplit
 
 from stores.errors import UsageError
-from stores.kv.base import Current, KeyValueStore, UploadResult
+from stores.kv.base import Current, Generation, KeyValueStore, UploadResult
 from stores.kv.lmdb_store import LmdbStore
 from stores.kv.redis_cluster import RedisClusterStore
 from stores.kv.redis_store import RedisStore
 
-__all__ = ["Current", "KeyValueStore", "UploadResult", "open_store", "without_password"]
+__all__ = ["Current", "Generation", "KeyValueStore", "UploadResult", "open_store", "without_password"]
 
 FORMS = "lmdb:///DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or redis+cluster://HOST:PORT; or env:NAME"
 

@@ -43,6 +43,48 @@ class Current:
 
 
 @dataclasses.dataclass(frozen=True)
+class Generation:
+    """A generation that a namespace holds, served or not.
+
+    Attributes:
+        release: Whose vectors it holds; None while the first of them are written, or after that was cut off.
+        model_digest: Hex.
+        users: How many users the release has.
+        retired_at: When another generation took over, in seconds since 1970; None while it is served, or unfinished.
+    """
+
+    release: str | None
+    model_digest: str
+    users: int
+    retired_at: float | None = None
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, shown: str) -> "Generation":
+        """Reads what `to_bytes` wrote.
+
+        Raises:
+            StoreError: it is something else.
+        """
+        try:
+            return cls(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{shown}: the list of generations is not understood ({error})") from None
+
+
+def after_move(
+    known: dict[str, Generation], before: Current | None, current: Current, now: float
+) -> dict[str, Generation]:
+    """What the list of generations says once `current` has moved; holds the entries that change."""
+    changed = {current.generation: Generation(current.release, current.model_digest, current.users)}
+    if before is not None and before.generation != current.generation:
+        changed[before.generation] = Generation(before.release, before.model_digest, before.users, retired_at=now)
+    return {name: entry for name, entry in changed.items() if known.get(name) != entry}
+
+
+@dataclasses.dataclass(frozen=True)
 class UploadResult:
     """What an upload did; `stored` counts what the store was seen to hold of what was sent."""
 
@@ -100,6 +142,22 @@ class KeyValueStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def generations(self) -> dict[str, Generation]:
+        """Every generation that the namespace holds, by name; the one served as `current` says."""
+
+    @abc.abstractmethod
+    def delete_generation(self, generation: str) -> int:
+        """Removes a generation that is not served; returns how many users it had.
+
+        Raises:
+            StoreError: it is the one that is served.
+        """
+
+    @abc.abstractmethod
+    def delete_users(self, generation: str, user_ids: np.ndarray) -> int:
+        """Removes users from a generation; returns how many of them it had."""
+
+    @abc.abstractmethod
     def count(self, generation: str) -> int:
         """Users of a generation, by going through its keys: seconds a million."""
 
@@ -112,6 +170,16 @@ class KeyValueStore(abc.ABC):
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    def check_not_served(self, generation: str) -> None:
+        """Refuses to touch what readers read.
+
+        Raises:
+            StoreError: `current` names the generation.
+        """
+        current = self.current()
+        if current is not None and current.generation == generation:
+            raise StoreError(f"{self.url_shown}: generation {generation} is being served; publish another first")
 
     def check_count(self, sent: int, stored: int) -> None:
         """Refuses a fresh generation that lacks values.

@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 
 import lmdb
 import numpy as np
 
 from stores.errors import StoreError
-from stores.kv.base import Batch, Current, KeyValueStore, UploadResult
+from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move
 
 MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
 
@@ -128,8 +130,46 @@ class LmdbStore(KeyValueStore):
                 deleted += sum(transaction.delete(key) for key in self._keys(generation, user_ids))
             if fresh:
                 self.check_count(sent, stored)
+            data = transaction.get(self._current_key)
+            served = Current.from_bytes(data, self.url_shown) if data else None
+            known = self._read_generations(transaction)
+            self._write_generations(transaction, known | after_move(known, served, current, time.time()))
             transaction.put(self._current_key, current.to_bytes())
         return UploadResult(sent, deleted, stored)
+
+    @property
+    def _generations_key(self) -> bytes:
+        return f"{self.namespace}:generations".encode()
+
+    def _read_generations(self, transaction: lmdb.Transaction) -> dict[str, Generation]:
+        found = json.loads(bytes(transaction.get(self._generations_key) or b"{}"))
+        return {name: Generation(**entry) for name, entry in found.items()}
+
+    def _write_generations(self, transaction: lmdb.Transaction, known: dict[str, Generation]) -> None:
+        entries = {name: dataclasses.asdict(entry) for name, entry in known.items()}
+        transaction.put(self._generations_key, json.dumps(entries).encode())
+
+    def generations(self) -> dict[str, Generation]:
+        now = self.current()
+        if now is None:
+            return {}
+        with self._explain(), self._open(write=False).begin() as transaction:
+            known = self._read_generations(transaction)
+        return known | after_move(known, None, now, 0.0)
+
+    def delete_generation(self, generation: str) -> int:
+        self.check_not_served(generation)
+        number = self.count(generation)
+        with self._explain(), self._open(write=True).begin(write=True) as transaction:
+            self._clear(transaction, generation)
+            known = self._read_generations(transaction)
+            known.pop(generation, None)
+            self._write_generations(transaction, known)
+        return number
+
+    def delete_users(self, generation: str, user_ids: np.ndarray) -> int:
+        with self._explain(), self._open(write=True).begin(write=True) as transaction:
+            return sum(transaction.delete(key) for key in self._keys(generation, user_ids))
 
     def _clear(self, transaction: lmdb.Transaction, generation: str) -> None:
         prefix = self._prefix(generation)

@@ -1,6 +1,7 @@
 """The production store: Redis, one server."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import redis
 from redis import exceptions
 
 from stores.errors import StoreError
-from stores.kv.base import Batch, Current, KeyValueStore, UploadResult
+from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move
 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
 TIMEOUT_S = 5.0
@@ -98,6 +99,8 @@ class RedisStore(KeyValueStore):
         with self._explain():
             if fresh:
                 self._clear(generation)
+                unfinished = Generation(None, current.model_digest, 0)
+                self._client.hset(self._generations_key, generation, unfinished.to_bytes())
             for user_ids, values in batches:
                 at = 0
                 for ids in self._chunks(user_ids):
@@ -111,8 +114,33 @@ class RedisStore(KeyValueStore):
             if fresh:  # once more, now that all are sent: what came later may have evicted what came first
                 stored = sum(self._exist(generation, ids) for user_ids in written for ids in self._chunks(user_ids))
                 self.check_count(sent, stored)
+            moved = after_move(self.generations(), self.current(), current, time.time())
             self._client.set(self._current_key, current.to_bytes())
+            for name, entry in moved.items():
+                self._client.hset(self._generations_key, name, entry.to_bytes())
         return UploadResult(sent, deleted, stored)
+
+    @property
+    def _generations_key(self) -> str:
+        return f"{self.namespace}:generations"
+
+    def generations(self) -> dict[str, Generation]:
+        with self._explain():
+            found = self._client.hgetall(self._generations_key)
+        known = {name.decode(): Generation.from_bytes(data, self.url_shown) for name, data in found.items()}
+        return known | after_move(known, None, now, 0.0) if (now := self.current()) else known
+
+    def delete_generation(self, generation: str) -> int:
+        self.check_not_served(generation)
+        with self._explain():
+            number = self.count(generation)
+            self._clear(generation)
+            self._client.hdel(self._generations_key, generation)
+        return number
+
+    def delete_users(self, generation: str, user_ids: np.ndarray) -> int:
+        with self._explain():
+            return sum(self._delete(generation, ids) for ids in self._chunks(user_ids))
 
     def _chunks(self, user_ids: np.ndarray) -> Iterator[np.ndarray]:
         user_ids = np.asarray(user_ids, np.int64)
