@@ -11,10 +11,9 @@ from rich.table import Table
 
 from pipelines.arguments import Parser, seconds
 from pipelines.summary import as_json, summarise
-from stores.errors import StoreError
 from stores.files import Root
 from stores.kv import open_store
-from stores.layout import read_layout
+from stores.layout import require_layout
 from stores.manifests import Manifest, manifest_path
 from stores.releases import chain, current_release
 
@@ -32,8 +31,7 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
     Raises:
         StoreError: no such root, or it is damaged.
     """
-    if read_layout(root) is None:
-        raise StoreError(f"--root {root.url}: no layout.json in it; no daily job has run there yet")
+    require_layout(root)
     releases = [describe_release(root, manifest) for manifest in chain(root)]
     found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}
     if kv:

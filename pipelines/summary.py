@@ -99,7 +99,7 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
         console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
         console.print(
             f"once that is mended: pinnerformer repair --root {root.url} "
-            f"--users {root.path(f'{staging}/{FAILED_USERS}')}",
+            f"--users {root.path(f'{staging}/{FAILED_USERS}')} --logs DIR --pins DIR --model DIR --kv URL",
             highlight=False,
             soft_wrap=True,
         )

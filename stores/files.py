@@ -101,10 +101,15 @@ class Root:
         """
         return locations.modified_ns(self.path(relative)) / 1e9
 
-    def list(self, relative: str) -> list[str]:
-        """Sorted names in a folder; empty if there is no such folder. Temporary names are left out."""
+    def list(self, relative: str, *, temporary: bool = False) -> list[str]:
+        """Sorted names in a folder; empty if there is no such folder.
+
+        Args:
+            temporary: Whether names of files that are being written, or that a killed process left, are listed too.
+        """
         try:
-            return [name for name in locations.list_names(self.path(relative)) if not name.startswith(".tmp-")]
+            names = locations.list_names(self.path(relative))
+            return [name for name in names if temporary or not name.startswith(".tmp-")]
         except FileNotFoundError:
             return []
 

@@ -48,6 +48,18 @@ def read_layout(root: Root) -> Layout | None:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
 
 
+def require_layout(root: Root) -> Layout:
+    """The layout of a root that a job has run on.
+
+    Raises:
+        StoreError: there is none; the path is not a root, or nothing has run there yet.
+    """
+    layout = read_layout(root)
+    if layout is None:
+        raise StoreError(f"--root {root.url}: no layout.json in it; no daily job has run there yet")
+    return layout
+
+
 def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
     """The layout of a root, written on first use.
 

@@ -7,6 +7,7 @@ OSErrors whose `strerror` is a reason and whose `filename` is the location, wher
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,8 @@ def size_of(location: str) -> int | None:
         found = _information(location)
         return found.size if found.type == fs.FileType.File else None
     try:
-        return os.stat(location).st_size
+        found = os.stat(location)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
     except FileNotFoundError:
         return None
 

@@ -112,7 +112,7 @@ def chain(root: Root, start: str | None = None) -> Iterator[Manifest]:
 def committed_releases(root: Root) -> set[str]:
     """The releases of the chain, of the chains that its releases took the place of, and those rolled back."""
     heads: list[str | None] = [current_release(root)]
-    found = {name for name in root.list("releases") if root.exists(rolled_back_path(name))}
+    found: set[str] = set()
     while heads:
         head = heads.pop()
         for manifest in chain(root, head) if head else ():
@@ -122,7 +122,7 @@ def committed_releases(root: Root) -> set[str]:
             over = manifest.settings.get("over")
             if over and root.exists(manifest_path(over)):
                 heads.append(over)
-    return found
+    return found | {name for name in root.list("releases") if root.exists(rolled_back_path(name))}
 
 
 def is_made_by(root: Root, release: str, run: str) -> bool:

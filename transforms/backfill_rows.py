@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 
+from stores.erasure import read_erased
 from stores.files import FileEntry, Root
 from stores.logs import ColumnNames
 from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
-from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_erased, read_valid, write_dead_letters
+from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_valid, write_dead_letters
 from transforms.receipts import Receipt, write_receipt
 from transforms.run import REPORTS, Run, part_report, tagged
 

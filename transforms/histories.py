@@ -261,6 +261,7 @@ class UpdateBucket(beam.DoFn):
         self._run.check_root()
         manifest = read_manifest(self._run.root, self._run.previous) if self._run.previous else None
         self._files = manifest.parts("histories") if manifest else {}
+        self._repaired = self._run.repaired_users()
         self._retry = np.unique(np.array(manifest.retry_users if manifest else [], np.int64))
 
     def process(self, element: tuple[int, Iterable[bytes]]):
@@ -269,6 +270,11 @@ class UpdateBucket(beam.DoFn):
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries) if entries else ENGAGEMENTS.empty_table()
         new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
+        if self._repaired is not None:
+            kept = ~np.isin(old["user_id"].to_numpy(), self._repaired)
+            kept |= old["timestamp_ms"].to_numpy() < run.rebuilt_from_ms
+            if not kept.all():
+                old, entries = old.filter(pa.array(kept)), []  # written anew whatever comes in
         updated = update_bucket(run, bucket, old, entries, new, self._retry)
         slices = 0
         for number, piece in cut_slices(updated.rows, updated.active):

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stores import locations
-from stores.errors import InputError, StoreError
-from stores.files import FileEntry, Root
+from stores.erasure import read_erased
+from stores.errors import InputError
+from stores.files import FileEntry
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
@@ -129,22 +130,6 @@ def read_batches(group: RowGroup, columns: ColumnNames) -> Iterator[pa.RecordBat
         ) from error
 
 
-def read_erased(root: Root) -> np.ndarray:
-    """Sorted int64 ids of the users that ROOT/erased lists, one a line; empty if there is no such file.
-
-    Raises:
-        StoreError: a line is not a whole number.
-    """
-    try:
-        lines = root.read_bytes("erased").split()
-    except FileNotFoundError:
-        return np.empty(0, np.int64)
-    try:
-        return np.unique(np.array([int(line) for line in lines], np.int64))
-    except (ValueError, OverflowError) as error:
-        raise StoreError(f"{root.path('erased')}: {error}; expected one user id a line") from None
-
-
 @dataclasses.dataclass
 class ReadCounts:
     """What happened to the rows of one row group.
@@ -181,6 +166,9 @@ def read_valid(
             for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
                 counters[f"dropped_{REASONS[index]}"] += int(count)
             counters["rows_dropped"] += len(bad)
+            if len(erased_users):  # counted, and kept nowhere
+                ids = batch["user_id"].take(pa.array(bad))
+                bad = bad[_null(ids) | ~np.isin(ids.fill_null(0).to_numpy(), erased_users)]
             names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
             counts.dead.append(pa.table(batch.take(pa.array(bad))).append_column("reason", names))
             batch = batch.filter(pa.array(reason < 0))
@@ -220,12 +208,17 @@ class ReadAndPartition(beam.DoFn):
     def setup(self):
         self._run.check_root()
         self._erased = read_erased(self._run.root)
+        self._repaired = self._run.repaired_users()
 
     def process(self, group: RowGroup):
         started = time.perf_counter()
         counts = ReadCounts.zero()
         counters = counts.counters
         for batch in read_valid(group, self._columns, self._erased, counts):
+            if self._repaired is not None:
+                mine = np.isin(batch["user_id"].to_numpy(), self._repaired)
+                counters["rows_of_others"] = counters.get("rows_of_others", 0) + int((~mine).sum())
+                batch = batch.filter(pa.array(mine))
             for bucket, rows in split_by_bucket(batch, self._run.layout.user_buckets):
                 for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
                     counters["bytes_shuffled"] += len(chunk)

@@ -219,8 +219,7 @@ def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> 
     """
     held = store.generations()
     served = store.current()
-    names = ([served.generation] if served else []) + sorted(held, reverse=True)
-    for name in names:
+    for name in ([served.generation] if served else []) + sorted(held, reverse=True):
         entry = held[name]
         if entry.model_digest == manifest.model_digest and entry.release is not None:
             with contextlib.suppress(StoreError):
@@ -229,7 +228,8 @@ def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> 
                     return name, before
     fresh = f"{manifest.model_digest[:12]}-{manifest.release}"
     taken = {name for name in held if held[name].release is not None}
-    return next(n for n in (fresh, *(f"{fresh}.{i}" for i in itertools.count(2))) if n not in taken), None
+    names = itertools.chain([fresh], (f"{fresh}.{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken), None
 
 
 def finish(

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.metrics import Metrics
 
+from stores.erasure import read_ids
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.layout import Layout
@@ -35,6 +37,8 @@ class Run:
         previous: The release it starts from; None on an empty root.
         layout: Of the root.
         everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
+        repaired: Of a repair, the file under the root that lists the users whose histories are built anew.
+        rebuilt_from_ms: Their rows before this moment are kept: the logs that had them are gone.
         watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
         token: What the launcher left in the run's folder for the workers to find; "" if they need not look.
     """
@@ -48,6 +52,12 @@ class Run:
     everyone_active: bool
     watched: str = ""
     token: str = ""
+    repaired: str = ""
+    rebuilt_from_ms: int = 0
+
+    def repaired_users(self) -> np.ndarray | None:
+        """Sorted int64 ids of the users that a repair builds anew; None for every other run."""
+        return read_ids(self.root, self.repaired) if self.repaired else None
 
     @property
     def staging(self) -> str:

@@ -103,10 +103,16 @@ class MergeBucket(beam.DoFn):
         if run.previous is not None and not run.everyone_active:
             self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
 
+        self._repaired = run.repaired_users()
+
     def process(self, element: tuple[int, Iterable[FileEntry | None]]):
         bucket, slices = element
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries) if entries else self._schema.empty_table()
+        if self._repaired is not None:  # whoever has no row left has no vector either
+            others = ~np.isin(old["user_id"].to_numpy(), self._repaired)
+            if not others.all():
+                old, entries = old.filter(pa.array(others)), []
         written = [read_files(run.root, [entry]) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
         done = merge_bucket(run, bucket, old, entries, new).report

@@ -12,6 +12,7 @@ from apache_beam.utils.shared import Shared
 
 from pinnerformer_model.labels import find_positives
 from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines
+from stores.erasure import read_erased
 from stores.files import FileEntry, Root
 from stores.ids import uniform_of
 from stores.pin_vectors import VectorTable
@@ -26,7 +27,6 @@ from stores.timelines import (
 )
 from transforms.batches import from_ipc
 from transforms.histories import sorted_vocabulary, to_engagements
-from transforms.read_logs import read_erased
 from transforms.run import REPORTS, Run, report
 from transforms.sequences import model_codes
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from pipelines import rollback
 from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root
@@ -74,8 +75,6 @@ def test_stopped_on_the_way_and_started_again(tmp_path, monkeypatch):
     root = str(tmp_path / "root")
     first = first_night(world, root, "--user-buckets=2", "--pin-shards=1")
     run_night(world, root, 1, f"--kv={kv}")
-    from pipelines import rollback
-
     for broken in ("move_current", "publish"):
         with monkeypatch.context() as patched:
             patched.setattr(rollback, broken, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))

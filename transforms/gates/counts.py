@@ -43,7 +43,7 @@ def unaccounted(reports: dict[str, StageReport], staged: Manifest) -> list[tuple
         counters = reports.get(stage, StageReport()).counters
         return sum(counters.get(name, 0) for name in names)
 
-    routed = counted("read_logs", "rows_read") - counted("read_logs", "rows_dropped", "rows_erased")
+    routed = counted("read_logs", "rows_read") - counted("read_logs", "rows_dropped", "rows_erased", "rows_of_others")
     active = counted("update_histories", "users_active")
     embedded = counted("embed_users", "users_embedded")
     failed = counted("embed_users", "users_failed")

@@ -1,0 +1,70 @@
+"""`pinnerformer erase`: removes people from every release, store, report and run, and keeps them out."""
+
+import dataclasses
+import datetime
+import sys
+
+from pipelines.arguments import Parser
+from pipelines.summary import as_json
+from stores.erasure import (
+    erase_from_dead_letters,
+    erase_from_files,
+    erase_from_runs,
+    erase_from_training_data,
+    keep_out,
+    new_receipt,
+    read_user_list,
+)
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import require_layout
+from stores.lease import hold_lease
+
+DESCRIPTION = """\
+Removes users: histories, embeddings and canaries of every release (new files, the manifest's next revision, the old
+files deleted), dead letters, every generation of every store given, timelines under the root, and the leftovers of
+runs. ROOT/erased keeps them out: no later run, backfill or delivery takes a row of theirs in.
+
+Prints a receipt of counts and writes it to ROOT/erasures/. May be repeated after any interruption, and harmlessly.
+Logs, models and backups are not the job's: erase there too. `pinnerformer verify --erased FILE` proves absence here.
+"""
+
+EPILOG = """\
+example:
+  pinnerformer erase --root ROOT --users leavers.txt --kv redis://HOST/0 --kv lmdb:///var/lib/pinnerformer
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = Parser(prog="pinnerformer erase", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--root", required=True, metavar="DIR")
+    parser.add_argument("--users", required=True, metavar="FILE", help="one user id a line")
+    parser.add_argument("--kv", action="append", default=[], metavar="URL", help="every store; may be repeated")
+    parser.add_argument("--namespace", default="pinnerformer")
+    arguments = parser.parse_args(argv)
+    root, users = Root(arguments.root), read_user_list(arguments.users)
+    require_layout(root)
+    stores = [open_store(url, arguments.namespace) for url in arguments.kv]
+    for store in stores:
+        store.check()
+    receipt = new_receipt(users)
+    with hold_lease(root, "erase"):
+        keep_out(root, users)  # first: whatever comes after, they do not come back
+        for store in stores:
+            for generation in store.generations():
+                key = f"{store.url_shown} {arguments.namespace} {generation}"
+                receipt.stored[key] = store.delete_users(generation, users)
+        erase_from_runs(root, receipt)
+        erase_from_files(root, users, receipt)
+        erase_from_dead_letters(root, users, receipt)
+        erase_from_training_data(root, users, receipt)
+        now = datetime.datetime.now(datetime.UTC)
+        receipt.finished = now.isoformat(timespec="seconds")
+        path = f"erasures/{now:%Y%m%dT%H%M%S}-{receipt.list_digest[:8]}.json"
+        root.write_json(path, dataclasses.asdict(receipt))
+    for store in stores:
+        store.close()
+    print(as_json(dataclasses.asdict(receipt)))
+    print(f"receipt: {root.path(path)}", file=sys.stderr)
+    return 0

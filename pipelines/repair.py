@@ -1,0 +1,168 @@
+"""`pinnerformer repair`: after a bad input was corrected, makes everything anew for the users whom it touched."""
+
+import datetime
+import hashlib
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.arguments import Parser, date, parse_beam_options
+from pipelines.daily_inference import Plan, add_shared_flags, execute, fingerprint, read_given, same_model
+from pipelines.release import refusal
+from pipelines.summary import print_summary
+from stores.erasure import read_user_list, write_ids
+from stores.errors import InputError, RefusedError, StoreError, UsageError
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import require_layout
+from stores.lease import hold_lease
+from stores.logs import ColumnNames, InputSelection, describe_files, list_partitions
+from stores.manifests import Manifest
+from stores.releases import chain, next_release_id, read_current, refuse_pinned
+from stores.tables import read_files
+from transforms.release import FAILED, REFUSED, Publication
+from transforms.resume import find_finished
+from transforms.run import Run
+
+DAY_MS = 86_400_000
+
+DESCRIPTION = """\
+After a bad input was corrected: builds the histories of the users whom it touched anew from the logs that are still
+there, embeds them, and releases the result as the newest date's next release (2026-11-24.2). Everybody else stays.
+
+--users FILE names them, one id a line. --partition DATE takes everybody who has a row in that partition as it is now,
+or a row of that day in the histories; whom bad rows of other days reached has to be named.
+
+Anew means: rows older than the oldest partition that is still there are kept, all others are read again, from the
+files that were read before and from --partition as it is now.
+"""
+
+EPILOG = """\
+example:
+  pinnerformer repair --root ROOT --logs WORLD/logs --pins WORLD/pins --model MODEL --kv URL --partition 2026-11-21
+"""
+
+
+def touched_by(root: Root, manifest: Manifest, files: list[str], column: str, partition: datetime.date) -> np.ndarray:
+    """Sorted ids of the users with a row in some log files, or a row of a day in the histories."""
+    begin = (partition - datetime.date(1970, 1, 1)).days * DAY_MS
+    found = [pq.read_table(path, columns=[column])[column].drop_null().cast(pa.int64()).to_numpy() for path in files]
+    for entries in manifest.parts("histories").values():
+        rows = read_files(root, entries, ["user_id", "timestamp_ms"])
+        at = rows["timestamp_ms"]
+        of_day = pc.and_(pc.greater_equal(at, begin), pc.less(at, begin + DAY_MS))
+        found.append(rows.filter(of_day)["user_id"].to_numpy())
+    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+
+def select_again(
+    logs: str, releases: list[Manifest], partition: datetime.date | None, columns: ColumnNames
+) -> InputSelection:
+    """The files that the chain has read and that are still there, and all of `partition`.
+
+    Raises:
+        InputError: a partition between the oldest that is there and the newest that was read is missing.
+    """
+    read = {entry["path"] for manifest in releases for entry in manifest.inputs}
+    first = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
+    last = releases[0].day
+    there = {day: folder for day, folder in list_partitions(logs).items() if first <= day <= last}
+    if not there:
+        raise InputError(f"--logs {logs}: none of the partitions {first} to {last} is there any more")
+    if partition is not None and partition not in there:
+        raise InputError(f"--partition {partition}: not in {logs}, or not between {first} and {last}")
+    oldest = min(there)
+    missing = [d for n in range((last - oldest).days + 1) if (d := oldest + datetime.timedelta(n)) not in there]
+    if missing:
+        raise InputError(f"{os.path.join(logs, f'ds={missing[0]}')}: missing, and older ones are there; restore it")
+    files = [
+        file
+        for day, folder in sorted(there.items())
+        for file in describe_files(folder, day, columns)
+        if file.name in read or day == partition
+    ]
+    return InputSelection(tuple(files), (), tuple(sorted(there)))
+
+
+def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
+    """Looks at everything and refuses what cannot work; writes the list of users under the root.
+
+    Raises:
+        PinnerFormerError: names the file, row or flag, and what to do.
+    """
+    given = read_given(arguments, options)
+    root = given.root
+    layout = require_layout(root)
+    current = read_current(root)
+    if current is None:
+        raise StoreError(f"--root {root.url}: no release in it, nothing to repair")
+    if not same_model(current, given):
+        raise UsageError(
+            f"--model {arguments.model}: {current.release} is of model {current.model_digest[:12]}; repair with the "
+            "same model and token budget, or let `daily` embed everybody with another"
+        )
+    releases = list(chain(root))
+    inputs = select_again(arguments.logs, releases, arguments.partition, given.columns)
+    if arguments.partition:
+        paths = [file.path for file in inputs.files if file.date == arguments.partition]
+        users = touched_by(root, current, paths, given.columns.theirs("user_id"), arguments.partition)
+    else:
+        users = read_user_list(arguments.users)
+    listed = hashlib.sha256(users.astype("<i8").tobytes()).hexdigest()
+    start = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
+    digest = hashlib.sha256((fingerprint(given, current, inputs, start, layout) + listed).encode()).hexdigest()[:12]
+    name = f"repair-{current.date}-{digest}"
+    write_ids(root, f"staging/{name}/users", users)
+    run = Run(
+        root=root,
+        name=name,
+        date=current.day,
+        release=next_release_id(root, current.day),
+        previous=current.release,
+        layout=layout,
+        everyone_active=False,
+        repaired=f"staging/{name}/users",
+        rebuilt_from_ms=(min(inputs.partitions) - datetime.date(1970, 1, 1)).days * DAY_MS,
+    )
+    return Plan(run, inputs, given, start, find_finished(run, given.vectors), committed=False)
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = Parser(prog="pinnerformer repair", description=DESCRIPTION, epilog=EPILOG)
+    groups = add_shared_flags(parser)
+    whom = groups["what"].add_mutually_exclusive_group(required=True)
+    whom.add_argument("--users", metavar="FILE", help="one user id a line")
+    whom.add_argument("--partition", type=date, metavar="DATE", help="the partition that was corrected")
+    groups["where"].add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
+    parser.set_defaults(join="auto", broadcast_limit=8)
+    arguments, rest = parser.parse_known_args(argv)
+    options = parse_beam_options(parser, rest)
+    target = None
+    if arguments.publish == "store":
+        if not arguments.kv:
+            raise UsageError("--kv is missing: say where to publish, or --publish none")
+        target = Publication(arguments.kv, arguments.namespace)
+        with open_store(target.url, target.namespace) as store:
+            store.check()
+    started, root = time.perf_counter(), Root(arguments.root)
+    with hold_lease(root, "repair"):
+        refuse_pinned(root)
+        plan = make_plan(arguments, options)
+        outcome = execute(plan, target, options, shown=not arguments.quiet)
+    if outcome is None:
+        raise StoreError(f"{root.path(plan.run.staging)}: the run ended without an outcome; look into the engine's log")
+    if outcome["outcome"] == FAILED:
+        raise StoreError(outcome["error"])
+    if outcome["outcome"] == REFUSED:
+        raise RefusedError(refusal(root, plan.run.name, outcome))
+    if not arguments.quiet:
+        print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)
+    return 0

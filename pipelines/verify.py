@@ -1,0 +1,114 @@
+"""`pinnerformer verify`: holds a release against what it says of itself."""
+
+import zlib
+
+from pinnerformer_model.checkpoint import model_digest
+from pinnerformer_model.config import ModelError
+from pipelines.arguments import Parser, positive
+from stores.erasure import find_users, read_erased, read_user_list
+from stores.errors import InputError, StoreError, UsageError
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import require_layout
+from stores.manifests import read_manifest
+from stores.pin_vectors import describe_vectors
+from stores.releases import current_release
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from transforms.verification import (
+    MIN_COSINE,
+    Findings,
+    check_absent,
+    check_files,
+    check_indexes,
+    check_store,
+    check_tables,
+    check_users,
+    draw_rows,
+)
+
+DESCRIPTION = """\
+Looks at a release and changes nothing: size and checksum of every file; rows, their order, the part they are in; the
+ids in the indexes and their recall. With --kv, what the store answers for users drawn at random, and how many it has.
+With --model and --pins, the vectors of users drawn at random, made again from their histories by a plain, unbatched
+implementation. With --erased, that nobody in a list is left anywhere.
+
+Exits with 1 if anything is wrong; the first line names the first of it.
+"""
+
+EPILOG = """\
+examples:
+  pinnerformer verify --root ROOT --kv lmdb:///var/lib/pinnerformer --model MODEL --pins WORLD/pins --users 200
+  pinnerformer verify --root ROOT --release 2026-11-20
+  pinnerformer verify --root ROOT --kv redis://HOST/0 --erased leavers.txt
+"""
+SHOWN = 20
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = Parser(prog="pinnerformer verify", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--root", required=True, metavar="DIR")
+    parser.add_argument("--release", help="default: CURRENT")
+    parser.add_argument("--kv", action="append", default=[], metavar="URL", help="may be repeated")
+    parser.add_argument("--namespace", default="pinnerformer")
+    parser.add_argument("--users", type=positive, default=100, metavar="N", help="drawn at random (%(default)s)")
+    parser.add_argument("--model", metavar="DIR", help="the release's model, to make vectors again")
+    parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
+    parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help="(%(default)s)")
+    parser.add_argument("--erased", metavar="FILE", help="one user id a line: nobody of them may be anywhere")
+    arguments = parser.parse_args(argv)
+    if bool(arguments.model) != bool(arguments.pins):
+        raise UsageError("--model and --pins go together: a vector is made of both")
+    root = Root(arguments.root)
+    require_layout(root)
+    release = arguments.release or current_release(root)
+    if release is None:
+        raise StoreError(f"--root {root.url}: no release in it")
+    manifest, found = read_manifest(root, release), Findings()
+    stores = [open_store(url, arguments.namespace) for url in arguments.kv]
+    whole = not manifest.dropped
+    found.note(f"files of {release}", check_files(root, manifest))
+    if not found.problems:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
+        found.note(f"rows and order of {release}", check_tables(root, manifest))
+        if whole and manifest.tables["pin_embeddings"]:
+            entry = manifest.tables["pin_embeddings"][0]
+            dim = from_binary_column(read_files(root, [entry], ["embedding"])["embedding"]).shape[1]
+            found.note("indexes", check_indexes(root, manifest, dim))
+        if manifest.rows("user_embeddings"):
+            drawn = draw_rows(root, manifest, arguments.users, zlib.crc32(release.encode()))
+            if whole and arguments.model and not found.problems:
+                config_digest = digest_of(arguments.model)
+                if config_digest != manifest.model_digest:
+                    raise InputError(
+                        f"--model {arguments.model}: is model {config_digest[:12]}, {release} is of "
+                        f"{manifest.model_digest[:12]}; give the model that made it"
+                    )
+                vectors = describe_vectors(arguments.pins, manifest.settings["pinsage_version"])
+                problems = check_users(root, manifest, drawn, arguments.model, vectors, arguments.min_cosine)
+                found.note(f"{len(drawn):,} users made again", problems)
+            for store in stores:
+                found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
+    if arguments.erased:
+        gone = read_user_list(arguments.erased)
+        problems = [f"{root.path(path)}: holds one of the erased users" for path in find_users(root, gone)]
+        missing = len(set(gone.tolist()) - set(read_erased(root).tolist()))
+        if missing:
+            problems.append(f"{root.path('erased')}: lacks {missing} of the users; the next delivery brings them back")
+        found.note(f"{len(gone):,} erased users", problems + check_absent(stores, gone))
+    for store in stores:
+        store.close()
+    for words in found.looked_at:
+        print(words)
+    if found.problems:
+        rest = found.problems[1:SHOWN]
+        more = [f"and {len(found.problems) - SHOWN:,} more"] if len(found.problems) > SHOWN else []
+        raise StoreError("\n".join([found.problems[0], *rest, *more]))
+    return 0
+
+
+def digest_of(model: str) -> str:
+    try:
+        return model_digest(model)
+    except ModelError as error:
+        raise InputError(str(error)) from None

@@ -1,0 +1,238 @@
+"""Erases people: from every file under a root, so that nothing brings them back."""
+
+import dataclasses
+import datetime
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stores.errors import StoreError, UsageError
+from stores.files import FileEntry, Root
+from stores.ids import bucket_of
+from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.retention import walk
+from stores.tables import read_files, write_part
+
+ERASED = "erased"
+TABLES_OF_USERS = ("histories", "user_embeddings", "canaries")
+
+
+@dataclasses.dataclass
+class Receipt:
+    """What an erasure removed; counts only, nobody is named.
+
+    Attributes:
+        users: How many were asked for.
+        list_digest: Hex sha256 of their sorted ids, as int64 little-endian.
+        releases: Manifests written anew.
+        rows: Table -> rows removed, over all releases; a file that several releases share counts once.
+        files_deleted: Table files.
+        dead_letters: Rows removed from dead letters.
+        runs_deleted: Folders under `staging/`.
+        training_data_deleted: Folders of timelines under the root that held one of them.
+        stored: Store and generation -> users removed from it.
+        finished: UTC.
+    """
+
+    users: int
+    list_digest: str
+    releases: int = 0
+    rows: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(TABLES_OF_USERS, 0))
+    files_deleted: int = 0
+    dead_letters: int = 0
+    runs_deleted: int = 0
+    training_data_deleted: list[str] = dataclasses.field(default_factory=list)
+    stored: dict[str, int] = dataclasses.field(default_factory=dict)
+    finished: str = ""
+
+
+def read_user_list(path: str) -> np.ndarray:
+    """Sorted distinct int64 ids of a file, one a line.
+
+    Raises:
+        UsageError: it cannot be read, is empty, or a line is not a user id; names the line.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"--users {path}: {error.strerror}; expected one user id a line") from None
+    ids = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            value = int(text)
+        except ValueError:
+            value = 1 << 64
+        if not -(1 << 63) <= value < 1 << 63:
+            shown = text[:40].decode(errors="replace")
+            raise UsageError(f"--users {path}: line {number}: {shown!r} is not a user id; one a line")
+        ids.append(value)
+    if not ids:
+        raise UsageError(f"--users {path}: nobody in it; expected one user id a line")
+    return np.unique(np.array(ids, np.int64))
+
+
+def read_erased(root: Root) -> np.ndarray:
+    """Sorted int64 ids of the users that ROOT/erased lists, one a line; empty if there is no such file.
+
+    Raises:
+        StoreError: a line is not a whole number.
+    """
+    return read_ids(root, ERASED) if root.exists(ERASED) else np.empty(0, np.int64)
+
+
+def read_ids(root: Root, relative: str) -> np.ndarray:
+    """Sorted distinct int64 ids of a file under the root, one a line.
+
+    Raises:
+        StoreError: a line is not a whole number.
+    """
+    lines = root.read_bytes(relative).split()
+    try:
+        return np.unique(np.array([int(line) for line in lines], np.int64))
+    except (ValueError, OverflowError) as error:
+        raise StoreError(f"{root.path(relative)}: {error}; expected one user id a line") from None
+
+
+def write_ids(root: Root, relative: str, users: np.ndarray) -> None:
+    """Writes what `read_ids` reads."""
+    root.write_bytes(relative, "".join(f"{user}\n" for user in users.tolist()).encode())
+
+
+def keep_out(root: Root, users: np.ndarray) -> None:
+    """Adds users to ROOT/erased: from now on no row of theirs is taken in, by whatever job."""
+    everybody = np.union1d(read_erased(root), users)
+    write_ids(root, ERASED, everybody)
+
+
+def without(rows: pa.Table, users: np.ndarray) -> pa.Table:
+    """Rows of a table with a `user_id` column that are of nobody in `users`; the order is kept."""
+    return rows.filter(pa.array(~np.isin(rows["user_id"].to_numpy(), users)))
+
+
+def erase_from_files(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+    """Writes the files that hold a user anew, then the manifests, then deletes the old files; may be repeated.
+
+    At no moment does a manifest name a file that is not there.
+    """
+    replaced: dict[str, FileEntry] = {}
+    for release in root.list("releases"):
+        if not root.exists(manifest_path(release)):
+            continue
+        manifest = read_manifest(root, release)
+        changed = _without_users(root, manifest, users, replaced, receipt)
+        if changed != manifest:
+            write_manifest(root, dataclasses.replace(changed, revision=manifest.revision + 1))
+            receipt.releases += 1
+    named = {
+        entry.path
+        for release in root.list("releases")
+        if root.exists(manifest_path(release))
+        for entries in read_manifest(root, release).tables.values()
+        for entry in entries
+    }
+    for table in TABLES_OF_USERS:
+        for path in list(walk(root, table)):
+            if path not in named and _holds(root, path, users):
+                root.remove(path)
+                receipt.files_deleted += 1
+
+
+def _without_users(
+    root: Root, manifest: Manifest, users: np.ndarray, replaced: dict[str, FileEntry], receipt: Receipt
+) -> Manifest:
+    buckets = set(bucket_of(users, int(manifest.settings["layout"]["user_buckets"])).tolist())
+    tables = dict(manifest.tables)
+    for table in TABLES_OF_USERS:
+        entries = []
+        for entry in manifest.tables[table]:
+            if table == "canaries" or entry.part in buckets:
+                if entry.path not in replaced:
+                    replaced[entry.path] = _rewrite(root, table, manifest, entry, users, receipt)
+                entry = replaced[entry.path]
+            entries.append(entry)
+        tables[table] = entries
+    retry = [user for user in manifest.retry_users if user not in set(users.tolist())]
+    return dataclasses.replace(manifest, tables=tables, retry_users=retry)
+
+
+def _rewrite(
+    root: Root, table: str, manifest: Manifest, entry: FileEntry, users: np.ndarray, receipt: Receipt
+) -> FileEntry:
+    rows = read_files(root, [entry])
+    left = without(rows, users)
+    if left.num_rows == rows.num_rows:
+        return entry
+    receipt.rows[table] += rows.num_rows - left.num_rows
+    date = datetime.date.fromisoformat(entry.path.split("/")[1])
+    return write_part(root, table, date, entry.part, left)
+
+
+def _holds(root: Root, path: str, users: np.ndarray) -> bool:
+    """Whether a Parquet file that nothing names has a row of one of the users; one that cannot be read counts."""
+    try:
+        with root.open_input(path) as source:
+            found = pq.read_table(source, columns=["user_id"])["user_id"].to_numpy()
+    except (pa.ArrowException, OSError, KeyError):
+        return True
+    return bool(np.isin(found, users).any())
+
+
+def erase_from_dead_letters(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+    """Writes the dead letters of every release anew without the users."""
+    for release in root.list("releases"):
+        folder = f"releases/{release}/dead_letters"
+        for name in root.list(folder):
+            with root.open_input(f"{folder}/{name}") as source:
+                rows = pq.read_table(source)
+            ids = rows["user_id"].fill_null(0).to_numpy()
+            hit = np.isin(ids, users) & rows["user_id"].is_valid().to_numpy()
+            if hit.any():
+                sink = pa.BufferOutputStream()
+                pq.write_table(rows.filter(pa.array(~hit)), sink)
+                root.write_bytes(f"{folder}/{name}", sink.getvalue().to_pybytes())
+                receipt.dead_letters += int(hit.sum())
+
+
+def erase_from_runs(root: Root, receipt: Receipt) -> None:
+    """Removes every run's folder: staged rows, embeddings, reports. A run that was not finished starts over."""
+    for run in root.list("staging"):
+        root.remove(f"staging/{run}")
+        receipt.runs_deleted += 1
+
+
+def erase_from_training_data(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+    """Removes timelines under the root that hold one of the users; they are made again from the logs."""
+    known = {*TABLES_OF_USERS, "pin_embeddings", "indexes", "releases", "staging", "erasures"}
+    for folder in [name for name in root.list("") if name not in known and root.size(name) is None]:
+        files = [path for path in walk(root, folder) if path.endswith((".parquet", ".arrow"))]
+        if any(_holds(root, path, users) for path in files if path.endswith(".parquet")):
+            root.remove(folder)
+            receipt.training_data_deleted.append(folder)
+
+
+def find_users(root: Root, users: np.ndarray) -> list[str]:
+    """Files under the root that hold one of the users; empty after an erasure."""
+    found = []
+    for folder in [name for name in root.list("") if root.size(name) is None]:
+        for path in walk(root, folder):
+            if path.endswith(".parquet") and not path.startswith(("pin_embeddings/", "indexes/")):
+                with root.open_input(path) as source:
+                    file = pq.ParquetFile(source)
+                    if "user_id" in file.schema_arrow.names:
+                        ids = file.read(columns=["user_id"])["user_id"].drop_null().to_numpy()
+                        if np.isin(ids, users).any():
+                            found.append(path)
+    for release in root.list("releases"):
+        if root.exists(manifest_path(release)) and np.isin(read_manifest(root, release).retry_users, users).any():
+            found.append(manifest_path(release))
+    return found
+
+
+def new_receipt(users: np.ndarray) -> Receipt:
+    return Receipt(len(users), hashlib.sha256(users.astype("<i8").tobytes()).hexdigest())

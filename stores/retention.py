@@ -1,0 +1,171 @@
+"""What a root keeps, and for how long: releases as a whole, then their user embeddings, then what they read."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from stores.files import FileEntry, Root
+from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.releases import chain, read_pin
+from stores.tables import TABLES
+
+DAY_S = 86_400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """What stays.
+
+    Attributes:
+        releases: The newest so many, as a whole.
+        snapshots: The newest so many, their table user_embeddings alone: downstream training joins on dates.
+        staging_s: Age past which the leftovers of a run that did not commit are removed.
+    """
+
+    releases: int = 7
+    snapshots: int = 400
+    staging_s: float = 7 * DAY_S
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What `collect` removed, or would.
+
+    Attributes:
+        slimmed: Release -> tables dropped from its manifest.
+        runs: Folders under `staging/`.
+        files: Paths of table files.
+        bytes: Of those files.
+    """
+
+    slimmed: dict[str, list[str]]
+    runs: list[str]
+    files: list[str]
+    bytes: int
+
+
+def plan_slimming(root: Root, retention: Retention, served: Iterable[str]) -> dict[str, list[str]]:
+    """Release -> tables that its manifest gives up.
+
+    A manifest itself is never removed: the chain stays whole, and which log files were read stays known, which is what
+    finds late files.
+
+    Args:
+        served: Releases that a key-value store serves: they stay whole.
+    """
+    newest = [manifest.release for manifest in chain(root)]
+    whole = {*newest[: retention.releases], *served}
+    pin = read_pin(root)
+    if pin is not None:
+        whole |= {pin.release, pin.rolled_back}
+    with_snapshot = {*newest[: max(retention.releases, retention.snapshots)]}
+    slimmed = {}
+    for release in root.list("releases"):
+        if release in whole or not root.exists(manifest_path(release)):
+            continue
+        keeps = {"user_embeddings"} if release in with_snapshot else set()
+        manifest = read_manifest(root, release)
+        drops = [table for table in TABLES if table not in keeps and table not in manifest.dropped]
+        if drops:
+            slimmed[release] = drops
+    return slimmed
+
+
+def slim(manifest: Manifest, tables: list[str]) -> Manifest:
+    """A manifest without the files of some tables."""
+    left = {name: [] if name in tables else entries for name, entries in manifest.tables.items()}
+    dropped = [name for name in TABLES if name in tables or name in manifest.dropped]
+    return dataclasses.replace(manifest, tables=left, dropped=dropped, revision=manifest.revision + 1)
+
+
+def old_runs(root: Root, retention: Retention, slimmed: Iterable[str], now: float) -> list[str]:
+    """Runs whose folder under `staging/` nobody needs: of a release not kept as a whole, or given up long ago."""
+    releases = {name for name in root.list("releases") if root.exists(manifest_path(name))} - set(slimmed)
+    whole = {m.settings.get("run") for m in (read_manifest(root, name) for name in releases) if not m.dropped}
+    found = []
+    for run in root.list("staging"):
+        if run in whole:
+            continue
+        if is_committed(root, run):
+            found.append(run)
+            continue
+        touched = max((root.modified(path) for path in walk(root, f"staging/{run}")), default=0.0)
+        if now - touched > retention.staging_s:
+            found.append(run)
+    return found
+
+
+def is_committed(root: Root, run: str) -> bool:
+    """Whether a run got as far as its release: then the manifest, and not the run, says what is kept."""
+    try:
+        return root.read_json(f"staging/{run}/outcome.json").get("outcome") == "committed"
+    except FileNotFoundError:
+        return False
+
+
+def walk(root: Root, folder: str) -> Iterator[str]:
+    """Paths of every file under a folder, relative to the root."""
+    for name in root.list(folder, temporary=True):
+        path = f"{folder}/{name}"
+        if root.size(path) is None:
+            yield from walk(root, path)
+        else:
+            yield path
+
+
+def named_files(value: Any) -> Iterator[str]:
+    """Paths of the file entries anywhere in a JSON value: manifests, receipts, reports."""
+    if isinstance(value, dict):
+        if isinstance(value.get("path"), str) and "checksum" in value:
+            yield value["path"]
+        else:
+            for inner in value.values():
+                yield from named_files(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named_files(inner)
+
+
+def kept_files(root: Root, slimmed: dict[str, list[str]], removed_runs: Iterable[str]) -> set[str]:
+    """Paths that a manifest, once slimmed, or a run that may go on, names."""
+    kept: set[str] = set()
+    for release in root.list("releases"):
+        if root.exists(manifest_path(release)):
+            manifest = read_manifest(root, release)
+            manifest = slim(manifest, slimmed[release]) if release in slimmed else manifest
+            kept |= {entry.path for entries in manifest.tables.values() for entry in entries}
+    for run in set(root.list("staging")) - set(removed_runs):
+        if is_committed(root, run):
+            continue
+        for path in walk(root, f"staging/{run}"):
+            if path.endswith(".json"):
+                kept |= set(named_files(root.read_json(path)))
+    return kept
+
+
+def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run: bool = False) -> Collected:
+    """Removes what nothing kept names any more; the caller holds the lease, so that no run is under way.
+
+    Manifests are slimmed first, so that at no moment one names a file that is gone; stopped halfway and started again
+    it removes the rest.
+    """
+    slimmed = plan_slimming(root, retention, served)
+    runs = old_runs(root, retention, slimmed, time.time())
+    kept = kept_files(root, slimmed, runs)
+    files = [path for table in TABLES for path in walk(root, table) if path not in kept]
+    size = sum(root.size(path) or 0 for path in files)
+    if not dry_run:
+        for release, tables in slimmed.items():
+            write_manifest(root, slim(read_manifest(root, release), tables))
+        for run in runs:
+            root.remove(f"staging/{run}")
+        for path in files:
+            root.remove(path)
+    return Collected(slimmed, runs, files, size)
+
+
+def entries_of(manifest: Manifest) -> Iterator[FileEntry]:
+    """Every file of a release."""
+    for entries in manifest.tables.values():
+        yield from entries

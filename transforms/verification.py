@@ -1,0 +1,206 @@
+"""Holds a release against what it says of itself: bytes, rows, order, vectors made again, the store, the indexes."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from pinnerformer_model.plain import PlainModel
+from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS
+from stores.errors import PinnerFormerError
+from stores.files import Root
+from stores.ids import bucket_of
+from stores.indexes import load_shards
+from stores.kv.base import KeyValueStore
+from stores.kv.codec import decode_values
+from stores.manifests import Manifest
+from stores.pin_vectors import VectorSet, read_vectors
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from transforms.gates import Thresholds
+from transforms.gates.recall import check_recall
+from transforms.histories import sorted_vocabulary, to_engagements
+
+MIN_COSINE = 0.9999
+BATCH = 100_000
+
+
+@dataclasses.dataclass
+class Findings:
+    """What was looked at, and what is wrong; a problem names the file, the user or the pin."""
+
+    looked_at: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def note(self, words: str, problems: list[str]) -> None:
+        self.looked_at.append(f"{words}: {f'{len(problems):,} wrong' if problems else 'as it should be'}")
+        self.problems += problems
+
+
+def check_files(root: Root, manifest: Manifest) -> list[str]:
+    """Size and sha256 of every file that the manifest names."""
+    problems = []
+    for entries in manifest.tables.values():
+        for entry in entries:
+            path, size = root.path(entry.path), root.size(entry.path)
+            if size is None:
+                problems.append(f"{path}: missing")
+            elif size != entry.bytes:
+                problems.append(f"{path}: {size:,} bytes, its manifest says {entry.bytes:,}")
+            elif root.checksum(entry.path) != entry.checksum:
+                problems.append(f"{path}: its content is not what the manifest says (sha256)")
+    return problems
+
+
+def check_tables(root: Root, manifest: Manifest) -> list[str]:
+    """Rows, order, and that every id is in the part it belongs to."""
+    layout, problems = manifest.settings["layout"], []
+    keys = {
+        "histories": ("user_id", layout["user_buckets"]),
+        "user_embeddings": ("user_id", layout["user_buckets"]),
+        "pin_embeddings": ("pin_id", layout["pin_shards"]),
+    }
+    for table, (key, parts) in keys.items():
+        for part, entries in manifest.parts(table).items():
+            path = root.path(entries[0].path)
+            try:
+                rows = read_files(root, entries)
+                ids = rows[key].to_numpy()
+                if table == "histories":
+                    words = [sorted_vocabulary([rows[name]]) for name in ("action", "surface")]
+                    ordered = to_engagements(rows, *words).order()
+                    in_order = bool((ordered == np.arange(len(ids))).all())
+                else:
+                    in_order = bool((ids[1:] > ids[:-1]).all())
+            except (PinnerFormerError, pa.ArrowException, KeyError, ValueError, IndexError) as error:
+                problems.append(f"{path}: {error}")
+                continue
+            if not in_order:
+                problems.append(f"{path}: not in order of {key}, or an id twice")
+            if (bucket_of(ids, parts) != part).any():
+                problems.append(f"{path}: holds ids that belong to another part than {part}")
+    return problems
+
+
+def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
+    """Every pin with an embedding is in the graph or a twin, and nothing else is; recall against exact search."""
+    problems = []
+    embedded = manifest.parts("pin_embeddings")
+    for number, entries in manifest.parts("indexes").items():
+        shards = load_shards(root, entries, dim)
+        held = np.sort(np.concatenate([[*shards[0].graph.get_ids_list()], shards[0].twins.pin_id]).astype(np.int64))
+        wanted = read_files(root, embedded.get(number, []), ["pin_id"])["pin_id"].to_numpy()
+        if not np.array_equal(held, wanted):
+            strange = np.setxor1d(held, wanted)
+            problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
+    gates, _ = check_recall(root, manifest, None, Thresholds(), manifest.settings["index"]["ef_search"])
+    problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
+    return problems
+
+
+def draw_rows(root: Root, manifest: Manifest, count: int, seed: int) -> pa.Table:
+    """Rows of users drawn at random from the snapshot, bucket after bucket."""
+    total = manifest.rows("user_embeddings")
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    drawn, start = [], 0
+    for entry in manifest.tables["user_embeddings"]:
+        mine = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
+        if len(mine):
+            drawn.append(read_files(root, [entry]).take(pa.array(mine)))
+        start += entry.rows
+    return pa.concat_tables(drawn)
+
+
+def vectors_of(vectors: VectorSet, pins: np.ndarray) -> dict[int, np.ndarray]:
+    """The PinSage vectors of some pins; those of zeros are none."""
+    found: dict[int, np.ndarray] = {}
+    for file in vectors.files:
+        for group in range(file.row_groups):
+            ids, rows = read_vectors(file, group)
+            mine = np.flatnonzero(np.isin(ids, pins) & rows.any(axis=1))
+            found |= dict(zip(ids[mine].tolist(), rows[mine], strict=True))
+    return found
+
+
+def check_users(
+    root: Root, manifest: Manifest, drawn: pa.Table, model: str, vectors: VectorSet, min_cosine: float = MIN_COSINE
+) -> list[str]:
+    """Makes the vectors of some users again, from their histories, as plainly as possible, one at a time.
+
+    Stale vectors are left out: they are known to be of an older history.
+
+    Args:
+        model: A local folder.
+    """
+    plain = PlainModel(model, ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS)
+    drawn = drawn.filter(pa.array(~drawn["stale"].to_numpy()))
+    histories = {user: rows for user, rows in _histories_of(root, manifest, drawn["user_id"].to_numpy())}
+    pins = np.unique(np.concatenate([[], *([row["pin_id"] for row in rows] for rows in histories.values())]))
+    known = vectors_of(vectors, pins.astype(np.int64))
+    actions, surfaces = plain.config["action_vocabulary"], plain.config["surface_vocabulary"]
+    stored = from_binary_column(drawn["embedding"]).astype(np.float64)
+    problems = []
+    for user, vector in zip(drawn["user_id"].to_pylist(), stored, strict=True):
+        usable = [
+            {**row, "vector": known[row["pin_id"]]}
+            for row in histories.get(user, [])
+            if row["pin_id"] in known and row["action"] in actions and row["surface"] in surfaces
+        ][: plain.config["max_sequence_length"]]
+        if not usable:
+            problems.append(f"user {user}: has a vector, and no usable row in the histories")
+            continue
+        made = plain.user(usable)
+        cosine = float(made @ vector / max(1e-12, float(np.linalg.norm(made) * np.linalg.norm(vector))))
+        if not cosine >= min_cosine:
+            problems.append(f"user {user}: made again, the vector has cosine {cosine:.6f} to the one stored")
+    return problems
+
+
+def _histories_of(root: Root, manifest: Manifest, users: np.ndarray) -> Iterator[tuple[int, list[dict]]]:
+    bucket = bucket_of(users, manifest.settings["layout"]["user_buckets"])
+    parts = manifest.parts("histories")
+    for number in np.unique(bucket).tolist():
+        rows = read_files(root, parts.get(number, []))
+        mine = rows.filter(pa.array(np.isin(rows["user_id"].to_numpy(), users[bucket == number]))).to_pylist()
+        for user in users[bucket == number].tolist():
+            yield user, [row for row in mine if row["user_id"] == user]
+
+
+def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> list[str]:
+    """What the store serves: this release, as many users, and the users drawn with the bytes of the snapshot."""
+    current = store.current()
+    if current is None or current.release != manifest.release:
+        return [f"{store.url_shown}: serves {current.release if current else 'nothing'}, not {manifest.release}"]
+    problems = []
+    count, rows = store.count(current.generation), manifest.rows("user_embeddings")
+    if count != rows:
+        problems.append(f"{store.url_shown}: holds {count:,} users, the release has {rows:,}")
+    for start in range(0, len(drawn), BATCH):
+        piece = drawn.slice(start, BATCH)
+        ids = piece["user_id"].to_numpy()
+        values = store.get_many(current.generation, ids)
+        problems += [f"{store.url_shown}: user {ids[i]}: missing" for i, value in enumerate(values) if value is None]
+        there = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
+        if not len(there):
+            continue
+        try:
+            vectors, _ = decode_values([v for v in values if v is not None], manifest.model_digest)
+        except PinnerFormerError as error:
+            problems.append(str(error))
+            continue
+        wanted = from_binary_column(piece["embedding"])[there]
+        wrong = ids[there][(vectors.view(np.uint16) != wanted.view(np.uint16)).any(axis=1)]
+        problems += [f"{store.url_shown}: user {user}: not the vector of {manifest.release}" for user in wrong.tolist()]
+    return problems
+
+
+def check_absent(stores: list[KeyValueStore], users: np.ndarray) -> list[str]:
+    """Whether a store still holds somebody who was erased, in whatever generation."""
+    problems = []
+    for store in stores:
+        for generation in store.generations():
+            held = sum(value is not None for value in store.get_many(generation, users))
+            if held:
+                problems.append(f"{store.url_shown}: generation {generation} holds {held} of the erased users")
+    return problems
