@@ -22,6 +22,7 @@ COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
     "erase": ("pipelines.erase", "remove people from everything, and keep them out"),
     "verify": ("pipelines.verify", "hold a release against what it says of itself"),
     "repair": ("pipelines.repair", "make anew what a corrected input touched"),
+    "plan": ("pipelines.plan", "say what a night would read, write and cost; write nothing"),
     "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
     "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
     "status": ("pipelines.status", "show the releases of a root and what the store serves"),

@@ -88,6 +88,21 @@ def test_a_fresh_generation_loses_its_leftovers_and_leaves_the_others(url):
         assert another.current() == CURRENT
 
 
+def test_generations_are_listed_retired_and_removed(url):
+    with open_store(url) as store:
+        put(store, [1, 2, 3])
+        assert {name: g.retired_at for name, g in store.generations().items()} == {"g1": None}
+        put(store, [7, 9], "g2", current=Current("g2", "x", "cd" * 32, 2))
+        held = store.generations()
+        assert (held["g1"].release, held["g1"].users, held["g2"].release) == (CURRENT.release, 3, "x")
+        assert held["g1"].retired_at > 1e9 and held["g2"].retired_at is None
+        with pytest.raises(StoreError, match="is being served"):
+            store.delete_generation("g2")
+        assert store.delete_users("g1", np.array([2, 55])) == 1
+        assert store.delete_generation("g1") == 2
+        assert set(store.generations()) == {"g2"} and (store.count("g1"), store.count("g2")) == (0, 2)
+
+
 def test_values_that_fail_to_arrive_leave_current_where_it_was(url):
     def batches():
         yield np.array([5, 6], np.int64), values(5, 6)
@@ -155,7 +170,8 @@ def test_redis_keys_are_the_ones_that_are_documented(port):
         put(store, [-7])
     with redis.Redis(port=port) as client:
         assert client.get("documented:g1:u:-7") == b"value -7"
-        assert sorted(client.keys("documented:*")) == [b"documented:current", b"documented:g1:u:-7"]
+        keys = [b"documented:current", b"documented:g1:u:-7", b"documented:generations"]
+        assert sorted(client.keys("documented:*")) == keys
 
 
 def test_lmdb_keys_are_in_the_order_of_the_ids(tmp_path):

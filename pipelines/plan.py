@@ -1,0 +1,164 @@
+"""`pinnerformer plan`: what a night would read, write and cost, and whether it would be refused; writes nothing."""
+
+import dataclasses
+import statistics
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.arguments import parse_beam_options
+from pipelines.daily_inference import Given, choose_inputs, make_parser, read_given, same_model
+from stores.errors import UsageError
+from stores.layout import Layout, read_layout
+from stores.logs import InputSelection
+from stores.manifests import Manifest
+from stores.releases import chain, read_current, refuse_pinned
+from transforms.gates.trends import WEEK, WEEKS, check_trends
+
+DESCRIPTION = """\
+Says what `daily` with the same flags would read, embed and write, how long the work takes at the rates of the last
+releases, and what it needs of memory. What `daily` would refuse is refused here, with the same words and exit code.
+Writes nothing.
+"""
+BUCKET_BYTES = 128 << 20  # of histories; a bucket is held whole by one worker, several times over while it is merged
+USER_STAGES = ("join_vectors", "embed_users")
+PIN_STAGES = ("shard_pins", "embed_pins", "build_indexes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Medians over the last releases; None where none tells.
+
+    Attributes:
+        active_per_row: Users embedded for each log row read.
+        tokens_per_user: Tokens the model saw for each of them.
+        user_s: Seconds of work a user, joined and embedded.
+        row_s: Seconds of work a log row: read, merged into the histories and the snapshot.
+        pin_s: Seconds of work a pin: sorted, embedded, indexed.
+    """
+
+    active_per_row: float | None
+    tokens_per_user: float | None
+    user_s: float | None
+    row_s: float | None
+    pin_s: float | None
+
+    @classmethod
+    def of(cls, releases: list[Manifest]) -> "Rates":
+        """Reads them off manifests, newest first."""
+
+        def median(figure: Any) -> float | None:
+            found = []
+            for manifest in releases:
+                users = manifest.counters.get("embed_users", {}).get("users_embedded", 0)
+                rows = manifest.counters.get("read_logs", {}).get("rows_read", 0)
+                pins = manifest.counters.get("embed_pins", {}).get("pins_embedded", 0)
+                above, below = figure(manifest, users, rows, pins)
+                if below:
+                    found.append(above / below)
+            return statistics.median(found) if found else None
+
+        def seconds(manifest: Manifest, stages: tuple[str, ...]) -> float:
+            return sum(manifest.timings.get(stage, 0.0) for stage in stages)
+
+        row_stages = ("read_logs", "update_histories", "merge_snapshot")
+        daily = [m for m in releases if m.previous is not None]
+        return cls(
+            active_per_row=cls.of_daily(daily),
+            tokens_per_user=median(lambda m, users, rows, pins: (m.counters["embed_users"].get("tokens", 0), users)),
+            user_s=median(lambda m, users, rows, pins: (seconds(m, USER_STAGES), users)),
+            row_s=median(lambda m, users, rows, pins: (seconds(m, row_stages), rows)),
+            pin_s=median(lambda m, users, rows, pins: (seconds(m, PIN_STAGES), pins)),
+        )
+
+    @staticmethod
+    def of_daily(releases: list[Manifest]) -> float | None:
+        found = []
+        for manifest in releases:
+            rows = manifest.counters.get("read_logs", {}).get("rows_read", 0)
+            if rows:
+                found.append(manifest.counters.get("update_histories", {}).get("users_changed", 0) / rows)
+        return statistics.median(found) if found else None
+
+
+def describe(
+    given: Given, current: Manifest | None, inputs: InputSelection, layout: Layout, releases: list[Manifest]
+) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) of everything there is to say."""
+    rates, rows = Rates.of(releases), sum(file.rows for file in inputs.files)
+    size = sum(file.bytes for file in inputs.files)
+    everybody = not same_model(current, given)
+    known = current.rows("user_embeddings") if current else 0
+    lines = [
+        (
+            "log files",
+            f"{len(inputs.files):,}",
+            f"{len(inputs.partitions)} new partitions, {len(inputs.late)} late files",
+        ),
+        ("log rows", f"{rows:,}", f"{size / 1e6:,.1f} MB"),
+        ("pins", f"{given.vectors.rows:,}", f"vectors of {given.vectors.version}, {given.vectors.dtype}"),
+    ]
+    users: float | None = known if everybody and current else None
+    if not everybody and rates.active_per_row is not None:
+        users = min(known + rows, rates.active_per_row * rows)
+    why = "everybody: first release, or another model" if everybody else "whose history changes, at the usual rate"
+    lines.append(("users to embed", "not known yet" if users is None else f"about {users:,.0f}", why))
+    if users is not None and rates.tokens_per_user is not None:
+        lines.append(("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} a user"))
+    if users is not None and None not in (rates.user_s, rates.row_s, rates.pin_s):
+        work = users * rates.user_s + rows * rates.row_s + given.vectors.rows * rates.pin_s  # type: ignore[operator]
+        lines.append(("minutes of work", f"{work / 60:,.1f}", "summed over workers, at the rates of the last releases"))
+    if current:
+        written = sum(e.bytes for entries in current.tables.values() for e in entries)
+        lines.append(("to write", f"at most {written / 1e6:,.1f} MB", f"the size of {current.release}"))
+        histories = sum(e.bytes for e in current.tables["histories"])
+        advised = max(1, -(-histories // BUCKET_BYTES))
+        fits = advised <= layout.user_buckets
+        words = "enough" if fits else f"more would be better: {advised:,}; the layout is fixed, start a new root"
+        lines.append(("user buckets", f"{layout.user_buckets:,}", f"{words} ({histories / 1e6:,.1f} MB of histories)"))
+    vectors = given.vectors.rows * 256 * (2 if given.vectors.dtype == "float16" else 4)
+    lines.append(
+        (
+            "memory",
+            f"{vectors / 2**30:,.2f} GiB",
+            f"of pin vectors, shared by a machine's workers; join {given.settings.join}",
+        )
+    )
+    return lines
+
+
+def run(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    parser = make_parser()
+    parser.prog, parser.description, parser.epilog = "pinnerformer plan", DESCRIPTION, None
+    arguments, rest = parser.parse_known_args(argv)
+    given = read_given(arguments, parse_beam_options(parser, rest))
+    root = given.root
+    refuse_pinned(root)
+    current = read_current(root)
+    if current is not None and arguments.date < current.day:
+        raise UsageError(f"--date {arguments.date}: the root is at {current.release} already; give a later one")
+    inputs, _ = choose_inputs(root, arguments, current, given.columns)
+    layout = read_layout(root) or Layout(**given.asked)
+    releases = [m for m, _ in zip(chain(root), range(WEEK * WEEKS + 1), strict=False)] if current else []
+    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {arguments.date}", title_justify="left")
+    for style in ("bold", "", "dim"):
+        table.add_column(style=style)
+    for line in describe(given, current, inputs, layout, releases[:WEEK]):
+        table.add_row(*line)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if current is not None:
+        counters = {"read_logs": {"rows_read": sum(file.rows for file in inputs.files)}}
+        tonight = dataclasses.replace(
+            current, date=arguments.date.isoformat(), previous=current.release, counters=counters
+        )
+        for gate in check_trends(tonight, releases, given.settings.thresholds):
+            if gate.name.startswith("rows_") and not gate.passed:
+                console.print(
+                    f"would be refused by {gate.name}: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}"
+                )
+    return 0

@@ -1,0 +1,38 @@
+"""Plan: says what a night would do, and touches nothing."""
+
+import os
+
+from pipelines.cli import main
+from tests.pipelines.test_daily import first_night, make_world, run_night
+from tests.worlds import day
+
+
+def everything(folder: str) -> dict[str, tuple[bytes, int]]:
+    found = {}
+    for where, folders, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(where, name)
+            with open(path, "rb") as file:
+                found[path] = (file.read(), os.stat(path).st_mtime_ns)
+        found |= {os.path.join(where, name): (b"", 0) for name in folders}
+    return found
+
+
+def test_it_says_what_a_night_would_do_and_writes_nothing(tmp_path, capsys):
+    world = make_world(str(tmp_path))
+    root = str(tmp_path / "root")
+    plan = ["plan", f"--root={root}", *world.inputs, "--publish=none"]
+    assert main([*plan, f"--date={day(0)}"]) == 2  # where from?
+    assert main([*plan, f"--date={day(0)}", f"--bootstrap-from={day(0)}"]) == 0
+    assert not os.path.exists(root)
+    first_night(world, root, "--user-buckets=2", "--pin-shards=1")
+    run_night(world, root, 1, "--publish=none")
+    before = everything(root)
+    capsys.readouterr()
+    assert main([*plan, f"--date={day(2)}"]) == 0
+    said = capsys.readouterr().out
+    rows = len(world.rows[2])
+    assert f"{rows}" in said and "minutes of work" in said and "users to embed" in said and "enough" in said
+    assert main([*plan, f"--date={day(9)}"]) == 1  # as `daily` would
+    assert main([*plan, f"--date={day(0)}"]) == 2
+    assert everything(root) == before
