@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pinnerformer_model.checkpoint import load_config, model_digest
 from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.arguments import Parser, date, parse_beam_options, positive, seconds, worker_threads
+from pipelines.detached import check_detachable, note_submitted
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from pipelines.release import refusal
@@ -42,7 +43,7 @@ from transforms.model import ModelReference, local_model
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.receipts import PARTS_VERSION
-from transforms.release import FAILED, OUTCOME, REFUSED, Publication, finish, read_outcome, stage
+from transforms.release import FAILED, OUTCOME, REFUSED, STAGED, Publication, finish, read_outcome, stage
 from transforms.resume import Finished, find_finished
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 from transforms.sequences import JoinPinVectors
@@ -459,6 +460,9 @@ def make_parser() -> Parser:
     how.add_argument(
         "--broadcast-limit", type=positive, default=8, metavar="GIB", help="auto broadcasts up to this (8)"
     )
+    parser.add_argument(
+        "--detach", action="store_true", help="hand the job to the engine, print the run's name for `release`, return"
+    )
     return parser
 
 
@@ -479,6 +483,20 @@ def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *,
     return read_outcome(run.root, run.name)
 
 
+def submit(plan: Plan, target: Publication | None, options: PipelineOptions) -> None:
+    """Hands a plan to its engine and prints the run's name; the job's last step writes how it ended.
+
+    The lease ends with the launcher: of two runs on one root the one that moves CURRENT first wins, the other fails.
+    """
+    run = plan.run.leave_token()
+    for name in (OUTCOME, STAGED):  # of an earlier attempt
+        run.root.remove(f"{run.staging}/{name}")
+    plan = dataclasses.replace(plan, run=run)
+    result = run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target), wait=False)
+    note_submitted(run.root, run.name, options, result)
+    print(run.name, flush=True)
+
+
 def run(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -488,6 +506,8 @@ def run(argv: list[str]) -> int:
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
+    if arguments.detach:
+        check_detachable(options)
     target = None
     if arguments.publish == "store":
         if not arguments.kv:
@@ -501,6 +521,9 @@ def run(argv: list[str]) -> int:
         refuse_pinned(root)
         plan = make_plan(arguments, options)
         outcome: dict[str, Any] | None
+        if arguments.detach and not plan.committed:
+            submit(plan, target, options)
+            return 0
         if plan.committed:
             outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target)
         else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from pipelines.arguments import choose_runner
 from stores.errors import InputError, PinnerFormerError, StoreError, UsageError
@@ -19,13 +20,16 @@ DEBUG = "PINNERFORMER_DEBUG"
 LOG = logging.getLogger(__name__)
 
 
-def run_pipeline(name: str, options: PipelineOptions, define: Callable[[beam.Pipeline], None]) -> None:
-    """Builds and runs a pipeline to its end.
+def run_pipeline(
+    name: str, options: PipelineOptions, define: Callable[[beam.Pipeline], None], wait: bool = True
+) -> PipelineResult:
+    """Builds and runs a pipeline to its end, or hands it to its engine.
 
     Args:
         name: Of the run; part of the engine's log's name.
         options: As `arguments.parse_beam_options` gave them.
         define: Puts the steps on the pipeline.
+        wait: For its end; the result knows the engine's name for the job all the same.
 
     Raises:
         PinnerFormerError: what a step raised, under its own type and with its own message, or a `StoreError` that
@@ -35,7 +39,10 @@ def run_pipeline(name: str, options: PipelineOptions, define: Callable[[beam.Pip
         try:
             pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
             define(pipeline)
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            if wait:
+                result.wait_until_finish()
+            return result
         except PinnerFormerError as error:  # Beam appends the name of the step
             raise type(error)(str(error).partition(" [while running")[0]) from error
         except Exception as error:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.arguments import Parser
+from pipelines.detached import not_finished
 from pipelines.summary import print_summary
 from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
@@ -19,7 +20,8 @@ from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, Publicatio
 
 DESCRIPTION = """\
 Runs check -> commit -> publish on a run that was staged: one that a gate refused and that you answer for, one that was
-cut off before it committed, or one that committed and could not publish because the key-value store was down.
+cut off before it committed, or one that committed and could not publish because the key-value store was down. Of a run
+that `daily --detach` handed to an engine it tells how it ended, with the exit codes of `daily`, or that it has not yet.
 Nothing is embedded again. Harmless to repeat.
 """
 
@@ -59,6 +61,8 @@ def run(argv: list[str]) -> int:
         with open_store(target.url, target.namespace) as store:
             store.check()
     with hold_lease(root, f"release {arguments.run}"):
+        if not root.exists(f"staging/{arguments.run}/{STAGED}"):
+            raise not_finished(root, arguments.run)
         manifest, _ = read_staged(root, arguments.run)
         own = Thresholds(**manifest.settings["thresholds"])
         thresholds = read_thresholds(arguments.gates) if arguments.gates else own

@@ -1,6 +1,7 @@
 """layout.json: what is fixed when a root is made."""
 
 import dataclasses
+import math
 from typing import Any
 
 from stores.errors import StoreError, UsageError
@@ -30,6 +31,22 @@ class Layout:
                 raise UsageError(f"{name} must be a positive whole number, got {value!r}")
         if self.embedding_dtype != "float16":
             raise UsageError(f"embedding_dtype must be float16, got {self.embedding_dtype!r}")
+
+
+BUCKET_DAY_BYTES = 32 << 20  # of new rows a bucket: engines keep a key's values together, and sort them on their heap
+BUCKET_HISTORY_ROWS = 4_000_000  # a merge holds a bucket about four times: 0.6 GB
+ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes, a float
+
+
+def advise_buckets(history_rows: int, rows_a_day: int) -> int:
+    """How many user buckets a root should be made with: a power of two, at least 64.
+
+    Args:
+        history_rows: Engagements that the histories will hold in all, once grown: users x kept a user.
+        rows_a_day: New log rows of the heaviest run: a day's, or all of a bootstrap's.
+    """
+    needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, 64)
+    return 1 << math.ceil(math.log2(needed))
 
 
 def read_layout(root: Root) -> Layout | None:
