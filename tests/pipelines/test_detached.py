@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from pipelines.cli import main
 from stores.files import Root
 from stores.releases import current_release
@@ -24,6 +26,8 @@ def ask(root: str, run: str, capsys) -> tuple[int, str]:
         time.sleep(1)
 
 
+# Beam's in-process job service ends its streams with an error when the pool goes away.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_detached_run_is_finished_or_refused_as_daily_would(tmp_path, capsys):
     inputs, root = make_world(str(tmp_path)), f"{tmp_path}/root"
     (tmp_path / "strict.yaml").write_text("max_dropped_share: 0.0001\n")
