@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 DEMO ?= demo
+STUDY ?= study
+SIZE ?=
 
-.PHONY: help setup lock demo test test-flink test-prism test-dataflow lint format clean
+.PHONY: help setup lock demo study test test-flink test-prism test-dataflow lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -58,6 +60,23 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 
 demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)
+
+study: $(STAMP)  ## Makes docs/reproduction.md anew: up to two hours a data set; SIZE=--small takes a fraction of it.
+	test -e $(STUDY)/world/world.json || \
+	  $(BIN)/pinnerformer synth --out $(STUDY)/world --users 3000 --pins 5000 --start 2026-05-01 --days 120 --seed 1
+	test -e $(STUDY)/world-timelines/timelines.json || \
+	  $(BIN)/pinnerformer training-data --logs $(STUDY)/world/logs --pins $(STUDY)/world/pins \
+	  --start 2026-05-01 --end 2026-08-28 --evaluation-share 0.3 --out $(STUDY)/world-timelines
+	$(BIN)/python -m examples.completejourney.import_receipts --out $(STUDY)/receipts
+	test -e $(STUDY)/receipts-timelines/timelines.json || \
+	  $(BIN)/pinnerformer training-data --logs $(STUDY)/receipts/logs --pins $(STUDY)/receipts/pins \
+	  --label-rule $(STUDY)/receipts/label-rule.json --start 2017-01-01 --end 2017-11-14 --evaluation-share 0.3 \
+	  --out $(STUDY)/receipts-timelines
+	$(BIN)/pinnerformer study --timelines $(STUDY)/receipts-timelines --pins $(STUDY)/receipts/pins --new $(SIZE) \
+	  --out $(STUDY)/receipts-study --title "Receipts of 2,469 households"
+	$(BIN)/pinnerformer study --timelines $(STUDY)/world-timelines --pins $(STUDY)/world/pins --oracle $(STUDY)/world \
+	  $(SIZE) --out $(STUDY)/world-study --title "A synthetic world of 3,000 users and 5,000 pins" \
+	  --beside $(STUDY)/receipts-study --page docs/reproduction.md
 
 clean:  ## Removes what setup and the demo made.
 	rm -rf $(VENV) $(DEMO)

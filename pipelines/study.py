@@ -50,7 +50,7 @@ def make_parser() -> Parser:
     parser.add_argument("--pins", metavar="DIR", help="the vector set; its column `topic` is what entropy is of")
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="tiny models, one seed: minutes, to see it run")
-    scale.add_argument("--small", action="store_true", help="small models, short training: some 20 minutes")
+    scale.add_argument("--small", action="store_true", help="small models, short training: a fraction of the time")
     parser.add_argument("--seeds", type=positive, help="models a cell (default: 3; with --quick 1)")
     parser.add_argument("--steps", type=positive, help=f"of training (default: {FULL.steps})")
     parser.add_argument("--budget", type=seconds, default="2h", metavar="2h", help="start no cell after (%(default)s)")

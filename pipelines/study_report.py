@@ -219,12 +219,11 @@ seeds, in sentences the standard error."""
 
 def write_page(studies: list[Study], path: str) -> None:
     """Writes the Markdown page of some studies, and their plots beside it."""
-    flags = "[--new] [--oracle WORLD]"
     parts = [
         "# Which of the paper's findings hold",
-        f"Written by `pinnerformer study --timelines TIMELINES --pins PINS --out STUDY {flags}`; tables and sentences "
-        "come from its result files. The paper's models have 46 M parameters and see 500 M users; these have a "
-        "thousandth of that and train for seconds, so levels do not compare, only what beats what.",
+        "Written by `pinnerformer study` (`make study` makes it anew); tables and sentences come from its result files. "
+        "The paper's models have 46 M parameters and 500 M users; these have a thousandth of that and train for seconds, "
+        "so levels do not compare, only what beats what.",
         RULE,
     ]
     for number, study in enumerate(studies):
