@@ -148,13 +148,36 @@ def verdict(claim: Claim, found: Difference | None) -> str:
 
 def sentence(study: Study, claim: Claim) -> str:
     """One sentence on a claim: the verdict and the numbers it rests on."""
-    compare = difference_of_losses if claim.says == "loses less" else difference
-    found = compare(study, claim.cell, claim.reference)
-    said = verdict(claim, found)
+    said, found = judge(study, claim)
     if found is None:
         return f"{claim.text}: {said}."
     relative = f", {100 * found.mean / found.reference:+.0f} %" if found.reference else ""
     return f"{claim.text}: **{said}** ({found.mean:+.4f} ± {found.error:.4f}{relative})."
+
+
+def judge(study: Study, claim: Claim) -> tuple[str, Difference | None]:
+    """The verdict on a claim, and the difference it rests on."""
+    compare = difference_of_losses if claim.says == "loses less" else difference
+    found = compare(study, claim.cell, claim.reference)
+    return verdict(claim, found), found
+
+
+def summary(study: Study) -> str:
+    """How many of the paper's claims ended how; ours, marked so, are not counted."""
+    ends = [judge(study, claim)[0] for claim in CLAIMS if not claim.text.startswith("(ours)")]
+    told = {end: ends.count(end) for end in ("holds", "does not hold", "cannot be told at this size")}
+    shuffled = next(claim for claim in CLAIMS if claim.cell == "shuffled_labels")
+    learned, found = judge(study, shuffled)
+    caution = ""
+    if found is not None and learned != "holds":
+        caution = (
+            " Models trained on shuffled labels are not measurably worse here: what these models have learned so far is "
+            "popularity, and rows that compare them say little; train longer."
+        )
+    return (
+        f"Of {sum(told.values())} claims of the paper {told['holds']} hold, {told['does not hold']} do not, and "
+        f"{told['cannot be told at this size']} cannot be told at this size.{caution}"
+    )
 
 
 def shown(values: list[float], digits: int = 4) -> str:
@@ -222,12 +245,12 @@ def write_page(studies: list[Study], path: str) -> None:
     parts = [
         "# Which of the paper's findings hold",
         "Written by `pinnerformer study` (`make study` makes it anew); tables and sentences come from its result files. "
-        "The paper's models have 46 M parameters and 500 M users; these have a thousandth of that and train for seconds, "
-        "so levels do not compare, only what beats what.",
+        "The paper's models have 46 M parameters and learn from 500 M users; these are small and train for seconds or "
+        "minutes, so levels do not compare, only what beats what.",
         RULE,
     ]
     for number, study in enumerate(studies):
-        parts += [f"## {study.facts['title']}", describe(study)]
+        parts += [f"## {study.facts['title']}", describe(study), summary(study)]
         stem = os.path.splitext(os.path.basename(path))[0]
         plot = f"{stem}-{number + 1}.png"
         with replace_atomically(os.path.join(os.path.dirname(os.path.abspath(path)), plot)) as temporary:
