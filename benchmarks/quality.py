@@ -26,7 +26,7 @@ import torch
 from examples.completejourney.import_receipts import import_receipts
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
-from pinnerformer_model.evaluation import Moments
+from pinnerformer_model.evaluation import DAY_MS, Moments
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.ranking import Pairs, recall
@@ -62,10 +62,12 @@ class Ours:
 
     Attributes:
         first_only: Labels are first purchases only; else every purchase.
+        burn_in_days: The first days of the data have no labels: nobody knows yet what is new to a household.
         learning_rate, steps, days, length, random_negatives: Of training.
     """
 
     first_only: bool
+    burn_in_days: int = 0
     learning_rate: float = 4e-3
     steps: int = 800
     days: int = 28
@@ -79,7 +81,8 @@ class Ours:
 OURS = [
     Ours(first_only=False),
     Ours(first_only=True),
-    Ours(first_only=True, steps=1600),
+    Ours(first_only=True, burn_in_days=120),
+    Ours(first_only=True, burn_in_days=120, length=256, hidden_size=128, steps=1600, learning_rate=2e-3),
 ]
 
 
@@ -162,14 +165,15 @@ def run_peer(cache: str, peer: str, settings: dict[str, Any], seed: int, evaluat
     return {half: recall_of_lists(ranked, asked, evaluation.half(half)) for half in ("choice", "report")}
 
 
-def first_purchases(timelines: Timelines) -> Timelines:
-    """The same timelines with only the first event of a user with a pin for a positive: what is new to the user."""
+def first_purchases(timelines: Timelines, burn_in_days: int) -> Timelines:
+    """The same timelines with only the first event of a user with a pin for a positive, past the first days."""
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
     order = np.lexsort((timelines.pin_row, owner))  # stable: a user's events with a pin stay in order of time
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(owner[order]) != 0) | (np.diff(timelines.pin_row[order]) != 0)
     positive = np.zeros(len(order), bool)
     positive[order[first]] = True
+    positive &= timelines.timestamp_ms >= timelines.timestamp_ms.min() + burn_in_days * DAY_MS
     return dataclasses.replace(timelines, positive=timelines.positive & positive)
 
 
@@ -203,7 +207,7 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
         seed=seed,
     )
     timelines = data.timelines.before(evaluation.cut_ms)
-    timelines = first_purchases(timelines) if ours.first_only else timelines
+    timelines = first_purchases(timelines, ours.burn_in_days) if ours.first_only else timelines
     trainer = Trainer(config, *new_model(config, seed), settings, len(data.vectors))
     feed = Feed(BatchMaker(timelines, data.vectors, settings, ours.length), 0, ours.steps)
     for _ in range(ours.steps):

@@ -171,8 +171,8 @@ def summary(study: Study) -> str:
     caution = ""
     if found is not None and learned != "holds":
         caution = (
-            " Models trained on shuffled labels are not measurably worse here: what these models have learned so far is "
-            "popularity, and rows that compare them say little; train longer."
+            " Models trained on shuffled labels are not measurably worse here: what these models have learned is little "
+            "more than popularity, and rows that compare them say little; train longer."
         )
     return (
         f"Of {sum(told.values())} claims of the paper {told['holds']} hold, {told['does not hold']} do not, and "
