@@ -171,7 +171,7 @@ def summary(study: Study) -> str:
     caution = ""
     if found is not None and learned != "holds":
         caution = (
-            " Models trained on shuffled labels are not measurably worse here: what these models have learned is little "
+            " Models trained on shuffled labels are not measurably worse here: what these models learned is little "
             "more than popularity, and rows that compare them say little; train longer."
         )
     return (
@@ -244,7 +244,7 @@ def write_page(studies: list[Study], path: str) -> None:
     """Writes the Markdown page of some studies, and their plots beside it."""
     parts = [
         "# Which of the paper's findings hold",
-        "Written by `pinnerformer study` (`make study` makes it anew); tables and sentences come from its result files. "
+        "Written by `pinnerformer study` (`make study` makes it anew); tables and sentences are of its result files. "
         "The paper's models have 46 M parameters and learn from 500 M users; these are small and train for seconds or "
         "minutes, so levels do not compare, only what beats what.",
         RULE,
