@@ -208,7 +208,7 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
     )
     timelines = data.timelines.before(evaluation.cut_ms)
     timelines = first_purchases(timelines, ours.burn_in_days) if ours.first_only else timelines
-    trainer = Trainer(config, *new_model(config, seed), settings, len(data.vectors))
+    trainer = Trainer(config, *new_model(config, seed, data.vectors), settings, len(data.vectors))
     feed = Feed(BatchMaker(timelines, data.vectors, settings, ours.length), 0, ours.steps)
     for _ in range(ours.steps):
         trainer.step(feed.next())

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,10 +31,14 @@ class LoadedModel:
     digest: str
 
 
-def new_model(config: ModelConfig, seed: int) -> tuple[UserTower, PinTower]:
-    """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before."""
+def new_model(config: ModelConfig, seed: int, vectors: np.ndarray | None = None) -> tuple[UserTower, PinTower]:
+    """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before.
+
+    Args:
+        vectors: float [P, D], PinSage vectors: the towers begin in their whitened space; None: in their space rotated.
+    """
     user_tower, pin_tower = build_user_tower(config), build_pin_tower(config)
-    initialise(user_tower, pin_tower, seed)
+    initialise(user_tower, pin_tower, seed, vectors)
     return user_tower.eval(), pin_tower.eval()
 
 

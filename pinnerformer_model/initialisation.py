@@ -5,12 +5,16 @@ each other, and most of a short training goes into bringing them together. Here 
 PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, beside small random
 parts of everything else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
 
+Given vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
+pins have in common does not drown what tells them apart.
+
 A linear map goes through a GELU layer exactly, because gelu(x) - gelu(-x) = x: each of its rows stands in the layer
 twice, with either sign. Units that are left over are random.
 """
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,12 +23,17 @@ from pinnerformer_model.user_tower import Block, UserTower
 
 STD = 0.02
 TABLE_STD = 0.5
+MEAN_SCALE = 3.0  # of the mean of the tokens, beside the newest one: at 1 the newest drowns it
 TOKEN_SCALE = 8.0  # of a unit vector in a token: the time features, some 150 numbers of size 1, add a norm of about 2
 
 
 @torch.no_grad()
-def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int) -> None:
-    """Fills both towers; the same seed gives the same weights, whatever was drawn before."""
+def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, vectors: np.ndarray | None = None) -> None:
+    """Fills both towers; the same seed gives the same weights, whatever was drawn before.
+
+    Args:
+        vectors: float [P, D], PinSage vectors to whiten; None: their space is rotated at random, and not whitened.
+    """
     generator = torch.Generator().manual_seed(seed)
     depth = 2 * len(user_tower.blocks)
     for name, parameter in [*user_tower.named_parameters(), *pin_tower.named_parameters()]:
@@ -45,7 +54,12 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int) -> None:
     into, hidden = pin_tower.inner.in_features, user_tower.projection.out_features
     out = pin_tower.outer.out_features
     token = semi_orthogonal(hidden, into, generator)
-    if hidden >= into:
+    if vectors is not None:
+        directions = whitening(vectors, hidden)
+        token = nn.functional.pad(directions, (0, 0, 0, hidden - len(directions)))
+        head = torch.eye(out, hidden)
+        pin = head @ token
+    elif hidden >= into:
         pin = semi_orthogonal(out, into, generator)
         head = pin @ token.T  # head @ token == pin
     else:
@@ -64,6 +78,29 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int) -> None:
     _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, identity, through=False)
 
 
+def whitening(vectors: np.ndarray, most: int) -> torch.Tensor:
+    """The principal directions of vectors, the strongest first, each divided by its strength.
+
+    A hundredth of the largest variance is added to all, so that noise is not blown up. Scaled so that the mean squared
+    norm of a vector is 1 afterwards.
+
+    Args:
+        vectors: float [P, D]; some 20,000 of them, evenly spaced, are looked at.
+        most: Directions kept at most.
+
+    Returns:
+        float32 [min(most, D), D], a direction a row.
+    """
+    sample = torch.from_numpy(np.array(vectors[:: max(1, len(vectors) // 20_000)], np.float64))
+    strength, directions = torch.linalg.eigh(sample.T @ sample / len(sample))
+    strength, directions = strength.flip(0), directions.flip(1)
+    largest = directions.abs().argmax(0)  # an eigenvector's sign is free: the largest number is made positive
+    directions = directions * directions[largest, torch.arange(len(largest))].sign()
+    scaled = (directions / (strength + 0.01 * strength[0]).sqrt())[:, :most]
+    norm = (sample @ scaled).square().sum(1).mean().sqrt()
+    return (scaled / norm).T.float()
+
+
 def semi_orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
     """A random matrix whose rows, or columns if they are fewer, are orthonormal: float32 [rows, columns]."""
     wide = torch.empty(rows, columns).normal_(generator=generator)
@@ -77,7 +114,7 @@ def _add_mean(block: Block, turn: torch.Tensor) -> None:
         turn: Orthogonal [H, H].
     """
     block.qkv.weight[2 * len(turn) :] = turn
-    block.attention_out.weight.copy_(turn.T)
+    block.attention_out.weight.copy_(MEAN_SCALE * turn.T)
 
 
 def _linear(inner: nn.Linear, outer: nn.Linear, into: torch.Tensor, out: torch.Tensor, through: bool = True) -> None:

@@ -96,7 +96,7 @@ def train_cell(data: TrainingData, cut_ms: int, task: Task) -> Trainer:
     """Trains a cell's model on what lies before the cut."""
     size, cell = task.size, task.cell
     config = config_of(task, data.description)
-    user_tower, pin_tower = new_model(config, task.seed)
+    user_tower, pin_tower = new_model(config, task.seed, data.vectors)
     settings = TrainingSettings(
         objective=Objective(cell.objective, cell.days, size.positions),
         negatives=Negatives(cell.negatives, min(size.random_negatives, len(data.vectors))),

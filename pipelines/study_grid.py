@@ -39,7 +39,7 @@ class Size:
 
 
 FULL = Size()  # sized for two hours of a machine with two cores
-SMALL = Size(hidden_size=64, embedding_dim=64, steps=200, dims=(8, 16, 32, 64))
+SMALL = Size(steps=120)
 QUICK = Size(
     hidden_size=32,
     embedding_dim=32,

@@ -137,7 +137,8 @@ def choose_model(arguments: argparse.Namespace, data: TrainingData) -> tuple[Mod
             label_rule=told["label_rule"],
             dropped_features=tuple(arguments.drop_feature),
         )
-        return config, *new_model(config, arguments.seed), f"{arguments.preset}, seed {arguments.seed}"
+        towers = new_model(config, arguments.seed, data.vectors)
+        return config, *towers, f"{arguments.preset}, seed {arguments.seed}"
     except ModelError as error:
         raise InputError(str(error)) from None
 
