@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-flink test-prism test-dataflow lint format clean
+.PHONY: help setup lock demo study test test-chaos test-flink test-prism test-dataflow lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK
 test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow's client in a folder of its own.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/dataflow -r deploy/dataflow/requirements.txt
 	PYTHONPATH=.cache/dataflow $(BIN)/python -m pytest tests/engines/test_dataflow.py
+
+test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-stage
 
 demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)

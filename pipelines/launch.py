@@ -4,10 +4,13 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -35,7 +38,7 @@ def run_pipeline(
         PinnerFormerError: what a step raised, under its own type and with its own message, or a `StoreError` that
             names the file with the engine's log.
     """
-    with engine_log(name) as log:
+    with engine_log(name) as log, notice_dead_workers() as died:
         try:
             pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
             define(pipeline)
@@ -43,6 +46,13 @@ def run_pipeline(
             if wait:
                 result.wait_until_finish()
             return result
+        except KeyboardInterrupt as error:
+            if not died:
+                raise
+            raise StoreError(
+                f"a worker process died ({died[0]}), as when memory runs out; nothing was released, "
+                "start the same command again: it goes on where it was"
+            ) from error
         except PinnerFormerError as error:  # Beam appends the name of the step
             raise type(error)(str(error).partition(" [while running")[0]) from error
         except Exception as error:
@@ -51,6 +61,41 @@ def run_pipeline(
                 with open(log, "a") as file:
                     traceback.print_exc(file=file)
             raise explain_worker_failure(error, log) from error
+
+
+GRACE_S = 10.0
+
+
+@contextlib.contextmanager
+def notice_dead_workers() -> Iterator[list[str]]:
+    """Interrupts the body when a worker process of the local runner died: the runner may wait for it for ever.
+
+    As a rule the runner raises by itself; it is given `GRACE_S` seconds for that.
+
+    Yields:
+        What is known of workers that died; empty as long as none did.
+    """
+    died: list[str] = []
+    over = threading.Event()
+    before = threading.excepthook
+
+    def interrupt() -> None:
+        if not over.wait(GRACE_S):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def notice(raised: Any) -> None:
+        before(raised)
+        if raised.thread is not None and raised.thread.name == "run_worker":
+            died.append(str(raised.exc_value))
+            if len(died) == 1:
+                threading.Thread(target=interrupt, daemon=True).start()
+
+    threading.excepthook = notice
+    try:
+        yield died
+    finally:
+        over.set()
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

@@ -1,0 +1,213 @@
+"""Kills runs at instants drawn over their work events, starts them again, and compares with the undisturbed run.
+
+python -m tests.chaos --kills 200
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+
+# Everything is imported here and no thread is started, so that every run is a fork away.
+import pipelines.daily_inference  # noqa: F401
+import pipelines.retrieve  # noqa: F401
+from tests.chaos.events import Plan, read_log
+from tests.chaos.scenarios import (
+    SCENARIOS,
+    Reference,
+    Scenario,
+    fork,
+    make_reference,
+    make_world,
+    read_all_the_time,
+    run_daily,
+    start,
+    state_of,
+    wait,
+)
+
+SHARES = {"a night": 0.5, "a night, worker processes": 0.12, "a new model": 0.19, "the first night": 0.19}
+
+
+@dataclasses.dataclass
+class Tally:
+    """What happened over all runs."""
+
+    runs: int = 0
+    kills: int = 0
+    twice: int = 0
+    looks: int = 0
+    hit: dict[str, collections.Counter] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+
+def disturb(
+    scenario: Scenario, reference: Reference, world: str, folder: str, kills: list[tuple[int, str]], tally: Tally
+) -> None:
+    """Starts a run, kills it as often as told, starts it once more, and compares."""
+    start(reference.before, folder)
+    tally.runs += 1
+    reader = fork(lambda: read_all_the_time(folder, reference, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader")
+    groups = []
+    where = "undisturbed"
+    for attempt, (number, victim) in enumerate([*kills, (0, "own")]):
+        log = f"{folder}/events-{attempt}"
+        plan = Plan(folder, log, number, victim)
+        pid = fork(lambda plan=plan: run_daily(scenario.command(world, folder), plan), f"{folder}/said-{attempt}")
+        groups.append(pid)
+        code = wait(pid)
+        events = read_log(log) if os.path.exists(log) else []
+        if code is None:
+            with open(f"{folder}/said-{attempt}") as file:
+                tally.problems.append(f"{scenario.name}, event {number} ({victim}): hung: {file.read()[-6000:]}")
+        killed = 0 < number <= len(events)
+        if killed:
+            where = f"{scenario.name}, killed at event {number} ({events[number - 1]}, {victim})"
+            tally.kills += 1
+            tally.twice += attempt > 0
+            tally.hit[scenario.name][events[number - 1]] += 1
+            # The driver dies, or says that a worker did; but its last event may be the last thing it does.
+            if code == 0 and "worker" not in scenario.name:
+                tally.problems.append(f"{where}: it ended with exit code 0")
+        elif code != 0:
+            with open(f"{folder}/said-{attempt}") as file:
+                tally.problems.append(f"{where}: started again, it ended with {code}: {file.read()[-2000:]}")
+    for group in groups:  # workers that outlived their driver
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    open(f"{folder}/stop", "w").close()
+    wait(reader)
+    compare(scenario, reference, folder, where, tally)
+
+
+def compare(scenario: Scenario, reference: Reference, folder: str, where: str, tally: Tally) -> None:
+    """Notes every difference between a run's end and the undisturbed one's, and what the reader saw."""
+    try:
+        state = state_of(folder)
+        for what, expected in reference.after.items():
+            if state[what] != expected:
+                tally.problems.append(f"{where}: {what} differs: {difference(state[what], expected)}")
+        run = state["manifests"][state["CURRENT"].strip()]["settings"]["run"]
+        left = {"done", "embedded", "active", "vectors", "vector_pieces"} & set(
+            os.listdir(f"{folder}/root/staging/{run}")
+        )
+        if left:
+            tally.problems.append(f"{where}: left behind in staging: {sorted(left)}")
+        with open(f"{folder}/seen") as file:
+            seen = json.load(file)
+        tally.looks += seen["looks"]
+        tally.problems += [f"{where}: the reader: {problem}" for problem in seen["problems"]]
+    except (OSError, ValueError, AssertionError) as error:
+        tally.problems.append(f"{where}: {type(error).__name__}: {error}")
+
+
+def difference(found, expected, path: str = "") -> str:
+    """Where two JSON values first differ."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                return difference(found.get(key), expected.get(key), f"{path}/{key}")
+    return f"{path}: {str(found)[:200]} instead of {str(expected)[:200]}"
+
+
+def draw(scenario: Scenario, events: int, count: int, seed: int) -> list[list[tuple[int, str]]]:
+    """Kills of `count` runs, one drawn in each of `count` equal stretches of the events; every fourth dies twice."""
+    dice = random.Random(f"{scenario.name} {seed}")
+    drawn = []
+    for i in range(count):
+        victims = ["own", "driver"] if scenario.workers else ["own"]
+        number = min(events, 1 + int((i + dice.random()) * events / count))
+        kills = [(number, dice.choice(victims))]
+        if i % 4 == 3:
+            kills.append((1 + dice.randrange(events // 2), "own"))
+        drawn.append(kills)
+    dice.shuffle(drawn)
+    return drawn
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="runs to kill (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the instants drawn (%(default)s)")
+    parser.add_argument("--scenario", choices=[s.name for s in SCENARIOS], help="only this one")
+    parser.add_argument("--every-stage", action="store_true", help="fail if a stage was never hit")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of a run that differs")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    tally = Tally()
+    place = tempfile.mkdtemp(prefix="pinnerformer-chaos-")
+    os.makedirs(f"{place}/world")
+    fork_and_wait(lambda: make_world(f"{place}/world") or 0, f"{place}/said")
+    references: dict[str, Reference] = {}
+    chosen = [s for s in SCENARIOS if arguments.scenario in (None, s.name)]
+    first = make_reference(SCENARIOS[-1], f"{place}/world", None, f"{place}/first")
+    for scenario in chosen:
+        before = None if scenario.number == 0 else f"{place}/first"
+        folder = f"{place}/undisturbed-{len(references)}"
+        made = make_reference(scenario, f"{place}/world", before, folder)
+        references[scenario.name] = made
+        if scenario.number == 0 and made.after != first.after:
+            tally.problems.append(f"{scenario.name}: two undisturbed runs differ")
+        print(f"{scenario.name}: {len(made.events)} events undisturbed", flush=True)
+    total = sum(SHARES[s.name] for s in chosen)
+    for scenario in chosen:
+        count = max(1, round(arguments.kills * SHARES[scenario.name] / total))
+        events = len(references[scenario.name].events)
+        for i, kills in enumerate(draw(scenario, events, count, arguments.seed)):
+            folder, problems = f"{place}/run", len(tally.problems)
+            disturb(scenario, references[scenario.name], f"{place}/world", folder, kills, tally)
+            if len(tally.problems) > problems:
+                print("\n".join(tally.problems[problems:]), flush=True)
+                if arguments.keep:
+                    shutil.copytree(folder, f"{place}/differs-{tally.runs}")
+            shutil.rmtree(folder)
+            if (i + 1) % 10 == 0:
+                print(f"[{time.monotonic() - began:5.0f} s] {scenario.name}: {i + 1} of {count}", flush=True)
+    code = report(tally, references, arguments.every_stage, time.monotonic() - began)
+    if not (code and arguments.keep):
+        shutil.rmtree(place)
+    return code
+
+
+def fork_and_wait(body, output: str) -> None:
+    code = wait(fork(body, output))
+    if code:
+        with open(output) as file:
+            raise AssertionError(file.read())
+
+
+def report(tally: Tally, references: dict[str, Reference], every_stage: bool, seconds: float) -> int:
+    """Prints the table of stages hit; returns the exit code."""
+    stages = sorted({stage for reference in references.values() for stage in reference.events})
+    width = max(map(len, stages))
+    print(f"\n{'stage':{width}}  events  kills   (events of one undisturbed run of each kind)")
+    missed = []
+    for stage in stages:
+        events = sum(reference.events.count(stage) for reference in references.values())
+        kills = sum(counter[stage] for counter in tally.hit.values())
+        missed += [stage] if not kills else []
+        print(f"{stage:{width}}  {events:6}  {kills:5}")
+    print(
+        f"\n{tally.runs} runs, {tally.kills} kills ({tally.twice} of runs already killed once), {tally.looks:,} looks "
+        f"of the reader, {len(tally.problems)} problems, {seconds:.0f} s"
+    )
+    if every_stage and missed:
+        print(f"never hit: {', '.join(missed)}")
+    for problem in tally.problems:
+        print(problem)
+    return 1 if tally.problems or (every_stage and missed) or not tally.looks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The nights that are cut off: what they start from, the command, and how the undisturbed one ended."""
+
+import dataclasses
+import faulthandler
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import lmdb
+import numpy as np
+
+from stores.embedding_client import EmbeddingClient
+from stores.files import Root
+from stores.releases import read_current
+from stores.retriever import Retriever
+from stores.tables import read_files
+from tests.chaos.events import VARIABLE, Plan, arm, read_log
+from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
+
+USERS, PINS, ROWS = 14, 40, 110
+WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """One kind of night.
+
+    Attributes:
+        number: Of the night; 0 starts from an empty root.
+        model: The folder of the model.
+        workers: Whether the steps run in processes of their own.
+    """
+
+    name: str
+    number: int
+    model: str
+    workers: bool
+
+    def command(self, world: str, folder: str) -> list[str]:
+        """What is typed, the first time and again."""
+        return [
+            "daily",
+            f"--root={folder}/root",
+            f"--kv=lmdb://{folder}/kv",
+            f"--logs={world}/logs",
+            f"--pins={world}/pins",
+            f"--model={world}/{self.model}",
+            f"--date={day(self.number)}",
+            f"--bootstrap-from={FIRST}",
+            *(("--user-buckets=3", "--pin-shards=2", "--history-length=40") if self.number == 0 else ()),
+            "--quiet",
+            *(WORKERS if self.workers else ()),
+        ]
+
+
+SCENARIOS = (
+    Scenario("a night", 1, "model", False),
+    Scenario("a night, worker processes", 1, "model", True),
+    Scenario("a new model", 1, "other-model", False),
+    Scenario("the first night", 0, "model", False),
+)
+
+
+def make_world(folder: str) -> None:
+    """Two days of logs, pins, and two models."""
+    for number in range(2):
+        write_file(f"{folder}/logs", number, make_rows(number, ROWS, USERS, PINS, seed=8))
+    write_vectors(f"{folder}/pins", make_vectors(PINS))
+    write_model(f"{folder}/model")
+    write_model(f"{folder}/other-model", seed=2)
+
+
+def fork(body: Callable[[], int], output: str) -> int:
+    """Runs `body` in a child process, a group of its own; returns its process id.
+
+    The parent has imported everything and started no thread, so that a child is ready at once.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        faulthandler.register(signal.SIGUSR1, file=descriptor, all_threads=True)
+        sys.stdout = sys.stderr = os.fdopen(os.dup(descriptor), "w", buffering=1)
+        code = body()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int, seconds: float = 120.0) -> int | None:
+    """The exit code of a child; negative: the signal that ended it; None: it hung, wrote its stacks and was killed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGUSR1)
+    time.sleep(1.0)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def run_daily(command: list[str], plan: Plan) -> int:
+    """The body of a child: the job as the console runs it, its events counted."""
+    from pipelines.cli import main
+
+    here = dataclasses.replace(plan, driver=os.getpid())
+    os.environ[VARIABLE] = here.to_text()
+    os.environ["PYTHONPATH"] = os.pathsep.join([f"{HERE}/site", os.path.dirname(os.path.dirname(HERE))])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    arm(here)
+    return main(command)
+
+
+def digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_of(folder: str) -> dict:
+    """What a root and a store hold: CURRENT, every manifest but for times, every file named in one, LMDB's content."""
+    with open(f"{folder}/root/CURRENT") as file:
+        state: dict = {"CURRENT": file.read(), "manifests": {}, "files": {}, "store": {}}
+    for release in sorted(os.listdir(f"{folder}/root/releases")):
+        with open(f"{folder}/root/releases/{release}/manifest.json") as file:
+            manifest = json.load(file)
+        manifest["timings"] = None
+        state["manifests"][release] = manifest
+        for entries in manifest["tables"].values():
+            for entry in entries:
+                found = digest(f"{folder}/root/{entry['path']}")
+                state["files"][entry["path"]] = found
+                assert found == entry["checksum"], f"{entry['path']} is not what the manifest of {release} says"
+        dead = f"{folder}/root/releases/{release}/dead_letters"
+        for name in sorted(os.listdir(dead)) if os.path.isdir(dead) else []:
+            state["files"][f"dead letters {release} {name}"] = digest(f"{dead}/{name}")
+    state["store"] = {key.hex(): hashlib.sha256(value).hexdigest() for key, value in read_store(folder)}
+    return state
+
+
+def read_store(folder: str) -> list[tuple[bytes, bytes]]:
+    """Everything in the store, as of one moment."""
+    with lmdb.open(f"{folder}/kv", readonly=True, map_size=1 << 30) as environment, environment.begin() as transaction:
+        return [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """How a scenario begins and how it ends undisturbed.
+
+    Attributes:
+        before: Folder with root and store to start from; None for an empty one.
+        after: `state_of` at the end.
+        events: Of the undisturbed run, in order.
+        stores: Release -> the store's `current`, generation and values under it.
+    """
+
+    before: str | None
+    after: dict
+    events: list[str]
+    stores: dict[str, dict[str, str]]
+
+
+def make_reference(scenario: Scenario, world: str, before: str | None, folder: str) -> Reference:
+    """Runs a scenario undisturbed."""
+    start(before, folder)
+    plan = Plan(folder, f"{folder}/events")
+    code = wait(fork(lambda: run_daily(scenario.command(world, folder), plan), f"{folder}/said"))
+    if code:
+        with open(f"{folder}/said") as file:
+            raise AssertionError(f"{scenario.name}: undisturbed, it ended with {code}: {file.read()[-3000:]}")
+    stores = {}
+    for place in filter(None, (before, folder)):
+        content = dict(read_store(place))
+        current = json.loads(content[b"pinnerformer:current"])
+        prefix = f"pinnerformer:{current['generation']}:u:".encode()
+        stores[current["release"]] = {k.hex(): v.hex() for k, v in content.items() if k.startswith(prefix)}
+    return Reference(before, state_of(folder), read_log(f"{folder}/events"), stores)
+
+
+def start(before: str | None, folder: str) -> None:
+    """Lays out what a run starts from."""
+    if before:
+        for name in ("root", "kv"):
+            shutil.copytree(f"{before}/{name}", f"{folder}/{name}")
+    else:
+        os.makedirs(folder)
+
+
+def read_all_the_time(folder: str, reference: Reference, stop: str, found: str) -> int:
+    """The body of the reader: looks at the store and the root until `stop` exists; writes what it saw.
+
+    It fails when a value is not whole, when the store shows a part of a publish, when a vector and the index it is
+    searched in are not of one release, and when a release that it opened before cannot be read any more.
+    """
+    looks = 0
+    opened: list[Retriever] = []
+    kept = read_current(Root(f"{folder}/root")) if reference.before else None
+    problems: list[str] = []
+    client = None
+    while not problems:
+        last = os.path.exists(stop)
+        try:
+            if os.path.exists(f"{folder}/kv/data.mdb"):
+                client = client or EmbeddingClient(f"lmdb://{folder}/kv")
+                if client._store.current() is not None:
+                    problems += _look(folder, client, reference, opened)
+                    looks += 1
+            if kept is not None and looks % 5 == 0:
+                for entry in kept.tables["user_embeddings"] + kept.tables["histories"] + kept.tables["pin_embeddings"]:
+                    read_files(Root(f"{folder}/root"), [entry])
+        except Exception as error:
+            problems.append(f"{type(error).__name__}: {error}")
+        if last:
+            break
+        time.sleep(0.002)
+    with open(found, "w") as file:
+        json.dump({"looks": looks, "problems": problems[:3]}, file)
+    return 0
+
+
+def _look(folder: str, client: EmbeddingClient, reference: Reference, opened: list[Retriever]) -> list[str]:
+    problems = []
+    with client._store._open(write=False).begin() as transaction:  # one moment: `current` and the values under it
+        content = {bytes(key): bytes(value) for key, value in transaction.cursor()}
+    current = json.loads(content[b"pinnerformer:current"])
+    prefix = f"pinnerformer:{current['generation']}:u:".encode()
+    values = {key.hex(): value.hex() for key, value in content.items() if key.startswith(prefix)}
+    if values != reference.stores.get(current["release"]):
+        problems.append(f"the store shows a part of a publish, under {current['release']}")
+    users = np.array([int.from_bytes(key[-8:], "big", signed=True) for key in content if key.startswith(prefix)])
+    vectors, _, there, _ = client.get_many_of(client.current, users)
+    norms = np.linalg.norm(vectors[there].astype(np.float32), axis=1)
+    if not np.allclose(norms, 1, atol=2e-3):
+        problems.append("a vector that is not whole")
+    if not opened:
+        opened.append(Retriever(f"{folder}/root", f"lmdb://{folder}/kv"))
+    for retriever in (opened[0],):
+        answer = retriever.retrieve(int(users[0]), 3)
+        if answer.release not in reference.stores or len(answer.pin_ids) != 3:
+            problems.append(f"a search in {answer.release}")
+    return problems
