@@ -236,7 +236,7 @@ def finish_run(
     )
     stage(run.root, name, manifest, reports)
     thresholds = Thresholds(**plan["settings"]["thresholds"])
-    outcome = finish(run.root, name, thresholds, target)["outcome"]
+    outcome = finish(run.root, name, thresholds, target, lease=run.lease)["outcome"]
     run.note_progress("finish", 1)
     return outcome
 
@@ -517,15 +517,16 @@ def run(argv: list[str]) -> int:
             store.check()
     started = time.perf_counter()
     root = Root(arguments.root)
-    with hold_lease(root, f"daily {arguments.date}"):
+    with hold_lease(root, f"daily {arguments.date}") as lease:
         refuse_pinned(root)
         plan = make_plan(arguments, options)
         outcome: dict[str, Any] | None
         if arguments.detach and not plan.committed:
             submit(plan, target, options)
             return 0
+        plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, lease=lease))
         if plan.committed:
-            outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target)
+            outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
             outcome = execute(plan, target, options, shown=not arguments.quiet)
     if outcome is None:

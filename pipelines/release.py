@@ -60,14 +60,14 @@ def run(argv: list[str]) -> int:
         target = Publication(arguments.kv, arguments.namespace)
         with open_store(target.url, target.namespace) as store:
             store.check()
-    with hold_lease(root, f"release {arguments.run}"):
+    with hold_lease(root, f"release {arguments.run}") as lease:
         if not root.exists(f"staging/{arguments.run}/{STAGED}"):
             raise not_finished(root, arguments.run)
         manifest, _ = read_staged(root, arguments.run)
         own = Thresholds(**manifest.settings["thresholds"])
         thresholds = read_thresholds(arguments.gates) if arguments.gates else own
         forced = dict.fromkeys(arguments.force_gate, (arguments.reason or "").strip())
-        outcome = finish(root, arguments.run, thresholds, target, forced)
+        outcome = finish(root, arguments.run, thresholds, target, forced, lease)
     if outcome["outcome"] == FAILED:
         raise StoreError(outcome["error"])
     if outcome["outcome"] == REFUSED:

@@ -19,6 +19,10 @@ class StoreError(PinnerFormerError):
     """What the job owns (the root, a release, the key-value store) is unreachable, locked or not as it should be."""
 
 
+class LeaseLostError(StoreError):
+    """Another run took the root over while this one was thought dead; it must not touch anything any more."""
+
+
 class UsageError(PinnerFormerError):
     """A flag or an argument is wrong."""
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from stores.errors import StoreError
+from stores.errors import LeaseLostError, StoreError
 from stores.files import Root
 
 LEASE = "lease.json"
@@ -79,12 +79,15 @@ def _acquire(root: Root, mine: bytes, holder: str) -> None:
 
 
 @contextlib.contextmanager
-def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
+def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
     """Holds the root for one run: renewed by a thread while the body runs, given back after it, expired after a crash.
 
     Args:
         run: Named to whoever comes second.
         seconds: How long the lease outlives the last renewal; it is renewed every third of that.
+
+    Yields:
+        The holder's id, for `check_lease`.
 
     Raises:
         StoreError: another run holds it.
@@ -112,16 +115,35 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[None]:
             with contextlib.suppress(StoreError):
                 found = _read(root)
                 if not _is_of(holder, found):
-                    return  # somebody took it over; the swap of CURRENT decides between the two
+                    return  # somebody took it over: `check_lease` keeps this run from committing
                 root.compare_and_swap(LEASE, found, content())
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield
+        yield holder
     finally:
         stop.set()
         thread.join()
         found = _read(root)
         if _is_of(holder, found):
             root.compare_and_remove(LEASE, found)
+
+
+def check_lease(root: Root, holder: str) -> None:
+    """Makes sure that the root is still held, from whatever process or machine of the run.
+
+    Raises:
+        LeaseLostError: another run took it over, since this one did not renew its lease in time.
+    """
+    found = _read(root)
+    if _is_of(holder, found):
+        return
+    taken = "it was given back"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        lease = json.loads(found)
+        taken = f"run {lease['run']} holds it now (process {lease['pid']} on {lease['host']})"
+    raise LeaseLostError(
+        f"{root.path(LEASE)}: this run lost the root, {taken}: it was stopped or cut off for longer than the lease; "
+        "nothing was committed, let the other run finish"
+    )

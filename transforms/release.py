@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stores.errors import PinnerFormerError, StoreError, UsageError
+from stores.errors import LeaseLostError, PinnerFormerError, StoreError, UsageError
 from stores.files import Root
 from stores.indexes import EF_CANDIDATES
 from stores.kv import open_store
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
+from stores.lease import check_lease
 from stores.manifests import Manifest, read_manifest, write_manifest
-from stores.releases import chain, is_made_by, move_current
+from stores.releases import CURRENT, chain, current_release, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.gates import Gate, Thresholds
@@ -117,30 +118,48 @@ def force(manifest: Manifest, forced: Mapping[str, str]) -> Manifest:
     return dataclasses.replace(manifest, gates=gates)
 
 
-def commit(root: Root, name: str, manifest: Manifest) -> None:
+def commit(root: Root, name: str, manifest: Manifest, lease: str = "") -> None:
     """Makes a release visible: dead letters, manifest, then CURRENT by compare-and-swap.
 
     A release of a chain that takes the place of another (`over` in its settings) is kept beside that one: CURRENT moves
     once, when the whole of the new chain is there.
 
+    Args:
+        lease: Who must still hold the root.
+
     Raises:
+        LeaseLostError: another run took the root over; nothing was written.
         StoreError: another run committed meanwhile.
     """
+    if lease:
+        check_lease(root, lease)
+    found, beside = current_release(root), manifest.settings.get("over")
+    if (
+        beside is None and found != manifest.previous
+    ):  # before the manifest is written: another run's may have the same name
+        if is_committed(root, manifest):
+            return  # by another attempt of this step
+        raise StoreError(
+            f"{root.path(CURRENT)}: names {found}, this run was built on {manifest.previous}; "
+            "another run committed meanwhile, start this one again"
+        )
     for file in root.list(f"staging/{name}/dead_letters"):
         data = root.read_bytes(f"staging/{name}/dead_letters/{file}")
         root.write_bytes(f"releases/{manifest.release}/dead_letters/{file}", data)
     write_manifest(root, manifest)
-    if manifest.settings.get("over") is None:
+    if lease:
+        check_lease(root, lease)
+    if beside is None:
         move_current(root, manifest.previous, manifest.release)
 
 
 def is_committed(root: Root, staged: Manifest) -> bool:
-    """Whether a staged release is a release already."""
+    """Whether a staged release is a release already: of this run, since two runs may have been given one id."""
     if staged.settings.get("over") is not None:
         return is_made_by(root, staged.release, staged.settings["run"])
     for manifest in chain(root):
         if manifest.release == staged.release:
-            return True
+            return manifest.settings.get("run") == staged.settings.get("run")
         if manifest.day < staged.day:  # days only go back from here
             return False
     return False
@@ -233,7 +252,12 @@ def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> 
 
 
 def finish(
-    root: Root, name: str, thresholds: Thresholds, target: Publication | None, forced: Mapping[str, str] | None = None
+    root: Root,
+    name: str,
+    thresholds: Thresholds,
+    target: Publication | None,
+    forced: Mapping[str, str] | None = None,
+    lease: str = "",
 ) -> dict[str, Any]:
     """Check -> commit -> publish; what came of it is written to the run's folder and returned.
 
@@ -242,6 +266,10 @@ def finish(
 
     Args:
         forced: Gate -> reason: closed gates that an operator opens.
+        lease: Who must still hold the root when the release is committed.
+
+    Raises:
+        LeaseLostError: another run took the root over; nothing is written, not even an outcome.
 
     Returns:
         `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`.
@@ -257,10 +285,10 @@ def finish(
             if refused:
                 outcome |= {"outcome": REFUSED, "refused": [dataclasses.asdict(gate) for gate in refused]}
             else:
-                commit(root, name, checked)
+                commit(root, name, checked, lease)
         if outcome["outcome"] == COMMITTED and target is not None:
             outcome["publish"] = publish(root, staged.release, target)
-    except UsageError:
+    except (UsageError, LeaseLostError):
         raise  # nothing was done
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": str(error)}

@@ -41,6 +41,7 @@ class Run:
         rebuilt_from_ms: Their rows before this moment are kept: the logs that had them are gone.
         watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
         token: What the launcher left in the run's folder for the workers to find; "" if they need not look.
+        lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
     """
 
     root: Root
@@ -52,6 +53,7 @@ class Run:
     everyone_active: bool
     watched: str = ""
     token: str = ""
+    lease: str = ""
     repaired: str = ""
     rebuilt_from_ms: int = 0
 
