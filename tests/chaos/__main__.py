@@ -64,7 +64,7 @@ def disturb(
         plan = Plan(folder, log, number, victim)
         pid = fork(lambda plan=plan: run_daily(scenario.command(world, folder), plan), f"{folder}/said-{attempt}")
         groups.append(pid)
-        code = wait(pid)
+        code = wait(pid, log)
         events = read_log(log) if os.path.exists(log) else []
         if code is None:
             with open(f"{folder}/said-{attempt}") as file:
@@ -182,7 +182,7 @@ def main() -> int:
 
 def fork_and_wait(body, output: str) -> None:
     code = wait(fork(body, output))
-    if code:
+    if code != 0:
         with open(output) as file:
             raise AssertionError(file.read())
 

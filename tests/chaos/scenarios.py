@@ -100,14 +100,21 @@ def fork(body: Callable[[], int], output: str) -> int:
         os._exit(code)
 
 
-def wait(pid: int, seconds: float = 120.0) -> int | None:
-    """The exit code of a child; negative: the signal that ended it; None: it hung, wrote its stacks and was killed."""
-    deadline = time.monotonic() + seconds
+def wait(pid: int, log: str | None = None, seconds: float = 300.0) -> int | None:
+    """The exit code of a child; negative: the signal that ended it; None: it hung, wrote its stacks and was killed.
+
+    Args:
+        log: Of its events: it hangs if nothing but renewals of the lease happened for `seconds`.
+    """
+    seen, deadline = -1, time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
+        work = sum(stage != "root" for stage in read_log(log)) if log and os.path.exists(log) else 0
+        if work != seen:
+            seen, deadline = work, time.monotonic() + seconds
+        time.sleep(0.02)
     os.kill(pid, signal.SIGUSR1)
     time.sleep(1.0)
     os.kill(pid, signal.SIGKILL)
@@ -180,8 +187,8 @@ def make_reference(scenario: Scenario, world: str, before: str | None, folder: s
     """Runs a scenario undisturbed."""
     start(before, folder)
     plan = Plan(folder, f"{folder}/events")
-    code = wait(fork(lambda: run_daily(scenario.command(world, folder), plan), f"{folder}/said"))
-    if code:
+    code = wait(fork(lambda: run_daily(scenario.command(world, folder), plan), f"{folder}/said"), plan.log)
+    if code != 0:
         with open(f"{folder}/said") as file:
             raise AssertionError(f"{scenario.name}: undisturbed, it ended with {code}: {file.read()[-3000:]}")
     stores = {}
