@@ -50,8 +50,13 @@ def write_rows(root: Root, folder: str, part: int, rows: pa.Table) -> FileEntry:
     return root.write_named_by_content(folder, part_stem(part), ".parquet", part, rows.num_rows, write)
 
 
-def read_files(root: Root, entries: list[FileEntry], columns: list[str] | None = None) -> pa.Table:
+def read_files(
+    root: Root, entries: list[FileEntry], columns: list[str] | None = None, *, verify: bool = False
+) -> pa.Table:
     """The rows of the files of ONE part, in order; dictionary columns come back as dictionaries.
+
+    Args:
+        verify: Compare the sha256 of every file with its entry's: a flipped bit in a vector shows in no other way.
 
     Raises:
         StoreError: a file is missing, truncated or not what the manifest says.
@@ -61,7 +66,15 @@ def read_files(root: Root, entries: list[FileEntry], columns: list[str] | None =
         path = root.path(entry.path)
         try:
             with root.open_input(entry.path) as source:
-                table = pq.read_table(source, columns=columns, use_threads=False, partitioning=None)
+                content = source
+                if verify:
+                    content = pa.BufferReader(data := source.read_buffer())
+                    if hashlib.sha256(data).hexdigest() != entry.checksum:
+                        raise StoreError(
+                            f"{path}: its sha256 is not the one that it was written with: it was changed or damaged "
+                            "since; restore the file from a backup, or start from an older release"
+                        )
+                table = pq.read_table(content, columns=columns, use_threads=False, partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise StoreError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); the release that names it is damaged, "

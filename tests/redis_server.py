@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -27,27 +30,93 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@contextlib.contextmanager
-def running_redis(folder: str, *flags: str, password: str | None = None) -> Iterator[int]:
-    """Runs a server that keeps nothing on disk; yields its port."""
-    port = free_port()
-    command = [find_server(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder, *flags]
-    if password is not None:
-        command += ["--requirepass", password]
-    log = os.path.join(folder, f"redis-{port}.log")
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        with redis.Redis(port=port, password=password) as client:
-            deadline = time.monotonic() + 20
+class RedisServer:
+    """A server that keeps nothing on disk and can be stopped, started again and paused.
+
+    Attributes:
+        port: The same over its life.
+    """
+
+    def __init__(self, folder: str, *flags: str, password: str | None = None):
+        self.port = free_port()
+        self._password = password
+        self._command = [find_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        self._command += [*flags, *(["--requirepass", password] if password is not None else [])]
+        self._log = os.path.join(folder, f"redis-{self.port}.log")
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        with open(self._log, "w") as output:
+            self.process = subprocess.Popen(self._command, stdout=output, stderr=output)
+        with redis.Redis(port=self.port, password=self._password) as client:
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     client.ping()
                     break
                 except redis.ConnectionError:
-                    assert process.poll() is None and time.monotonic() < deadline, open(log).read()
+                    assert self.process.poll() is None and time.monotonic() < deadline, open(self._log).read()
                     time.sleep(0.02)
-        yield port
+
+    def stop(self) -> None:
+        """Kills it."""
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """Stops it from answering; its connections stay open."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_redis(folder: str, *flags: str, password: str | None = None) -> Iterator[int]:
+    """Runs a server that keeps nothing on disk; yields its port."""
+    server = RedisServer(folder, *flags, password=password)
+    try:
+        yield server.port
     finally:
-        process.kill()
-        process.wait()
+        server.stop()
+
+
+class TlsFront:
+    """Ends TLS in front of a server that was built without it: real certificates, real handshakes.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, server_port: int, context: ssl.SSLContext):
+        self._context = context
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), plain:  # a client that does not trust us hangs up
+            client = self._context.wrap_socket(plain, server_side=True)
+            with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
+                threading.Thread(target=self._copy, args=(server, client), daemon=True).start()
+                self._copy(client, server)
+
+    @staticmethod
+    def _copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.close()

@@ -268,7 +268,7 @@ class UpdateBucket(beam.DoFn):
         started = time.perf_counter()
         bucket, chunks = element
         run, entries = self._run, self._files.get(bucket, [])
-        old = read_files(run.root, entries) if entries else ENGAGEMENTS.empty_table()
+        old = read_files(run.root, entries, verify=True) if entries else ENGAGEMENTS.empty_table()
         new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
         if self._repaired is not None:
             kept = ~np.isin(old["user_id"].to_numpy(), self._repaired)

@@ -108,7 +108,7 @@ class MergeBucket(beam.DoFn):
     def process(self, element: tuple[int, Iterable[FileEntry | None]]):
         bucket, slices = element
         run, entries = self._run, self._files.get(bucket, [])
-        old = read_files(run.root, entries) if entries else self._schema.empty_table()
+        old = read_files(run.root, entries, verify=True) if entries else self._schema.empty_table()
         if self._repaired is not None:  # whoever has no row left has no vector either
             others = ~np.isin(old["user_id"].to_numpy(), self._repaired)
             if not others.all():

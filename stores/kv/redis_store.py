@@ -14,6 +14,7 @@ from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResu
 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
 TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
 
 
 class RedisStore(KeyValueStore):
@@ -31,7 +32,7 @@ class RedisStore(KeyValueStore):
         self.url_shown = url_shown
         self.namespace = namespace
         with self._explain():
-            self._client = self._connect(url, {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": 60.0})
+            self._client = self._connect(url, {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": ANSWER_TIMEOUT_S})
 
     def _connect(self, url: str, options: dict[str, Any]) -> Any:
         return redis.Redis.from_url(url, **options)
@@ -55,6 +56,11 @@ class RedisStore(KeyValueStore):
                 f"{self.url_shown}: the server is out of memory (maxmemory); give it more, or expire old generations"
             ) from None
         except (exceptions.ConnectionError, OSError) as error:
+            if "certificate" in str(error).lower():
+                raise StoreError(
+                    f"{self.url_shown}: this machine does not trust the server's certificate; name the authority's, "
+                    "rediss://HOST:PORT/DB?ssl_ca_certs=FILE"
+                ) from None
             word = "refused" if "refused" in str(error).lower() else "failed"
             raise StoreError(f"{self.url_shown}: connection {word}; start the server or correct the URL") from None
         except exceptions.ResponseError as error:
@@ -97,6 +103,7 @@ class RedisStore(KeyValueStore):
         sent = deleted = stored = 0
         written: list[np.ndarray] = []
         with self._explain():
+            server = self._server()
             if fresh:
                 self._clear(generation)
                 unfinished = Generation(None, current.model_digest, 0)
@@ -114,6 +121,11 @@ class RedisStore(KeyValueStore):
             if fresh:  # once more, now that all are sent: what came later may have evicted what came first
                 stored = sum(self._exist(generation, ids) for user_ids in written for ids in self._chunks(user_ids))
                 self.check_count(sent, stored)
+            if self._server() != server:
+                raise StoreError(
+                    f"{self.url_shown}: the server was restarted meanwhile and may have lost what it held; readers "
+                    "were not moved, publish again"
+                )
             moved = after_move(self.generations(), self.current(), current, time.time())
             self._client.set(self._current_key, current.to_bytes())
             for name, entry in moved.items():
@@ -149,6 +161,19 @@ class RedisStore(KeyValueStore):
 
     def _get(self, generation: str, ids: np.ndarray) -> list[bytes | None]:
         return self._client.mget(self._keys(generation, ids))
+
+    def _server(self) -> tuple[Any, Any]:
+        """What changes when the server starts anew: its run id, and what it holds as `current`.
+
+        The client connects again by itself, so that a restart shows nowhere else.
+        """
+        return self._run_id(), self._client.get(self._current_key)
+
+    def _run_id(self) -> Any:
+        """Of the server; None where it does not tell."""
+        with contextlib.suppress(exceptions.ResponseError):
+            return self._client.info("server").get("run_id")
+        return None
 
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         """Stores values; returns how many of the keys the server then says it has."""

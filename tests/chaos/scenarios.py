@@ -154,7 +154,7 @@ def state_of(folder: str) -> dict:
                 state["files"][entry["path"]] = found
                 assert found == entry["checksum"], f"{entry['path']} is not what the manifest of {release} says"
         dead = f"{folder}/root/releases/{release}/dead_letters"
-        for name in sorted(os.listdir(dead)) if os.path.isdir(dead) else []:
+        for name in Root(f"{folder}/root").list(f"releases/{release}/dead_letters"):
             state["files"][f"dead letters {release} {name}"] = digest(f"{dead}/{name}")
     state["store"] = {key.hex(): hashlib.sha256(value).hexdigest() for key, value in read_store(folder)}
     return state
