@@ -96,7 +96,8 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
     if root.exists(f"staging/{run}/{FAILED_USERS}"):
         failed = [f"why users failed: {root.path(f'staging/{run}/{STAGED}')}", AGAIN]
     names = ", ".join(gate.name for gate in gates)
-    force = " ".join(f"--force-gate {gate.name}" for gate in gates)
+    checked = root.read_json(f"staging/{run}/checked.json")["gates"]  # those forced before have to be named again
+    force = " ".join(f"--force-gate {found['name']}" for found in checked if not found["passed"])
     rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]
     return "\n".join(
         [
