@@ -1,20 +1,10 @@
-"""What the commands have in common on their command lines: dates, times, and Beam's own options."""
+"""What the commands have in common on their command lines: dates, times, numbers."""
 
 import argparse
-import contextlib
 import datetime
-import difflib
-import io
-import logging
-import multiprocessing
 import re
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
 from stores.errors import UsageError
-
-LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,70 +40,3 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
-
-
-def _beam_flags() -> dict[str, bool]:
-    """Every flag that some Beam options class declares, and whether it may stand without a value."""
-    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
-    pending = list(PipelineOptions.__subclasses__())
-    while pending:
-        options = pending.pop()
-        pending += options.__subclasses__()
-        if "_add_argparse_args" in vars(options):
-            options._add_argparse_args(parser)
-    return {flag: action.nargs == 0 for action in parser._actions for flag in action.option_strings}
-
-
-def parse_beam_options(parser: argparse.ArgumentParser, rest: list[str]) -> PipelineOptions:
-    """Reads what our own parser left over as Beam's options.
-
-    Raises:
-        UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
-    """
-    known = _beam_flags()
-    ours = [flag for action in parser._actions for flag in action.option_strings]
-    takes_value = False
-    for word in rest:
-        name = word.partition("=")[0]
-        if word.startswith("--"):
-            if name not in known:
-                near = difflib.get_close_matches(name, [*ours, *known], n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"unknown flag {name}{hint} See {parser.prog} --help".replace("?;", "?"))
-            takes_value = not known[name] and "=" not in word
-        elif not takes_value:
-            raise UsageError(f"unexpected argument {word!r}; see {parser.prog} --help")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options = PipelineOptions(rest)
-            options.get_all_options()  # Beam reads the flags here and not before
-    except SystemExit:
-        why = said.getvalue().strip().rpartition("error: ")[2] or " ".join(rest)
-        raise UsageError(f"Beam does not take these options: {why}") from None
-    return options
-
-
-def choose_runner(options: PipelineOptions) -> FnApiRunner | str:
-    """The runner to hand to Beam: the in-process one named outright, or what `--runner` says.
-
-    `DirectRunner` is taken for the in-process one too: left to itself it first tries to download another.
-    """
-    named = options.get_all_options().get("runner")
-    if named not in LOCAL_RUNNERS:
-        return named
-    logging.getLogger("apache_beam.runners.portability.fn_api_runner").setLevel(logging.ERROR)
-    return FnApiRunner()
-
-
-def is_local(options: PipelineOptions) -> bool:
-    return options.get_all_options().get("runner") in LOCAL_RUNNERS
-
-
-def worker_threads(options: PipelineOptions) -> int:
-    """torch threads a worker process: the machine's cores shared between the local workers; 0 elsewhere (torch's)."""
-    direct = options.view_as(DirectOptions)
-    if not is_local(options) or direct.direct_running_mode != "multi_processing":
-        return 0
-    cores = multiprocessing.cpu_count()
-    return max(1, cores // (direct.direct_num_workers or cores))

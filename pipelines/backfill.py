@@ -11,8 +11,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.arguments import Parser, date, is_local, parse_beam_options, positive
+from pipelines.arguments import Parser, date, positive
 from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
+from pipelines.beam_options import is_local, parse_beam_options
 from pipelines.daily_inference import (
     Given,
     Plan,

@@ -16,7 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pinnerformer_model.checkpoint import load_config, model_digest
 from pinnerformer_model.config import ModelConfig, ModelError
-from pipelines.arguments import Parser, date, parse_beam_options, positive, seconds, worker_threads
+from pipelines.arguments import Parser, date, positive, seconds
+from pipelines.beam_options import parse_beam_options, worker_threads
 from pipelines.detached import check_detachable, note_submitted
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress

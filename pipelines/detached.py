@@ -5,7 +5,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.arguments import is_local
+from pipelines.beam_options import is_local
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 

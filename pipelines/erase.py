@@ -5,7 +5,7 @@ import datetime
 import sys
 
 from pipelines.arguments import Parser
-from pipelines.summary import as_json
+from pipelines.figures import as_json
 from stores.erasure import (
     erase_from_dead_letters,
     erase_from_files,

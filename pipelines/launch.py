@@ -16,7 +16,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.arguments import choose_runner
+from pipelines.beam_options import choose_runner
 from stores.errors import InputError, LeaseLostError, PinnerFormerError, StoreError, UsageError
 
 DEBUG = "PINNERFORMER_DEBUG"

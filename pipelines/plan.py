@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.arguments import parse_beam_options
+from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import Given, choose_inputs, make_parser, read_given, same_model
 from stores.errors import UsageError
 from stores.layout import Layout, read_layout

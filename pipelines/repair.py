@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.arguments import Parser, date, parse_beam_options
+from pipelines.arguments import Parser, date
+from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import Plan, add_shared_flags, execute, fingerprint, read_given, same_model
 from pipelines.release import refusal
 from pipelines.summary import print_summary

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.arguments import Parser, seconds
-from pipelines.summary import as_json, summarise
+from pipelines.figures import as_json, summarise
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout

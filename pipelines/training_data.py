@@ -14,7 +14,8 @@ import apache_beam as beam
 from pinnerformer_model.checkpoint import load_config
 from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
-from pipelines.arguments import Parser, date, parse_beam_options, positive, seconds
+from pipelines.arguments import Parser, date, positive, seconds
+from pipelines.beam_options import parse_beam_options
 from pipelines.init_model import read_version, read_vocabularies
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress

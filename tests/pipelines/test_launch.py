@@ -9,7 +9,8 @@ import apache_beam as beam
 import numpy as np
 import pytest
 
-from pipelines.arguments import Parser, parse_beam_options
+from pipelines.arguments import Parser
+from pipelines.beam_options import parse_beam_options
 from pipelines.launch import run_pipeline
 from stores.errors import InputError, StoreError
 from tests.pipelines.test_daily import make_world
