@@ -68,7 +68,7 @@ class Ours:
 
     first_only: bool
     burn_in_days: int = 0
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     steps: int = 800
     days: int = 28
     length: int = 64
@@ -82,7 +82,7 @@ OURS = [
     Ours(first_only=False),
     Ours(first_only=True),
     Ours(first_only=True, burn_in_days=120),
-    Ours(first_only=True, burn_in_days=120, length=256, hidden_size=128, steps=1600, learning_rate=2e-3),
+    Ours(first_only=True, burn_in_days=120, hidden_size=128, length=128),
 ]
 
 

@@ -65,6 +65,7 @@ def _lines(study: "Study", axis) -> None:
         )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axis.set_ylim(bottom=0)
     axis.set_title("Sequence length and embedding size", fontsize=10)
     axis.set_ylabel("recall@10", fontsize=8)
     axis.legend(fontsize=8)

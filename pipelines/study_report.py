@@ -96,7 +96,8 @@ def difference(study: Study, cell: str, reference: str) -> Difference | None:
     a, b = study.sums(cell), study.sums(reference)
     if not a or not b:
         return None
-    pairs = max(len(a), len(b)) if 1 in (len(a), len(b)) else min(len(a), len(b))
+    fixed = {cell, reference} & set(study.baselines["figures"])  # a baseline has no seeds: it meets every one
+    pairs = max(len(a), len(b)) if fixed else min(len(a), len(b))
     a, b = [a[min(i, len(a) - 1)] for i in range(pairs)], [b[min(i, len(b) - 1)] for i in range(pairs)]
     targets = a[0][1]
     by_seed = [float((x[0] - y[0]).sum() / targets.sum()) for x, y in zip(a, b, strict=True)]
@@ -209,7 +210,11 @@ def describe(study: Study) -> str:
     facts, base, size = study.facts, study.baselines, study.facts["size"]
     figures = base["figures"]["popularity"]
     seeds = [len(results) for name, results in study.cells.items() if name not in base["figures"]]
-    complete = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(max(seeds))
+    complete = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) != max(seeds) else f"{max(seeds)} seed(s)"
+    if sum(seeds) < len(facts["cells"]):
+        complete += f" a cell, {sum(seeds)} of {len(facts['cells'])} models: time ran out"
+    else:
+        complete += " a cell"
     chosen = base["chosen"]
     days = f"the last {chosen['popularity_days']} days" if chosen["popularity_days"] else "all time"
     judged = "pins new to the user" if study.figure == "recall_new" else "all positives"
@@ -222,8 +227,8 @@ def describe(study: Study) -> str:
             f"corpus {base['corpus']:,} pins; topics: {base['topics']}.",
             f"- Models: H {size['hidden_size']}, {size['num_layers']} layer, M {size['max_sequence_length']}, "
             f"d {size['embedding_dim']}; {size['steps']} steps of {size['users_per_step']} users, "
-            f"{size['positions']} positions a user, {size['random_negatives']} random negatives; {complete} seed(s) a "
-            f"cell; {cpu / 60:.0f} minutes of one core in all.",
+            f"{size['positions']} positions a user, {size['random_negatives']} random negatives; {complete}; "
+            f"{cpu / 60:.0f} minutes of one core in all.",
             f"- Chosen on the other half of the evaluation users: learning rate {facts['learning_rate']:g} (of "
             f"{', '.join(facts['learning_rates'])}); popularity of {days}; mean of the last {chosen['mean_window']}; "
             f"PinnerSage's threshold {chosen['threshold']:g}. Rows are judged by the recall of {judged}.",
@@ -233,11 +238,11 @@ def describe(study: Study) -> str:
 
 RULE = """\
 How a row is judged. A difference between two cells is paired by seed and by user. Its standard error is that of the
-mean over the seeds and that of the users drawn, added in squares. "Higher" holds if the difference is more than two
-standard errors above 0, does not hold if it is more than two below, and cannot be told at this size in between; "lower"
-likewise; "as good" holds if the difference with two standard errors either way lies within 5 % of the reference, does
-not hold if it lies outside altogether. No row was judged by hand. After ±: in tables the standard deviation over
-seeds, in sentences the standard error."""
+mean over the seeds (not known from one seed, and left out then) and that of the users drawn, added in squares.
+"Higher" holds if the difference is more than two standard errors above 0, does not hold if it is more than two below,
+and cannot be told at this size in between; "lower" likewise; "as good" holds if the difference with two standard errors
+either way lies within 5 % of the reference, does not hold if it lies outside altogether. No row was judged by hand.
+After ±: in tables the standard deviation over seeds, in sentences the standard error."""
 
 
 def write_page(studies: list[Study], path: str) -> None:

@@ -67,6 +67,16 @@ def test_the_error_is_that_of_users_and_of_seeds():
     assert found.mean == pytest.approx(seeds.mean()) and found.error == pytest.approx(expected, rel=0.1)
 
 
+def test_seeds_meet_their_own_and_a_baseline_meets_every_seed():
+    targets = np.full(50, 10.0)
+    hits = [targets * share for share in (0.1, 0.3, 0.5)]
+    study = made_up({"a": hits, "b": hits[:1], "fixed": hits[:1]}, targets)
+    study.baselines["figures"]["fixed"] = {}
+    assert difference(study, "a", "b").mean == 0  # one seed in common
+    assert difference(study, "a", "fixed").mean == pytest.approx(0.2)
+    assert difference(study, "a", "nothing") is None
+
+
 def test_what_is_lost_from_realtime_to_daily():
     targets = np.full(200, 20.0)
     study = made_up({"x": [targets]}, targets)
@@ -89,7 +99,7 @@ def test_what_is_lost_from_realtime_to_daily():
 
 def test_every_claim_is_of_a_cell_that_is_trained():
     others = {"pinnersage_5", "pinnersage_20", "popularity", "mean_of_last", "oracle"}
-    cells = {cell.name for size in (FULL, SMALL) for cell in make_grid(size)} | others
+    cells = {cell.name for size in (FULL, SMALL, QUICK) for cell in make_grid(size)} | others
     for claim in CLAIMS:
         assert claim.table in PAPER
         assert {claim.cell.partition("@")[0], claim.reference.partition("@")[0]} <= cells
