@@ -114,8 +114,14 @@ def run_tasks(tasks: list[Task], source: Source, digest: str, workers: int, unti
         return 0
     progress = Progress(len(pending), time.monotonic())
     done, waiting = 0, list(reversed(pending))
-    context = multiprocessing.get_context("spawn")
     workers = min(workers, len(pending))
+    if workers == 1:  # in this process: no second one to start
+        start_worker()
+        while waiting and time.monotonic() < until:
+            done += 1
+            progress.say(done, run_task(source, waiting.pop()))
+        return len(waiting)
+    context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
         running: set[concurrent.futures.Future] = set()
         while running or (waiting and time.monotonic() < until):
