@@ -14,16 +14,8 @@ from rich.console import Console
 from pipelines.arguments import Parser, date, positive
 from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
 from pipelines.beam_options import is_local, parse_beam_options
-from pipelines.daily_inference import (
-    Given,
-    Plan,
-    add_shared_flags,
-    canary_check,
-    finish_run,
-    manifest_part,
-    pin_branch,
-    read_given,
-)
+from pipelines.daily_inference import canary_check, finish_run, manifest_part, pin_branch
+from pipelines.daily_plan import Given, Plan, add_shared_flags, read_given
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from pipelines.release import refusal

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.daily_inference import Given, Plan, fingerprint, same_model
+from pipelines.daily_plan import Given, Plan, fingerprint, same_model
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout, open_layout, read_layout
 from stores.logs import InputSelection, LogFile, select_inputs

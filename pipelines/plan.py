@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import Given, choose_inputs, make_parser, read_given, same_model
+from pipelines.daily_inference import make_parser
+from pipelines.daily_plan import Given, choose_inputs, read_given, same_model
 from stores.errors import UsageError
 from stores.layout import Layout, read_layout
 from stores.logs import InputSelection

@@ -15,7 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.arguments import Parser, date
 from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import Plan, add_shared_flags, execute, fingerprint, read_given, same_model
+from pipelines.daily_inference import execute
+from pipelines.daily_plan import Plan, add_shared_flags, fingerprint, read_given, same_model
 from pipelines.release import refusal
 from pipelines.summary import print_summary
 from stores.erasure import read_user_list, write_ids

@@ -8,7 +8,8 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import define_pipeline, make_parser, make_plan
+from pipelines.daily_inference import define_pipeline, make_parser
+from pipelines.daily_plan import make_plan
 from tests.engines.nights import make_world
 from tests.worlds import FIRST, day
 from transforms.release import Publication
