@@ -9,7 +9,11 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
+<<<<<<< HEAD
 .PHONY: help setup lock demo study test test-chaos test-flink test-prism test-dataflow lint format clean
+=======
+.PHONY: help setup lock demo test test-flink test-prism test-dataflow test-airflow lint format clean
+>>>>>>> e26e944 (Run the night from Airflow: wait for the logs, catch up by backfill, and never retry a refusal)
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -53,6 +57,12 @@ test-prism: $(STAMP)  ## Runs the job on Beam's Prism (needs Go) and compares wi
 test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK_VERSION=2.2 for the newer one; SKIP_FLINK=1 leaves it out.
 	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
 	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
+
+# As of a day when Airflow's own dependencies fitted it: a later FastAPI breaks 3.2.2.
+test-airflow: $(STAMP)  ## Runs the DAG with the real Airflow, in an environment of its own.
+	@[ -x .cache/airflow/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/airflow
+	$(BIN)/uv pip install --quiet --python .cache/airflow/bin/python --exclude-newer 2026-06-15 apache-airflow==3.2.2 apache-airflow-providers-standard
+	$(BIN)/python -m pytest tests/engines/test_airflow.py
 
 test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow's client in a folder of its own.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/dataflow -r deploy/dataflow/requirements.txt
