@@ -1,4 +1,4 @@
-"""The nightly job as an Airflow DAG: copy this file into your DAG folder. It needs Airflow 3, and nothing of ours to import.
+"""The nightly job as an Airflow DAG: copy this file into your DAG folder. It needs Airflow 3 and imports nothing of ours.
 
 The scheduler's environment says where everything is:
 
@@ -22,7 +22,7 @@ from airflow.sdk import ObjectStoragePath, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-BACKFILL_FROM = 3  # days behind; below that one `daily` catches up, reading the missed days with its own
+BACKFILL_FROM = 2  # days behind: a night was missed, and `backfill` makes its release too
 
 
 def setting(name: str, default: str = "") -> str:
@@ -36,6 +36,8 @@ def command(name: str, *flags: str) -> list[str]:
 
 def newest_release() -> datetime.date | None:
     """The day that the root is at; None if it has no release."""
+    if not (ObjectStoragePath(setting("ROOT")) / "CURRENT").exists():
+        return None
     done = subprocess.run(command("status", "--json"), capture_output=True, text=True)
     if done.returncode:
         raise AirflowException(done.stderr.strip())

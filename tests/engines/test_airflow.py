@@ -38,7 +38,7 @@ def run_dag(home: dict[str, str], folder: str, number: int, *flags: str) -> tupl
         **{f"PINNERFORMER_{name.upper()}": f"{folder}/{name}" for name in ("root", "logs", "pins", "model")},
     }
     command = [AIRFLOW, os.path.abspath("tests/engines/run_dag.py"), DAG, str(day(number))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     line = next((line for line in done.stdout.splitlines() if line.startswith("DAG-RUN ")), None)
     assert line, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(line.removeprefix("DAG-RUN ")), done.stdout + done.stderr
@@ -57,3 +57,7 @@ def test_a_night_a_refusal_and_the_catching_up(home, tmp_path):
     assert ended["tasks"]["release"] == ["failed", 1]  # of three tries that it would have had
     assert "refused by a gate" in said and "rows_dropped_share" in said
     assert current_release(root) == str(day(0))
+
+    ended, said = run_dag(home, str(tmp_path), 2)
+    assert ended["tasks"]["release"][0] == "success" and " backfill " in said
+    assert root.list("releases") == [str(day(number)) for number in range(3)]
