@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.arguments import parse_beam_options
+from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import make_parser
 from tests.worlds import day
 
