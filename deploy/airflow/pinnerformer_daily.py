@@ -1,4 +1,4 @@
-"""The nightly job as an Airflow DAG: copy this file into your DAG folder. It needs Airflow 3 and imports nothing of ours.
+"""The nightly job as an Airflow DAG: copy this file into your DAG folder; it needs Airflow 3 and imports none of ours.
 
 The scheduler's environment says where everything is:
 

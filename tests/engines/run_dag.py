@@ -1,4 +1,4 @@
-"""Runs a DAG for one logical date and prints how each task ended: for Airflow's Python, which has no package of ours."""
+"""Runs a DAG for one logical date and prints how each task ended: for Airflow's Python, which lacks our packages."""
 
 import datetime
 import importlib.util
