@@ -9,11 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-<<<<<<< HEAD
-.PHONY: help setup lock demo study test test-chaos test-flink test-prism test-dataflow lint format clean
-=======
-.PHONY: help setup lock demo test test-flink test-prism test-dataflow test-airflow lint format clean
->>>>>>> e26e944 (Run the night from Airflow: wait for the logs, catch up by backfill, and never retry a refusal)
+.PHONY: help setup lock demo study test test-chaos test-flink test-prism test-dataflow test-airflow lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
