@@ -10,12 +10,25 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2.5rem au
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .7rem; border-bottom: 1px solid #e4e4e4 }
 th { text-align: left; font-weight: 600; color: #555 }
+td:first-child { white-space: nowrap } .gates td { white-space: normal }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 2rem }
 .ok { color: #1a7f37 } .no { color: #b3261e } svg { display: block }
 @media (max-width: 45rem) { .two { display: block } }
 """
-COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#9c755f", "#bab0ac")
+COLOURS = (
+    "#4e79a7",
+    "#f28e2b",
+    "#59a14f",
+    "#e15759",
+    "#76b7b2",
+    "#edc948",
+    "#b07aa1",
+    "#9c755f",
+    "#bab0ac",
+    "#ff9da7",
+    "#86bcb6",
+)
 
 
 def _table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
@@ -26,6 +39,11 @@ def _table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
         "<tr>" + "".join(f"<td{k}>{cell}</td>" for cell, k in zip(row, kind, strict=True)) + "</tr>" for row in rows
     )
     return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _number(value: float) -> str:
+    """Whole numbers whole, others to four digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def stage_bars(released: list[Manifest]) -> str:
@@ -93,8 +111,8 @@ def write_report(
     gates = [
         [
             html.escape(gate["reads"]),
-            f"{gate['measured']:.4g}",
-            f"{gate['threshold']:.4g}",
+            _number(gate["measured"]),
+            _number(gate["threshold"]),
             '<span class="ok">passed</span>' if gate["passed"] else '<span class="no">REFUSED</span>',
         ]
         for gate in released[-1].gates
@@ -111,7 +129,7 @@ def write_report(
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style>
 <h1>Three nights of real receipts</h1>
 <p>Each night turned the day's receipts into one embedding a household, in the key-value store, and one embedding a
-product, in {len(released[-1].tables["indexes"])} HNSW shards. Release <b>{released[-1].release}</b>
+product, in {len(released[-1].parts("indexes"))} HNSW shards. Release <b>{released[-1].release}</b>
 is being served.</p>
 <h2>What came in and what went out</h2>{_table(head, days)}
 <h2>Does the model know households?</h2>
@@ -119,7 +137,8 @@ is being served.</p>
 share that was among their ten nearest products. It was trained on what the others had bought before.</p>{recalls}
 <h2>Household {user}</h2><div class="two"><div>{left}</div><div>{right}</div></div>
 <h2>Seconds of work, by stage</h2>{stage_bars(released)}
-<h2>The gates that the last release passed</h2>{_table(["check", "measured", "threshold", ""], gates)}
+<h2>The gates that the last release passed</h2>
+<div class="gates">{_table(["check", "measured", "threshold", ""], gates)}</div>
 </html>
 """
     with replace_atomically(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
