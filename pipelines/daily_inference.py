@@ -14,11 +14,9 @@ from pipelines.daily_plan import Given, Plan, add_shared_flags, make_plan
 from pipelines.detached import check_detachable, note_submitted
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
-from pipelines.release import refusal
+from pipelines.release import conclude, open_target
 from pipelines.summary import print_summary
-from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import FileEntry, Root
-from stores.kv import open_store
 from stores.lease import hold_lease
 from stores.manifests import Manifest
 from stores.releases import refuse_pinned
@@ -31,7 +29,7 @@ from transforms.gates.drift import HISTOGRAM
 from transforms.histories import UpdateHistories
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.release import FAILED, OUTCOME, REFUSED, STAGED, Publication, finish, read_outcome, stage
+from transforms.release import OUTCOME, STAGED, Publication, finish, read_outcome, stage
 from transforms.resume import Finished
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 from transforms.sequences import JoinPinVectors
@@ -255,13 +253,7 @@ def run(argv: list[str]) -> int:
     options = parse_beam_options(parser, rest)
     if arguments.detach:
         check_detachable(options)
-    target = None
-    if arguments.publish == "store":
-        if not arguments.kv:
-            raise UsageError("--kv is missing: say where to publish, or --publish none")
-        target = Publication(arguments.kv, arguments.namespace)
-        with open_store(target.url, target.namespace) as store:
-            store.check()
+    target = open_target(arguments)
     started = time.perf_counter()
     root = Root(arguments.root)
     with hold_lease(root, f"daily {arguments.date}") as lease:
@@ -276,12 +268,7 @@ def run(argv: list[str]) -> int:
             outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
             outcome = execute(plan, target, options, shown=not arguments.quiet)
-    if outcome is None:
-        raise StoreError(f"{root.path(plan.run.staging)}: the run ended without an outcome; look into the engine's log")
-    if outcome["outcome"] == FAILED:
-        raise StoreError(outcome["error"])
-    if outcome["outcome"] == REFUSED:
-        raise RefusedError(refusal(root, plan.run.name, outcome))
+    outcome = conclude(root, plan.run.name, outcome)
     if not arguments.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)
     return 0

@@ -37,6 +37,39 @@ AGAIN = (
 )
 
 
+def open_target(arguments: Any) -> Publication | None:
+    """Where `--kv`, `--namespace` and `--publish` say to publish, looked at before any work; None: nowhere.
+
+    Raises:
+        UsageError: no store named. StoreError: it cannot be used.
+    """
+    if arguments.publish != "store":
+        return None
+    if not arguments.kv:
+        raise UsageError("--kv is missing: say where to publish, or --publish none")
+    target = Publication(arguments.kv, arguments.namespace)
+    with open_store(target.url, target.namespace) as store:
+        store.check()
+    return target
+
+
+def conclude(root: Root, name: str, outcome: dict[str, Any] | None) -> dict[str, Any]:
+    """The outcome of a run that committed; any other as the error that it is.
+
+    Raises:
+        StoreError: the run failed, or did not say how it ended. RefusedError: a gate closed.
+    """
+    if outcome is None:
+        raise StoreError(
+            f"{root.path(f'staging/{name}')}: the run ended without an outcome; look into the engine's log"
+        )
+    if outcome["outcome"] == FAILED:
+        raise StoreError(outcome["error"])
+    if outcome["outcome"] == REFUSED:
+        raise RefusedError(refusal(root, name, outcome))
+    return outcome
+
+
 def run(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     parser = Parser(prog="pinnerformer release", description=DESCRIPTION, epilog=EPILOG)
@@ -53,13 +86,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(
             "--force-gate NAME and --reason TEXT go together: the manifest keeps who is answered for, and why"
         )
-    root, target = Root(arguments.root), None
-    if arguments.publish == "store":
-        if not arguments.kv:
-            raise UsageError("--kv is missing: say where to publish, or --publish none")
-        target = Publication(arguments.kv, arguments.namespace)
-        with open_store(target.url, target.namespace) as store:
-            store.check()
+    root, target = Root(arguments.root), open_target(arguments)
     with hold_lease(root, f"release {arguments.run}") as lease:
         if not root.exists(f"staging/{arguments.run}/{STAGED}"):
             raise not_finished(root, arguments.run)
@@ -68,11 +95,7 @@ def run(argv: list[str]) -> int:
         thresholds = read_thresholds(arguments.gates) if arguments.gates else own
         forced = dict.fromkeys(arguments.force_gate, (arguments.reason or "").strip())
         outcome = finish(root, arguments.run, thresholds, target, forced, lease)
-    if outcome["outcome"] == FAILED:
-        raise StoreError(outcome["error"])
-    if outcome["outcome"] == REFUSED:
-        raise RefusedError(refusal(root, arguments.run, outcome))
-    print_summary(root, outcome, seconds=0.0, file=sys.stderr)
+    print_summary(root, conclude(root, arguments.run, outcome), seconds=0.0, file=sys.stderr)
     return 0
 
 

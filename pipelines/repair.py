@@ -1,5 +1,6 @@
 """`pinnerformer repair`: after a bad input was corrected, makes everything anew for the users whom it touched."""
 
+import dataclasses
 import datetime
 import hashlib
 import os
@@ -17,19 +18,17 @@ from pipelines.arguments import Parser, date
 from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import execute
 from pipelines.daily_plan import Plan, add_shared_flags, fingerprint, read_given, same_model
-from pipelines.release import refusal
+from pipelines.release import conclude, open_target
 from pipelines.summary import print_summary
 from stores.erasure import read_user_list, write_ids
-from stores.errors import InputError, RefusedError, StoreError, UsageError
+from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
-from stores.kv import open_store
 from stores.layout import require_layout
 from stores.lease import hold_lease
 from stores.logs import ColumnNames, InputSelection, describe_files, list_partitions
 from stores.manifests import Manifest
 from stores.releases import chain, next_release_id, read_current, refuse_pinned
 from stores.tables import read_files
-from transforms.release import FAILED, REFUSED, Publication
 from transforms.resume import find_finished
 from transforms.run import Run
 
@@ -147,24 +146,14 @@ def run(argv: list[str]) -> int:
     parser.set_defaults(join="auto", broadcast_limit=8)
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
-    target = None
-    if arguments.publish == "store":
-        if not arguments.kv:
-            raise UsageError("--kv is missing: say where to publish, or --publish none")
-        target = Publication(arguments.kv, arguments.namespace)
-        with open_store(target.url, target.namespace) as store:
-            store.check()
+    target = open_target(arguments)
     started, root = time.perf_counter(), Root(arguments.root)
-    with hold_lease(root, "repair"):
+    with hold_lease(root, "repair") as lease:
         refuse_pinned(root)
         plan = make_plan(arguments, options)
+        plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, lease=lease))
         outcome = execute(plan, target, options, shown=not arguments.quiet)
-    if outcome is None:
-        raise StoreError(f"{root.path(plan.run.staging)}: the run ended without an outcome; look into the engine's log")
-    if outcome["outcome"] == FAILED:
-        raise StoreError(outcome["error"])
-    if outcome["outcome"] == REFUSED:
-        raise RefusedError(refusal(root, plan.run.name, outcome))
+    outcome = conclude(root, plan.run.name, outcome)
     if not arguments.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)
     return 0
