@@ -64,6 +64,17 @@ def test_a_run_that_lost_the_root_commits_nothing(world, tmp_path, monkeypatch, 
     assert Root(root).read_bytes(LEASE) == lease, "the other's lease is not this one's to give back"
 
 
+def test_a_repair_that_lost_the_root_commits_nothing(world, tmp_path, monkeypatch, capsys):
+    root = str(tmp_path / "root")
+    assert main(command(world, root)) == 0
+    lease = json.dumps({**OTHER, "expires": 1e12}).encode()
+    meanwhile(monkeypatch, lambda: Root(root).write_bytes(LEASE, lease))
+    repair = ["repair", f"--root={root}", *world.inputs, "--publish=none", "--quiet", f"--partition={day(0)}"]
+    assert main(repair) == 1
+    assert "this run lost the root" in capsys.readouterr().err
+    assert current_release(Root(root)) == str(day(0)) and os.listdir(f"{root}/releases") == [str(day(0))]
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_a_run_that_wakes_up_after_the_other_committed(world, tmp_path, monkeypatch, capsys, held):
     """The same release id, other settings: neither the manifest nor CURRENT of the winner is touched."""
