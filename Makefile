@@ -72,7 +72,7 @@ demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job 
 
 study: $(STAMP)  ## Makes docs/reproduction.md anew: up to two hours a data set; SIZE=--small takes a fraction of it.
 	test -e $(STUDY)/world/world.json || \
-	  $(BIN)/pinnerformer synth --out $(STUDY)/world --users 3000 --pins 5000 --start 2026-05-01 --days 120 --seed 1
+	  $(BIN)/pinnerformer synth --out $(STUDY)/world --users 8000 --pins 5000 --start 2026-05-01 --days 120 --seed 1
 	test -e $(STUDY)/world-timelines/timelines.json || \
 	  $(BIN)/pinnerformer training-data --logs $(STUDY)/world/logs --pins $(STUDY)/world/pins \
 	  --start 2026-05-01 --end 2026-08-28 --evaluation-share 0.3 --out $(STUDY)/world-timelines
@@ -84,7 +84,7 @@ study: $(STAMP)  ## Makes docs/reproduction.md anew: up to two hours a data set;
 	$(BIN)/pinnerformer study --timelines $(STUDY)/receipts-timelines --pins $(STUDY)/receipts/pins --new $(SIZE) \
 	  --out $(STUDY)/receipts-study --title "Receipts of 2,469 households"
 	$(BIN)/pinnerformer study --timelines $(STUDY)/world-timelines --pins $(STUDY)/world/pins --oracle $(STUDY)/world \
-	  $(SIZE) --out $(STUDY)/world-study --title "A synthetic world of 3,000 users and 5,000 pins" \
+	  $(SIZE) --out $(STUDY)/world-study --title "A synthetic world of 8,000 users and 5,000 pins" \
 	  --beside $(STUDY)/receipts-study --page docs/reproduction.md
 
 clean:  ## Removes what setup and the demo made.

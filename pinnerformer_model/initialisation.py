@@ -2,8 +2,8 @@
 
 Ours, the paper does not say. With weights drawn at random, users and pins begin in spaces that have nothing to do with
 each other, and most of a short training goes into bringing them together. Here both towers begin as linear maps of the
-PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, beside small random
-parts of everything else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
+PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, beside next to nothing
+of everything else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
 
 Given vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
 pins have in common does not drown what tells them apart.
@@ -24,7 +24,8 @@ from pinnerformer_model.user_tower import Block, UserTower
 STD = 0.02
 TABLE_STD = 0.5
 MEAN_SCALE = 3.0  # of the mean of the tokens, beside the newest one: at 1 the newest drowns it
-TOKEN_SCALE = 8.0  # of a unit vector in a token: the time features, some 150 numbers of size 1, add a norm of about 2
+TOKEN_SCALE = 8.0  # of a unit vector in a token
+OTHER_STD = 0.002  # of the other features' weights: the times alone are some 150 numbers of size 1, and noise at first
 
 
 @torch.no_grad()
@@ -65,6 +66,7 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, vectors: n
     else:
         head = semi_orthogonal(out, hidden, generator)
         pin = head @ token
+    user_tower.projection.weight.mul_(OTHER_STD / STD)
     user_tower.projection.weight[:, :into] = TOKEN_SCALE * token
     end = user_tower.projection.in_features
     for encoder in (features.gap, features.since_latest, features.absolute_time):  # from the last column back

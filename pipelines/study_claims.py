@@ -113,6 +113,7 @@ PAPER = {
             ("d 16", "dim_16", ()),
             ("d 32", "dim_32", ()),
             ("d 64", "dim_64", ()),
+            ("d 128", "dim_128", ()),
         ),
     ),
 }
@@ -157,4 +158,5 @@ CLAIMS = (
     Claim("sizes", "d 16 is lower than the base", "dim_16", "lower", BASE),
     Claim("sizes", "d 32 is lower than the base", "dim_32", "lower", BASE),
     Claim("sizes", "d 64 is lower than the base", "dim_64", "lower", BASE),
+    Claim("sizes", "d 128 is as good as the base", "dim_128", "as good", BASE),
 )

@@ -23,25 +23,26 @@ class Size:
         lengths, dims: The values of M and d that are tried.
     """
 
-    hidden_size: int = 128
+    hidden_size: int = 256
     num_layers: int = 1
     num_heads: int = 4
-    pin_hidden_size: int = 256
-    embedding_dim: int = 128
+    pin_hidden_size: int = 512
+    embedding_dim: int = 256
     max_sequence_length: int = 32
-    steps: int = 800
+    steps: int = 150
     users_per_step: int = 64
     positions: int = 8
     random_negatives: int = 1024
-    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+    learning_rates: tuple[float, ...] = (2.5e-4, 5e-4, 1e-3)
     lengths: tuple[int, ...] = (4, 8, 16, 32, 64)
-    dims: tuple[int, ...] = (16, 32, 64, 128)
+    dims: tuple[int, ...] = (32, 64, 128, 256)
 
 
 FULL = Size()  # sized for two hours of a machine with two cores
-SMALL = Size(steps=120)
+SMALL = Size(hidden_size=128, pin_hidden_size=256, embedding_dim=128, steps=80, dims=(16, 32, 64, 128))
 QUICK = Size(
     hidden_size=32,
+    pin_hidden_size=256,
     embedding_dim=32,
     max_sequence_length=16,
     steps=40,

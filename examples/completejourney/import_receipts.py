@@ -37,7 +37,10 @@ PLACES = {
     "A": "in_shelf",
 }
 DAY_MS = 86_400_000
+VECTORS = 2  # counts the ways in which the vectors have been made: another one is another space
 COOCCURRENCE_WIDTH = 192  # the other 64 dimensions are the product's attributes
+FREQUENCY_WIDTH = 32  # of those 192
+FREQUENCY_LENGTH = 3.0  # of the product sold most, beside 1 for what it is sold with
 MIN_BASKETS = 5  # products in fewer have no co-occurrence to speak of
 
 
@@ -108,10 +111,12 @@ def write_days(rows: pa.Table, folder: str) -> int:
 
 
 def cooccurrence_vectors(product: np.ndarray, basket: np.ndarray, products: int) -> np.ndarray:
-    """Truncated SVD of the positive pointwise mutual information of products in one basket.
+    """What products are bought with, and how often: two factorisations of their counts in one basket, side by side.
 
-    Levy and Goldberg, "Neural word embedding as implicit matrix factorization" (2014), section 5: U sqrt(S). The SVD
-    is the randomised one of Halko, Martinsson and Tropp (arXiv:0909.4061), algorithm 4.4, from a fixed seed.
+    160 numbers are of their positive pointwise mutual information: Levy and Goldberg, "Neural
+    word embedding as implicit matrix factorization" (2014), section 5, U sqrt(S), scaled to length 1.
+    They say what a product goes with and not how often it is sold. The other 32 are of the logarithm of the counts, the
+    longer the more often it is sold, 3 at most: what a vector learned on engagements would know.
 
     Args:
         product: int64 [N], index of the product of a line.
@@ -123,29 +128,44 @@ def cooccurrence_vectors(product: np.ndarray, basket: np.ndarray, products: int)
     """
     lines = sparse.csr_matrix((np.ones(len(product), np.float32), (product, basket)), (products, basket.max() + 1))
     lines.data[:] = 1  # a product counts once a basket
-    counts = np.asarray(lines.sum(axis=1)).ravel()
-    used = np.flatnonzero(counts >= MIN_BASKETS)
-    lines = lines[used]
-    together = (lines @ lines.T).tocoo()
-    apart = together.row != together.col
-    row, column, number = together.row[apart], together.col[apart], together.data[apart]
-    # Levy, Goldberg and Dagan (2015): context counts to the power 0.75, so that rare pairs weigh less.
-    total = np.bincount(row, number, len(used))
+    used = np.flatnonzero(np.asarray(lines.sum(axis=1)).ravel() >= MIN_BASKETS)
+    together = (lines[used] @ lines[used].T).tocsr()
+    affinity = factorise(positive_information(together), COOCCURRENCE_WIDTH - FREQUENCY_WIDTH)
+    together.data = np.log1p(together.data)
+    frequency = factorise(together, FREQUENCY_WIDTH)
+    frequency *= FREQUENCY_LENGTH / np.linalg.norm(frequency, axis=1).max()
+    out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)
+    out[used] = np.concatenate([_unit(affinity), frequency], axis=1)
+    return out
+
+
+def positive_information(together: sparse.csr_matrix) -> sparse.csr_matrix:
+    """log of P(a, b) / (P(a) P(b)) where positive, of products a != b; context counts to the power 0.75.
+
+    The power is that of Levy, Goldberg and Dagan (2015): rare pairs weigh less.
+    """
+    pairs = together.tocoo()
+    apart = pairs.row != pairs.col
+    row, column, number = pairs.row[apart], pairs.col[apart], pairs.data[apart]
+    total = np.bincount(row, number, together.shape[0])
     context = total**0.75
     information = np.log(number * context.sum() / (total[row] * context[column]))
-    positive = information > 0
-    information = (np.where(positive, information, 0)).astype(np.float32)
-    matrix = sparse.csr_matrix((information, (row, column)), (len(used), len(used)))
+    matrix = sparse.csr_matrix((np.maximum(information, 0).astype(np.float32), (row, column)), together.shape)
     matrix.eliminate_zeros()
+    return matrix
+
+
+def factorise(matrix: sparse.csr_matrix, width: int) -> np.ndarray:
+    """U sqrt(S) of the truncated SVD of a symmetric matrix, float32 [rows, width], the strongest directions first.
+
+    The SVD is the randomised one of Halko, Martinsson and Tropp (arXiv:0909.4061), algorithm 4.4, from a fixed seed.
+    """
     random = np.random.default_rng(0)
-    basis = matrix @ random.standard_normal((len(used), COOCCURRENCE_WIDTH + 16), np.float32)
+    basis = matrix @ random.standard_normal((matrix.shape[0], width + 16), np.float32)
     for _ in range(3):
         basis, _ = np.linalg.qr(matrix @ (matrix.T @ np.linalg.qr(basis)[0]))
     left, values, _ = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
-    vectors = (basis @ left)[:, :COOCCURRENCE_WIDTH] * np.sqrt(values[:COOCCURRENCE_WIDTH])
-    out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)
-    out[used, : vectors.shape[1]] = vectors
-    return out
+    return (basis @ left)[:, :width] * np.sqrt(values[:width])
 
 
 def attribute_vectors(catalogue: pa.Table) -> np.ndarray:
@@ -194,7 +214,7 @@ def write_vectors(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, f
     with replace_atomically(os.path.join(folder, "vectors-00000.parquet")) as path:
         pq.write_table(table, path, row_group_size=8192)
     with replace_atomically(os.path.join(folder, "version.json")) as path, open(path, "w") as file:
-        json.dump({"pinsage_version": f"completejourney-ppmi-{cutoff}"}, file)
+        json.dump({"pinsage_version": f"completejourney-{VECTORS}-{cutoff}"}, file)
     return int(usable.sum())
 
 
@@ -227,7 +247,7 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
     if os.path.exists(done):
         with open(done) as file:
             found = json.load(file)
-            if found.get("cutoff") == cutoff.isoformat() and found.get("topics"):
+            if found.get("cutoff") == cutoff.isoformat() and found.get("vectors") == VECTORS:
                 print(f"{out}: imported already")
                 return
     lines, catalogue = read_package("transactions"), read_package("products").sort_by("product_id")
@@ -239,7 +259,7 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
     pins = write_vectors(lines, catalogue, cutoff, os.path.join(out, "pins"))
     print(f"{pins:,} products with a vector -> {out}/pins", flush=True)
     with replace_atomically(done) as path, open(path, "w") as file:
-        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "pins": pins, "topics": True}, file)
+        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "pins": pins, "vectors": VECTORS}, file)
 
 
 def main() -> int:
