@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+GROUP = 64  # scores whose maximum says whether one of them can be among the best
 TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ by their order
 
 
@@ -18,6 +19,10 @@ class Neighbours:
 
     pin_ids: np.ndarray
     scores: np.ndarray
+
+    def take(self, rows: slice) -> "Neighbours":
+        """The answers to some of the queries."""
+        return Neighbours(self.pin_ids[rows], self.scores[rows])
 
 
 def ordered_top_k(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours:
@@ -48,11 +53,28 @@ def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray
     rows = 1 << 14
     for start in range(0, len(pin_ids), rows):
         scores = queries @ embeddings[start : start + rows].astype(np.float32).T  # [Q, rows]
-        kept = min(k, scores.shape[1])
-        at = np.argpartition(-scores, kept - 1, axis=1)[:, :kept]
+        at = _best_columns(scores, min(k, scores.shape[1]))
         chosen = Neighbours(pin_ids[start : start + rows][at], np.take_along_axis(scores, at, 1))
         best = merge_top_k([best, chosen], k)
     return best
+
+
+def _best_columns(scores: np.ndarray, k: int) -> np.ndarray:
+    """int64 [Q, k]: where the k largest of float32 [Q, C], 0 < k <= C, stand in each row, in any order.
+
+    They stand in the k groups of the largest maxima: few columns are left to partition, which is the dear part.
+    """
+    groups = scores.shape[1] // GROUP
+    if groups <= k:
+        return np.argpartition(scores, -k, axis=1)[:, -k:]
+    whole = groups * GROUP
+    maxima = scores[:, :whole].reshape(len(scores), groups, GROUP).max(axis=2)  # [Q, groups]
+    best = np.argpartition(maxima, -k, axis=1)[:, -k:]
+    columns = (best[:, :, None] * GROUP + np.arange(GROUP)).reshape(len(scores), -1)
+    rest = np.broadcast_to(np.arange(whole, scores.shape[1]), (len(scores), scores.shape[1] - whole))
+    columns = np.concatenate([columns, rest], axis=1)  # [Q, k * GROUP + rest]
+    at = np.argpartition(np.take_along_axis(scores, columns, 1), -k, axis=1)[:, -k:]
+    return np.take_along_axis(columns, at, 1)
 
 
 def merge_top_k(parts: list[Neighbours], k: int) -> Neighbours:
@@ -71,9 +93,13 @@ def tie_aware_recall(found: Neighbours, exact: Neighbours) -> float:
         found: From the index.
         exact: From `exact_top_k` over all shards, of the same queries and k.
     """
+    hits, wanted = count_found(found, exact)
+    return hits / wanted if wanted else 1.0
+
+
+def count_found(found: Neighbours, exact: Neighbours) -> tuple[int, int]:
+    """(of the true k best of all queries those that were found, all of them); arguments as of `tie_aware_recall`."""
     wanted = np.isfinite(exact.scores)
-    if not wanted.any():
-        return 1.0
     last = np.where(wanted, exact.scores, np.inf).min(axis=1, keepdims=True)
     good = np.isfinite(found.scores) & (found.scores >= last - TIE)
-    return float(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum() / wanted.sum())
+    return int(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum()), int(wanted.sum())

@@ -33,6 +33,17 @@ def test_exact_search_is_a_sort_by_score_then_id():
     assert few.pin_ids.tolist() == [[9, -1, -1]] and few.scores[0, 1:].tolist() == [-np.inf] * 2
 
 
+@pytest.mark.parametrize("pins", [9, 641, 704, 20_000])
+def test_exact_search_over_many_pins_is_a_sort(pins):
+    vectors, queries = unit_vectors(pins, dim=8), unit_vectors(30, dim=8, seed=1).astype(np.float32)
+    scores = queries @ vectors.astype(np.float32).T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    found = exact_top_k(queries, np.arange(pins), vectors, 10)
+    np.testing.assert_allclose(found.scores[:, : min(10, pins)], np.take_along_axis(scores, order, 1), atol=1e-6)
+    rows = np.take_along_axis(scores, np.maximum(found.pin_ids, 0), 1)
+    np.testing.assert_allclose(found.scores, np.where(found.pin_ids < 0, -np.inf, rows), atol=1e-6)
+
+
 def test_merging_shards_is_searching_all():
     vectors, queries = unit_vectors(300), unit_vectors(20, seed=1).astype(np.float32)
     ids = np.random.default_rng(2).permutation(1000)[:300]
