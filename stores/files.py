@@ -39,7 +39,7 @@ class Files(Protocol):
     """How files are written where a root lies; `path` is what `Root.path` gives."""
 
     def scratch(self, path: str) -> str: ...
-    def write(self, path: str, data: bytes) -> None: ...
+    def write(self, path: str, data: bytes, durable: bool = True) -> None: ...
     def put(self, temporary: str, path: str) -> None: ...
     def compare_and_swap(self, path: str, expected: bytes | None, new: bytes) -> bool: ...
     def compare_and_remove(self, path: str, expected: bytes) -> bool: ...
@@ -173,13 +173,18 @@ class Root:
         """
         return locations.sha256_of(self.path(relative))
 
-    def write_bytes(self, relative: str, data: bytes) -> None:
-        """Writes a file whole or not at all, replacing what was there."""
-        self._files.write(self.path(relative), data)
+    def write_bytes(self, relative: str, data: bytes, *, durable: bool = True) -> None:
+        """Writes a file whole or not at all, replacing what was there.
 
-    def write_json(self, relative: str, value: Any) -> None:
-        """Writes a JSON file whole or not at all; keys keep their order."""
-        self.write_bytes(relative, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+        Args:
+            durable: On a local root, wait until it is on the disk. Without it a power cut, but no killed process, may
+                take it away or damage it: for what can be made again.
+        """
+        self._files.write(self.path(relative), data, durable)
+
+    def write_json(self, relative: str, value: Any, *, durable: bool = True) -> None:
+        """Writes a JSON file as `write_bytes` does; keys keep their order."""
+        self.write_bytes(relative, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), durable=durable)
 
     def write_named_by_content(
         self, folder: str, stem: str, suffix: str, part: int, rows: int, write: Callable[[str], None]

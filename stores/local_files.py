@@ -60,8 +60,16 @@ def temporary_file(directory: str) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def move_into_place(temporary: str, path: str) -> None:
-    """fsync -> rename -> fsync of the folder: a reader sees the old content or the new, never a part."""
+def move_into_place(temporary: str, path: str, *, durable: bool = True) -> None:
+    """fsync -> rename -> fsync of the folder: a reader sees the old content or the new, never a part.
+
+    Args:
+        durable: Wait until it is on the disk; without it a power cut may leave no file, or a damaged one.
+    """
+    if not durable:
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.chmod(temporary, 0o644)
@@ -70,11 +78,15 @@ def move_into_place(temporary: str, path: str) -> None:
 
 
 @contextlib.contextmanager
-def replace_atomically(path: str) -> Iterator[str]:
-    """Yields a temporary name beside `path`; what the body wrote there becomes `path` at once, or nothing does."""
+def replace_atomically(path: str, *, durable: bool = True) -> Iterator[str]:
+    """Yields a temporary name beside `path`; what the body wrote there becomes `path` at once, or nothing does.
+
+    Args:
+        durable: As `move_into_place` takes it.
+    """
     with explain_os_errors(path), temporary_file(os.path.dirname(path)) as temporary:
         yield temporary
-        move_into_place(temporary, path)
+        move_into_place(temporary, path, durable=durable)
 
 
 class LocalFiles:
@@ -84,9 +96,9 @@ class LocalFiles:
         """The folder for a file that is to become `path`: the same one, so that a rename is enough."""
         return os.path.dirname(path)
 
-    def write(self, path: str, data: bytes) -> None:
-        """Writes a file whole or not at all, replacing what was there."""
-        with replace_atomically(path) as temporary, open(temporary, "wb") as file:
+    def write(self, path: str, data: bytes, durable: bool = True) -> None:
+        """As `Root.write_bytes`."""
+        with replace_atomically(path, durable=durable) as temporary, open(temporary, "wb") as file:
             file.write(data)
 
     def put(self, temporary: str, path: str) -> None:

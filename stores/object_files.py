@@ -46,8 +46,8 @@ class ObjectFiles:
         """The folder for a file that is to become `path`: one of this machine."""
         return cache_folder("writing")
 
-    def write(self, path: str, data: bytes) -> None:
-        """Puts an object, replacing what was there."""
+    def write(self, path: str, data: bytes, durable: bool = True) -> None:
+        """Puts an object, replacing what was there; an object that was put is durable."""
         with self._client(path) as (client, key):
             obstore.put(client, key, data)
 

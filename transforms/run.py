@@ -94,13 +94,13 @@ class Run:
         A hint for the display only: appended to a file of this process, whole lines, never read by the job.
         """
         folder = self.progress_folder
-        os.makedirs(folder, exist_ok=True)
         line = json.dumps({"stage": stage, "units": int(units), "parts": parts}) + "\n"
-        descriptor = os.open(
-            os.path.join(folder, f"{socket.gethostname()}-{os.getpid()}.jsonl"),
-            os.O_WRONLY | os.O_APPEND | os.O_CREAT,
-            0o644,
-        )
+        path, flags = f"{folder}/{socket.gethostname()}-{os.getpid()}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        try:
+            descriptor = os.open(path, flags, 0o644)
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(path, flags, 0o644)
         try:
             with contextlib.suppress(OSError):  # a full disk stops the work itself, in words that name the file
                 os.write(descriptor, line.encode())
