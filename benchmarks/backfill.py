@@ -1,12 +1,19 @@
 """A backfill of many days on the preset `small`, against the same days one by one and against the bare model.
 
-    .venv/bin/python -m benchmarks.backfill [--users 200000] [--days 14] [--scale 1.0]
+    .venv/bin/python -m benchmarks.backfill [--users 200000] [--days 14] [--nights 14] [--scale 1.0]
+    .venv/bin/python -m benchmarks.backfill --memory-days 7 28 [--days-per-pass 7] [--scale 1.0]
 
 A root is made directly, as `benchmarks.daily` makes it: every user with a history (median 60, mean 85, at most 256
-engagements) and a vector. On each day 5 % of the users, drawn anew, act three times. The days are then run one by one
-on one copy of the root and at once on another, in processes of their own, and the active users of each day go through
-the bare model in a loop. Printed are the user branch of the backfill against the bare model, and everything but
-inference against the same of the daily runs. `--scale 0.02` is a smoke test; Beam's options pass through.
+engagements) and a vector. On each day 5 % of the users, drawn anew, act three times. The days are then run at once on
+one copy of the root and one by one on another, in processes of their own, and the active users of each day go through
+the bare model in a loop. In this order, so that a machine that is busy for a while is busy for all: half of the nights,
+half of the bare loop, the backfill, the other halves. Printed are the user branch of the backfill against the bare
+model, and everything but inference against the same of the daily runs.
+
+`--scale` takes a share of the users, pins and buckets, so that a bucket has as many active users a day as at full size:
+slices and batches depend on that. `--nights` runs the first N days only one by one, and takes them for all. With
+`--memory-days` only backfills of so many days each are run, in passes of one size, and their peaks printed. Beam's
+options pass through.
 """
 
 import argparse
@@ -114,65 +121,96 @@ def summed(manifests: list[Manifest], stages: tuple[str, ...]) -> float:
     return sum(manifest.timings.get(stage, 0.0) for manifest in manifests for stage in stages)
 
 
+def run_backfill(folder: str, root: str, days: int, beam_flags: list[str], *more: str) -> tuple[float, int]:
+    """Backfills the first days; (wall seconds, peak bytes)."""
+    return run_command(folder, root, ["backfill", f"--start={day(0)}", f"--end={day(days - 1)}", *more], beam_flags)
+
+
+def run_nights(folder: str, root: str, numbers: range, beam_flags: list[str]) -> tuple[float, int]:
+    """Runs days one by one; (wall seconds of all, peak bytes)."""
+    seconds, peak = 0.0, 0
+    for number in numbers:
+        wall, used = run_command(folder, root, ["daily", f"--date={day(number)}", "--join=broadcast"], beam_flags)
+        print(f"daily {day(number)}: {wall:,.1f} s", flush=True)
+        seconds, peak = seconds + wall, max(peak, used)
+    return seconds, peak
+
+
+def measure_memory(folder: str, lengths: list[int], a_pass: int, beam_flags: list[str]) -> None:
+    """Prints the peak of backfills of several lengths in passes of one size."""
+    for days in lengths:
+        root = copy_root(f"{folder}/root", f"{folder}/backfill-{days}")
+        seconds, peak = run_backfill(folder, root, days, beam_flags, f"--days-per-pass={a_pass}")
+        print(f"{days} days in passes of {a_pass}: peak {peak / 2**30:.2f} GiB, {seconds:,.0f} s", flush=True)
+        shutil.rmtree(root)
+
+
+def check_equal(found: list[Manifest], expected: list[Manifest]) -> None:
+    """Ends the benchmark if a table of users differs; by its name, which carries the content."""
+    for one, other in zip(found, expected, strict=True):
+        for name in ("histories", "user_embeddings"):
+            if one.tables[name] != other.tables[name]:
+                sys.exit(f"{one.release}: {name} differs from the daily run's")
+    print(f"every table of users equals the daily runs', byte for byte, on {len(found)} days")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--days", type=int, default=14)
     parser.add_argument("--active-share", type=float, default=0.05)
     parser.add_argument("--pins", type=int, default=100_000)
-    parser.add_argument("--scale", type=float, default=1.0, help="of users and pins")
-    parser.add_argument("--bare-days", type=int, default=14, help="days whose users go through the bare model")
-    parser.add_argument("--memory-days", type=int, default=0, help="also a backfill of the first N days, for its peak")
+    parser.add_argument("--buckets", type=int, default=64)
+    parser.add_argument("--scale", type=float, default=1.0, help="of users, pins and buckets")
+    parser.add_argument("--nights", type=int, help="days that are run one by one, too (all)")
+    parser.add_argument(
+        "--memory-days", type=int, nargs="+", metavar="N", help="measure the memory of such ranges only"
+    )
+    parser.add_argument("--days-per-pass", type=int, default=7, metavar="N", help="of --memory-days (7)")
     arguments, beam_flags = parser.parse_known_args()
     users, pins = round(arguments.users * arguments.scale), round(arguments.pins * arguments.scale)
-    days = arguments.days
+    buckets = max(1, round(arguments.buckets * arguments.scale))
+    days = max(arguments.memory_days or [arguments.days])
+    nights = min(arguments.nights or days, days)
     with tempfile.TemporaryDirectory() as folder:
-        print(f"making a root of {users:,} users and {days} days of logs", flush=True)
-        make_inputs(folder, users, users, 0, pins)
+        print(f"making a root of {users:,} users in {buckets} buckets, {pins:,} pins, {days} days of logs", flush=True)
+        make_inputs(folder, users, users, 0, pins, buckets)
         write_logs(folder, users, days, arguments.active_share, pins)
-        start = f"{folder}/root"
-        one_by_one, at_once = copy_root(start, f"{folder}/daily"), copy_root(start, f"{folder}/backfill")
-        bare_days = list(range(days))[:: max(1, -(-days // arguments.bare_days))]
-
-        seconds, peak = run_command(
-            folder, at_once, ["backfill", f"--start={day(0)}", f"--end={day(days - 1)}"], beam_flags
-        )
-        print(f"backfill: {seconds:,.0f} s, {peak / 2**30:.2f} GiB", flush=True)
-        daily_seconds, daily_peak = 0.0, 0
-        for number in range(days):
-            wall, bytes_used = run_command(
-                folder, one_by_one, ["daily", f"--date={day(number)}", "--join=broadcast"], beam_flags
-            )
-            daily_seconds, daily_peak = daily_seconds + wall, max(daily_peak, bytes_used)
-            print(f"daily {day(number)}: {wall:,.1f} s", flush=True)
-        bare_users, bare_seconds = bare_in_process(folder, at_once, bare_days, days)
-        backfilled, nightly = made(at_once, days), made(one_by_one, days)
-        for found, expected in zip(backfilled, nightly, strict=True):
-            for name in ("histories", "user_embeddings"):
-                if found.tables[name] != expected.tables[name]:
-                    sys.exit(f"{found.release}: {name} differs from the daily run's")
-        print("every table of users equals the daily runs', byte for byte")
         if arguments.memory_days:
-            some = copy_root(start, f"{folder}/some")
-            command = ["backfill", f"--start={day(0)}", f"--end={day(arguments.memory_days - 1)}"]
-            _, few = run_command(folder, some, command, beam_flags)
-            print(f"peak of {arguments.memory_days} days {few / 2**30:.2f} GiB, of {days} days {peak / 2**30:.2f} GiB")
+            measure_memory(folder, arguments.memory_days, arguments.days_per_pass, beam_flags)
+            return 0
+        one_by_one = copy_root(f"{folder}/root", f"{folder}/daily")
+        at_once = copy_root(f"{folder}/root", f"{folder}/backfill")
+        half = -(-nights // 2)
+        first = run_nights(folder, one_by_one, range(half), beam_flags)
+        bare_first = bare_in_process(folder, one_by_one, list(range(half)), half)
+        print(f"bare model: {bare_first[0] / bare_first[1]:,.1f} users/s", flush=True)
+        seconds, peak = run_backfill(folder, at_once, days, beam_flags)
+        print(f"backfill: {seconds:,.0f} s", flush=True)
+        bare_second = bare_in_process(folder, at_once, list(range(half, nights)) or [days - 1], days)
+        print(f"bare model: {bare_second[0] / bare_second[1]:,.1f} users/s", flush=True)
+        second = run_nights(folder, one_by_one, range(half, nights), beam_flags)
+        backfilled, nightly = made(at_once, days), made(one_by_one, nights)
+        check_equal(backfilled[:nights], nightly)
 
     embedded = sum(manifest.counters["embed_users"]["users_embedded"] for manifest in backfilled)
-    bare = bare_seconds / bare_users * embedded
-    branch = summed(backfilled, USER_BRANCH)
-    print(
-        f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all of them"
-    )
-    for stage in USER_BRANCH:
-        print(f"  {stage:17} {summed(backfilled, (stage,)):8.1f} s   one by one {summed(nightly, (stage,)):8.1f} s")
-    print(f"user branch / bare inference: {branch / bare:.3f} (to be <= 1.15)")
+    bare_users, bare_seconds = bare_first[0] + bare_second[0], bare_first[1] + bare_second[1]
+    bare, branch = bare_seconds / bare_users * embedded, summed(backfilled, USER_BRANCH)
+    print(f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all")
+    print("work, in seconds, stage by stage; one by one: a night's, times the days")
+    for stage in sorted({stage for manifest in backfilled for stage in manifest.timings}):
+        one = summed(nightly, (stage,)) * days / nights
+        print(f"  {stage:17} {summed(backfilled, (stage,)):8.1f} at once {one:8.1f} one by one")
+    print(f"(a) user branch / bare inference: {branch:,.0f} / {bare:,.0f} s = {branch / bare:.3f} (to be <= 1.15)")
     workers = max(1, sum(int(f.partition("=")[2]) for f in beam_flags if f.startswith("--direct_num_workers=")))
+    daily_seconds = (first[0] + second[0]) * days / nights
     rest = seconds - summed(backfilled, ("embed_users",)) / workers
-    daily_rest = daily_seconds - summed(nightly, ("embed_users",)) / workers
-    print(f"wall: {seconds:,.0f} s at once, {daily_seconds:,.0f} s one by one ({workers} worker(s))")
-    print(f"everything but inference: {rest:,.1f} s at once, {daily_rest:,.1f} s one by one: {rest / daily_rest:.3f}")
-    print("  (to be <= 0.25)")
+    daily_rest = daily_seconds - summed(nightly, ("embed_users",)) / workers * days / nights
+    taken = f" ({nights} of {days} nights were run)" if nights < days else ""
+    print(f"wall, {workers} worker(s): {seconds:,.0f} s at once, {daily_seconds:,.0f} s one by one{taken}")
+    ratio = f"{rest:,.0f} / {daily_rest:,.0f} s = {rest / daily_rest:.3f}"
+    print(f"(b) everything but inference, at once / one by one: {ratio} (to be <= 0.25)")
+    daily_peak = max(first[1], second[1])
     print(f"peak proportional set size: {peak / 2**30:.2f} GiB at once, {daily_peak / 2**30:.2f} GiB one by one")
     return 0
 

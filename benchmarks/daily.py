@@ -71,7 +71,7 @@ def draw_rows(users: np.ndarray, lengths: np.ndarray, pins: int, day_ms: int, da
     )
 
 
-def make_inputs(folder: str, users: int, active: int, rows: int, pins: int) -> None:
+def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buckets: int = 64) -> None:
     """The model, the vectors, yesterday's release and tonight's log."""
     random = np.random.default_rng(1)
     config = preset("small", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="benchmark")
@@ -93,7 +93,7 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int) -> N
     lengths[~acts] = draw_lengths(users - active, rest / 1.4, rest, random)
 
     root = Root(f"{folder}/root")
-    layout = open_layout(root, {"history_length": LONGEST})
+    layout = open_layout(root, {"history_length": LONGEST, "user_buckets": buckets})
     bucket = bucket_of(ids, layout.user_buckets)
     tables: dict[str, list] = {name: [] for name in TABLES}
     unit = np.full((1, 256), 1 / 16, np.float16)
