@@ -18,21 +18,21 @@ from pipelines.daily_inference import canary_check, finish_run, manifest_part, p
 from pipelines.daily_plan import Given, Plan, add_shared_flags, read_given
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
-from pipelines.release import refusal
+from pipelines.release import conclude, open_target
 from pipelines.status import describe_release, release_table
-from stores.errors import InputError, RefusedError, StoreError, UsageError
+from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.kv import open_store
-from stores.lease import hold_lease
+from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
 from stores.releases import current_release, move_current, read_current, refuse_pinned
 from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
 from transforms.backfill_rows import StageRowsByBucket
-from transforms.canaries import CanaryCheck
+from transforms.canaries import CanaryCheck, OneLook
 from transforms.read_logs import STAGE as READ_STAGE
 from transforms.read_logs import row_groups
 from transforms.receipts import forget_parts, read_receipts
-from transforms.release import COMMITTED, FAILED, OUTCOME, REFUSED, Publication, publish, read_outcome
+from transforms.release import COMMITTED, OUTCOME, Publication, publish, read_outcome
 from transforms.resume import Finished, find_finished
 from transforms.run import REPORTS, MergeReports, Run, StageReport
 
@@ -41,8 +41,11 @@ Runs the daily job over a range of days at once: the same releases, tables and b
 start-up, the barriers and the re-reading of every history in between.
 
 Every bucket of users is taken through all days by one worker, its state in hand; then the releases are checked and
-committed in order. What will be done, and what it costs, is said before it starts; --dry-run says it and stops. Run it
-again after it was cut off, or after a hole in the logs was mended, and it goes on where it stopped.
+committed in order. The index of the pins is built once, since --pins are the same on every day, and every release names
+it, so that each can be searched.
+
+What will be done, and what it costs, is said before it starts; --dry-run says it and stops. Run it again after it was
+cut off, or after a hole in the logs was mended, and it goes on where it stopped.
 """
 
 EPILOG = """\
@@ -59,6 +62,9 @@ examples:
     --start 2026-08-25 --end 2026-11-23 --bootstrap-from 2026-08-01 --kv lmdb:///var/lib/pinnerformer
   pinnerformer backfill ... --start 2026-11-10 --end 2026-11-23 --recompute --publish none     # a log was mended
 """
+
+
+GOES_ON = "The releases before it stand; then this command again: it goes on from there."
 
 
 def define_pipeline(
@@ -144,14 +150,14 @@ def finish_days(
 ) -> str:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
 
-    The pin branch was one for all days: each names its files, the last its time.
+    The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
     """
-    outcome = COMMITTED
+    outcome, one_look = COMMITTED, OneLook(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
         of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
         part, now = run.root.read_json(planned(run)), target if last else None
-        outcome = finish_run(run.name, part, run, now, {**reports[n], **of_pins}, canaries, tables)
+        outcome = finish_run(run.name, part, run, now, {**reports[n], **of_pins}, one_look, tables)
         if outcome != COMMITTED:
             break
     return outcome
@@ -209,15 +215,23 @@ def worker_count(options: PipelineOptions) -> int:
 
 
 def run_pass(
-    plan: BackfillPlan, days: Sequence[Plan], target: Publication | None, options: PipelineOptions, shown: bool
+    plan: BackfillPlan,
+    days: Sequence[Plan],
+    target: Publication | None,
+    options: PipelineOptions,
+    lease: str,
+    shown: bool,
 ) -> None:
     """Runs what is not done yet of some days and sees them committed.
+
+    Args:
+        lease: Who must still hold the root whenever a day is committed.
 
     Raises:
         PinnerFormerError: a worker failed, a release was refused, or the last one could not be published.
     """
     root, watched = plan.given.root, days[-1].run.name
-    days = [dataclasses.replace(day, run=dataclasses.replace(day.run, watched=watched)) for day in days]
+    days = [dataclasses.replace(day, run=dataclasses.replace(day.run, watched=watched, lease=lease)) for day in days]
     runs, pin_run = [day.run for day in days], dataclasses.replace(plan.pins, watched=watched)
     before = read_manifest(root, runs[0].previous) if runs[0].previous else None
     buckets = plan.layout.user_buckets
@@ -248,14 +262,7 @@ def run_pass(
             lambda pipeline: define_pipeline(pipeline, plan.given, days, pin_run, pins_done, walked, target),
         )
     for run in runs:
-        outcome = read_outcome(root, run.name)
-        if outcome is None:
-            raise StoreError(f"{root.path(run.staging)}: the run ended without an outcome; look into the engine's log")
-        if outcome["outcome"] == FAILED:
-            raise StoreError(outcome["error"])
-        if outcome["outcome"] == REFUSED:
-            why = refusal(root, run.name, outcome, publish="--publish none")
-            raise RefusedError(f"{why}\nThe releases before it stand; then this command again: it goes on from there.")
+        conclude(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
 
 
 def run(argv: list[str]) -> int:
@@ -267,13 +274,10 @@ def run(argv: list[str]) -> int:
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
-    target, where = None, "nothing" if arguments.publish == "none" else "the last release"
-    if arguments.publish == "last" and not arguments.dry_run:
-        if not arguments.kv:
-            raise UsageError("--kv is missing: say where to publish, or --publish none")
-        target = Publication(arguments.kv, arguments.namespace)
+    target = None if arguments.dry_run else open_target(arguments)
+    where = "nothing" if arguments.publish == "none" else "the last release"
+    if target:
         with open_store(target.url, target.namespace) as store:
-            store.check()
             where += f" to {store.url_shown}"
     given = read_given(arguments, options)
     if arguments.dry_run:
@@ -281,17 +285,21 @@ def run(argv: list[str]) -> int:
         return 0
     started, shown = time.perf_counter(), not arguments.quiet
     root = Root(arguments.root)
-    with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}"):
+    with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}") as lease:
         refuse_pinned(root)
         plan = make_plan(arguments, given)
         passes = announce(plan, arguments, options, where, file=sys.stderr if shown else None)
+        for manifest in plan.left:  # committed by an attempt that was cut off before it cleared up
+            if "run" in manifest.settings:
+                forget_parts(root, f"staging/{manifest.settings['run']}")
         for day in plan.days:  # what another attempt left there and never committed
             root.remove(f"releases/{day.run.release}")
         for number, days in enumerate(passes):
             last = number == len(passes) - 1 and not plan.over
-            run_pass(plan, days, target if last else None, options, shown)
+            run_pass(plan, days, target if last else None, options, lease, shown)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
         if plan.over and tip and not plan.stopped:
+            check_lease(root, lease)
             move_current(root, plan.over.release, tip)
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:

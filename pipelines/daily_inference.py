@@ -22,7 +22,7 @@ from stores.manifests import Manifest
 from stores.releases import refuse_pinned
 from stores.tables import TABLES
 from transforms.canaries import STAGE as CANARY_STAGE
-from transforms.canaries import CanaryCheck
+from transforms.canaries import CanaryCheck, OneLook
 from transforms.embed_users import EmbedUsers
 from transforms.gates import Thresholds
 from transforms.gates.drift import HISTOGRAM
@@ -151,7 +151,7 @@ def finish_run(
     run: Run,
     target: Publication | None,
     reports: dict[str, StageReport],
-    canaries: CanaryCheck,
+    canaries: CanaryCheck | OneLook,
     tables: list[FileEntry],
 ) -> str:
     """Looks at the canaries, writes the staged manifest and runs check -> commit -> publish.

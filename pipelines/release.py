@@ -43,7 +43,7 @@ def open_target(arguments: Any) -> Publication | None:
     Raises:
         UsageError: no store named. StoreError: it cannot be used.
     """
-    if arguments.publish != "store":
+    if arguments.publish == "none":
         return None
     if not arguments.kv:
         raise UsageError("--kv is missing: say where to publish, or --publish none")
@@ -53,8 +53,14 @@ def open_target(arguments: Any) -> Publication | None:
     return target
 
 
-def conclude(root: Root, name: str, outcome: dict[str, Any] | None) -> dict[str, Any]:
+def conclude(
+    root: Root, name: str, outcome: dict[str, Any] | None, *, publish: str = "--kv URL", advice: str = ""
+) -> dict[str, Any]:
     """The outcome of a run that committed; any other as the error that it is.
+
+    Args:
+        publish: As `refusal` takes it.
+        advice: Said below a refusal.
 
     Raises:
         StoreError: the run failed, or did not say how it ended. RefusedError: a gate closed.
@@ -66,7 +72,7 @@ def conclude(root: Root, name: str, outcome: dict[str, Any] | None) -> dict[str,
     if outcome["outcome"] == FAILED:
         raise StoreError(outcome["error"])
     if outcome["outcome"] == REFUSED:
-        raise RefusedError(refusal(root, name, outcome))
+        raise RefusedError("\n".join(filter(None, [refusal(root, name, outcome, publish), advice])))
     return outcome
 
 

@@ -144,10 +144,15 @@ class BucketInHand:
 
     @classmethod
     def read(cls, root: Root, state: BucketState, dim: int) -> "BucketInHand":
-        """Reads what a state's files hold."""
+        """Reads what a state's files hold, each compared with its sha256: what is damaged would be carried on for ever.
+
+        Raises:
+            StoreError: a file is missing or damaged.
+        """
+        old, vectors = list(state.histories), list(state.embeddings)
         return cls(
-            read_files(root, list(state.histories)) if state.histories else ENGAGEMENTS.empty_table(),
-            read_files(root, list(state.embeddings)) if state.embeddings else user_embeddings_schema(dim).empty_table(),
+            read_files(root, old, verify=True) if old else ENGAGEMENTS.empty_table(),
+            read_files(root, vectors, verify=True) if vectors else user_embeddings_schema(dim).empty_table(),
         )
 
 

@@ -7,13 +7,11 @@ old one, shows here.
 """
 
 import dataclasses
-import functools
 import time
 
 import numpy as np
 import pyarrow as pa
 
-from pinnerformer_model.checkpoint import LoadedModel
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import encode_healthy
@@ -141,7 +139,7 @@ class CanaryCheck:
             reports: Of the run's other stages: they name the files of the staged release.
         """
         started = time.perf_counter()
-        model = _load(self.model)
+        model = self.model.load()
         tonight = VectorTable.open(run.root, tables, self.dtype).look_up
         entries: list[FileEntry] = []
         if run.previous is not None:
@@ -168,7 +166,20 @@ class CanaryCheck:
         return part_report(started, counters, files={"canaries": entries}, lowest=lowest)
 
 
-@functools.lru_cache(maxsize=1)
-def _load(model: ModelReference) -> LoadedModel:
-    """One model a process: a backfill looks at the canaries of every day."""
-    return model.load()
+@dataclasses.dataclass
+class OneLook:
+    """Looks at the canaries once for many runs of the same model, pin vectors and machine, one built on the other.
+
+    What is frozen does not change from run to run, nor does anything that it is embedded with: the first run with
+    canaries bears the time, those after it its findings.
+    """
+
+    check: CanaryCheck
+    found: StageReport | None = None
+
+    def look(self, run: Run, tables: list[FileEntry], reports: dict[str, StageReport]) -> StageReport:
+        """As `CanaryCheck.look`."""
+        if self.found is None or not self.found.files["canaries"]:
+            self.found = self.check.look(run, tables, reports)
+            return self.found
+        return dataclasses.replace(self.found, seconds=0.0)

@@ -36,24 +36,28 @@ class Scenario:
         number: Of the night; 0 starts from an empty root.
         model: The folder of the model.
         workers: Whether the steps run in processes of their own.
+        last: Of a backfill, its last night, of which `number` is the first.
     """
 
     name: str
     number: int
     model: str
     workers: bool
+    last: int | None = None
 
     def command(self, world: str, folder: str) -> list[str]:
         """What is typed, the first time and again."""
+        dates = [f"--date={day(self.number)}", f"--bootstrap-from={FIRST}"]
+        if self.last is not None:
+            dates = [f"--start={day(self.number)}", f"--end={day(self.last)}"]
         return [
-            "daily",
+            "daily" if self.last is None else "backfill",
             f"--root={folder}/root",
             f"--kv=lmdb://{folder}/kv",
             f"--logs={world}/logs",
             f"--pins={world}/pins",
             f"--model={world}/{self.model}",
-            f"--date={day(self.number)}",
-            f"--bootstrap-from={FIRST}",
+            *dates,
             *(("--user-buckets=3", "--pin-shards=2", "--history-length=40") if self.number == 0 else ()),
             "--quiet",
             *(WORKERS if self.workers else ()),
@@ -64,13 +68,14 @@ SCENARIOS = (
     Scenario("a night", 1, "model", False),
     Scenario("a night, worker processes", 1, "model", True),
     Scenario("a new model", 1, "other-model", False),
+    Scenario("a backfill", 1, "model", False, last=3),
     Scenario("the first night", 0, "model", False),
 )
 
 
 def make_world(folder: str) -> None:
-    """Two days of logs, pins, and two models."""
-    for number in range(2):
+    """Four days of logs, pins, and two models."""
+    for number in range(4):
         write_file(f"{folder}/logs", number, make_rows(number, ROWS, USERS, PINS, seed=8))
     write_vectors(f"{folder}/pins", make_vectors(PINS))
     write_model(f"{folder}/model")

@@ -1,7 +1,6 @@
 """The backfill against the same days run one by one: the same bytes, whatever the buckets, workers and passes."""
 
 import collections
-import dataclasses
 import os
 import shutil
 import signal
@@ -24,9 +23,10 @@ from stores.files import Root
 from stores.manifests import Manifest, read_manifest, write_manifest
 from stores.releases import chain
 from stores.tables import read_files
+from tests.parts import Parts
 from tests.pipelines.test_daily import run_twice
 from tests.worlds import day, make_rows, make_vectors, midnight, write_file, write_model, write_vectors
-from transforms.receipts import write_receipt
+from transforms.canaries import CanaryCheck
 
 USERS, PINS, ROWS, LENGTH = 30, 60, 90, 34
 EMPTY, NEWCOMER, VISITOR = 2, 7001, 7002
@@ -142,6 +142,41 @@ def test_fourteen_days_from_a_release_of_another_model(tmp_path):
     assert made[-1].counters["merge_snapshot"]["users_carried_over"] > 0
 
 
+def test_late_files_and_erased_users_are_those_of_the_nights(tmp_path):
+    """After two nights a file comes into the first partition, and a user asks to be left out."""
+    inputs = make_world(str(tmp_path), 5)
+    daily, root = str(tmp_path / "daily"), str(tmp_path / "backfill")
+    run_daily(inputs, daily, range(2), *layout(3))
+    late = [{**row, "user_id": 0} for row in make_rows(0, 20, USERS, PINS, seed=66)[:20]]
+    write_file(f"{tmp_path}/logs", 0, late, "late.parquet")
+    Root(daily).write_bytes("erased", b"1\n")
+    shutil.copytree(daily, root)
+    run_daily(inputs, daily, range(2, 5), *layout(3))
+    assert backfill(inputs, root, 2, 4, *layout(3)) == 0
+    assert_same_chain(root, daily)
+    made = releases(root)
+    came = {row["timestamp_ms"] for row in late} - times_of_user_0(root, made[1])
+    assert came & times_of_user_0(root, made[2]) and made[3].counters["read_logs"]["rows_erased"] > 0
+
+
+def test_a_damaged_file_of_the_release_it_starts_from_is_named(world, whole, tmp_path, capsys):
+    """One flipped bit of a vector or of a history would be carried on into every release."""
+    for table in ("histories", "user_embeddings"):
+        root = str(tmp_path / table)
+        shutil.copytree(whole, root)
+        manifest = releases(root)[2]
+        Root(root).write_bytes("CURRENT", f"{manifest.release}\n".encode())
+        path = f"{root}/{manifest.tables[table][0].path}"
+        content = bytearray(Root(root).read_bytes(manifest.tables[table][0].path))
+        content[len(content) // 3] ^= 1
+        with open(path, "wb") as file:
+            file.write(content)
+        assert backfill(world, root, 3, 4, *layout(3)) == 1
+        said = capsys.readouterr().err
+        assert path in said and "its sha256 is not the one" in said
+        assert len(releases(root)) == 3
+
+
 def rows_of(root: str, manifest: Manifest, table: str) -> dict[int, dict]:
     rows = [row for entries in manifest.parts(table).values() for row in read_files(Root(root), entries).to_pylist()]
     return {row["user_id"]: row for row in rows}
@@ -249,25 +284,10 @@ def test_a_missing_day_can_be_taken_for_an_empty_one(world, whole, tmp_path):
         assert found.tables["user_embeddings"] == expected.tables["user_embeddings"]
 
 
-@dataclasses.dataclass
-class Parts:
-    """Counts the parts that are finished, and cuts the run off before the receipt of a given one."""
-
-    done: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    stop_at: int | None = None
-
-    def write(self, root, folder, stage, part, receipt):
-        if self.stop_at is not None and self.done.total() >= self.stop_at:
-            raise StoreError("cut off")
-        self.done[stage] += 1
-        write_receipt(root, folder, stage, part, receipt)
-
-
 @pytest.mark.parametrize("stop_at", [9, 29])
 def test_a_run_cut_off_does_only_the_rest(world, whole, tmp_path, monkeypatch, stop_at):
     parts, root = Parts(stop_at=stop_at), str(tmp_path / "root")
-    for module in (transforms.backfill, transforms.backfill_rows, transforms.pins):
-        monkeypatch.setattr(module, "write_receipt", parts.write)
+    parts.watch(monkeypatch, (transforms.backfill, transforms.backfill_rows, transforms.pins))
     assert backfill(world, root, 0, 4, *layout(3)) == 1
     assert not os.path.exists(f"{root}/CURRENT")
     first, parts.done, parts.stop_at = parts.done, collections.Counter(), None
@@ -312,6 +332,32 @@ def test_killed_and_started_again_gives_the_same_bytes(world, whole, tmp_path, i
     assert len(releases(root)) < 5
     assert main(command) == 0
     assert_same_chain(root, whole)
+
+
+def test_what_a_killed_attempt_committed_is_cleared_up(world, tmp_path, monkeypatch):
+    """Cut off between the commit of a day and the removal of its receipts: the next attempt removes them."""
+    root, forget = str(tmp_path / "root"), transforms.release.forget_parts
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transforms.release, "forget_parts", cut_off)
+    assert backfill(world, root, 0, 4, *layout(3)) == 1
+    assert len(releases(root)) == 1
+    monkeypatch.setattr(transforms.release, "forget_parts", forget)
+    assert backfill(world, root, 0, 4, *layout(3)) == 0
+    left = [name for run in os.listdir(f"{root}/staging") for name in os.listdir(f"{root}/staging/{run}")]
+    assert len(releases(root)) == 5 and not {"done", "rows", "vectors"} & set(left)
+
+
+def test_canaries_are_looked_at_once(world, whole, tmp_path, monkeypatch):
+    """They are the same on every day, as is all that they are embedded with."""
+    look, looks = CanaryCheck.look, []
+    monkeypatch.setattr(CanaryCheck, "look", lambda self, *of: looks.append(of) or look(self, *of))
+    assert backfill(world, str(tmp_path / "root"), 0, 4, *layout(3)) == 0
+    assert len(looks) == 1
+    measured = [[g["measured"] for g in m.gates if g["name"] == "canaries_cosine"] for m in releases(whole)]
+    assert measured[0] and measured == measured[:1] * 5
 
 
 def test_every_dofn_may_run_twice(world, whole, tmp_path, monkeypatch):

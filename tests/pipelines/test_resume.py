@@ -7,15 +7,15 @@ import os
 import pytest
 
 from pipelines.cli import main
-from stores.errors import StoreError
 from stores.files import Root
 from stores.kv import open_store
 from stores.manifests import Manifest
 from stores.releases import read_current
+from tests.parts import Parts
 from tests.pipelines.test_daily import LENGTH, World, make_world
 from tests.worlds import FIRST, day, write_file
 from transforms import embed_users, histories, pins, read_logs, release, snapshots
-from transforms.receipts import STAGED_FOLDERS, read_receipts, write_receipt
+from transforms.receipts import STAGED_FOLDERS, read_receipts
 
 MODULES = (read_logs, histories, embed_users, snapshots, pins)
 MADE = ("--user-buckets=3", "--pin-shards=2", f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
@@ -43,25 +43,10 @@ def undisturbed(world, tmp_path_factory) -> Manifest:
     return released(root)
 
 
-@dataclasses.dataclass
-class Parts:
-    """Counts the parts that are finished, and cuts the run off before the receipt of a given one."""
-
-    done: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    stop_at: int | None = None
-
-    def write(self, root, folder, stage, part, receipt):
-        if self.stop_at is not None and self.done.total() >= self.stop_at:
-            raise StoreError("cut off")
-        self.done[stage] += 1
-        write_receipt(root, folder, stage, part, receipt)
-
-
 @pytest.fixture
 def parts(monkeypatch) -> Parts:
     found = Parts()
-    for module in MODULES:
-        monkeypatch.setattr(module, "write_receipt", found.write)
+    found.watch(monkeypatch, MODULES)
     return found
 
 
@@ -95,8 +80,7 @@ def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_p
     assert main(arguments) == 0
     (run,) = os.listdir(f"{root}/staging")
     monkeypatch.undo()
-    for module in MODULES:
-        monkeypatch.setattr(module, "write_receipt", parts.write)
+    parts.watch(monkeypatch, MODULES)
     os.unlink(f"{root}/CURRENT")  # as if the run had been cut off at the last moment
     damaged = []
     for stage in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):

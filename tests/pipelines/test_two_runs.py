@@ -75,6 +75,26 @@ def test_a_repair_that_lost_the_root_commits_nothing(world, tmp_path, monkeypatc
     assert current_release(Root(root)) == str(day(0)) and os.listdir(f"{root}/releases") == [str(day(0))]
 
 
+def test_a_backfill_that_lost_the_root_commits_nothing_more(world, tmp_path, monkeypatch, capsys):
+    """It lost the root while the second of its three days was checked."""
+    root, check, checks = str(tmp_path / "root"), release.check, []
+    lease = json.dumps({**OTHER, "expires": 1e12}).encode()
+
+    def checked(*arguments):
+        checks.append(arguments)
+        if len(checks) == 2:
+            Root(root).write_bytes(LEASE, lease)
+        return check(*arguments)
+
+    monkeypatch.setattr(release, "check", checked)
+    dates = [f"--start={day(0)}", f"--end={day(2)}", f"--bootstrap-from={FIRST}"]
+    assert main(["backfill", f"--root={root}", *world.inputs, *dates, "--publish=none", "--quiet"]) == 1
+    error = capsys.readouterr().err.splitlines()[0]
+    assert "this run lost the root" in error and "daily 2026-11-01 holds it now" in error
+    assert current_release(Root(root)) == str(day(0)) and os.listdir(f"{root}/releases") == [str(day(0))]
+    assert len(checks) == 2 and Root(root).read_bytes(LEASE) == lease
+
+
 @pytest.mark.parametrize("held", [True, False])
 def test_a_run_that_wakes_up_after_the_other_committed(world, tmp_path, monkeypatch, capsys, held):
     """The same release id, other settings: neither the manifest nor CURRENT of the winner is touched."""
