@@ -68,21 +68,21 @@ class Ours:
 
     first_only: bool
     burn_in_days: int = 0
-    learning_rate: float = 2e-3
-    steps: int = 800
+    learning_rate: float = 3e-4
+    steps: int = 600
     days: int = 28
     length: int = 64
-    random_negatives: int = 2048
-    hidden_size: int = 64
+    random_negatives: int = 1024
+    hidden_size: int = 256
     users_per_step: int = 64
     positions: int = 16
 
 
 OURS = [
     Ours(first_only=False),
-    Ours(first_only=True),
-    Ours(first_only=True, burn_in_days=120),
-    Ours(first_only=True, burn_in_days=120, hidden_size=128, length=128),
+    Ours(first_only=False, steps=300),
+    Ours(first_only=True, steps=300),
+    Ours(first_only=True, burn_in_days=120, steps=300),
 ]
 
 
@@ -190,7 +190,7 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
         ffn_size=4 * ours.hidden_size,
         max_sequence_length=ours.length,
         embedding_dim=ours.hidden_size,
-        pin_hidden_size=256,
+        pin_hidden_size=2 * ours.hidden_size,
         action_dim=16,
         surface_dim=16,
         action_vocabulary=tuple(data.description["action_vocabulary"]),

@@ -2,8 +2,8 @@
 
 Ours, the paper does not say. With weights drawn at random, users and pins begin in spaces that have nothing to do with
 each other, and most of a short training goes into bringing them together. Here both towers begin as linear maps of the
-PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, beside next to nothing
-of everything else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
+PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, and hardly anything
+else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
 
 Given vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
 pins have in common does not drown what tells them apart.
