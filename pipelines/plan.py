@@ -13,7 +13,7 @@ from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import make_parser
 from pipelines.daily_plan import Given, choose_inputs, read_given, same_model
 from stores.errors import UsageError
-from stores.layout import Layout, read_layout
+from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.releases import chain, read_current, refuse_pinned
@@ -24,7 +24,6 @@ Says what `daily` with the same flags would read, embed and write, how long the 
 releases, and what it needs of memory. What `daily` would refuse is refused here, with the same words and exit code.
 Writes nothing.
 """
-BUCKET_BYTES = 128 << 20  # of histories; a bucket is held whole by one worker, several times over while it is merged
 USER_STAGES = ("join_vectors", "embed_users")
 PIN_STAGES = ("shard_pins", "embed_pins", "build_indexes")
 
@@ -85,6 +84,17 @@ class Rates:
         return statistics.median(found) if found else None
 
 
+def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
+    """Whether the user buckets are enough for the rows that a run shuffles and the histories that it ends with."""
+    kept = rows + (current.rows("histories") if current else 0)
+    advised = advise_buckets(kept, rows, least=1)
+    if advised <= buckets:
+        return f"enough for {rows:,} rows tonight and at most {kept:,} in the histories"
+    if current:
+        return f"more would be better, {advised:,}; they are fixed: make a new root, by `backfill --user-buckets`"
+    return f"too few: give --user-buckets {max(64, advised)}; they are fixed once the root is made"
+
+
 def describe(
     given: Given, current: Manifest | None, inputs: InputSelection, layout: Layout, releases: list[Manifest]
 ) -> list[tuple[str, str, str]]:
@@ -115,11 +125,7 @@ def describe(
     if current:
         written = sum(e.bytes for entries in current.tables.values() for e in entries)
         lines.append(("to write", f"at most {written / 1e6:,.1f} MB", f"the size of {current.release}"))
-        histories = sum(e.bytes for e in current.tables["histories"])
-        advised = max(1, -(-histories // BUCKET_BYTES))
-        fits = advised <= layout.user_buckets
-        words = "enough" if fits else f"more would be better: {advised:,}; the layout is fixed, start a new root"
-        lines.append(("user buckets", f"{layout.user_buckets:,}", f"{words} ({histories / 1e6:,.1f} MB of histories)"))
+    lines.append(("user buckets", f"{layout.user_buckets:,}", judge_buckets(layout.user_buckets, rows, current)))
     vectors = given.vectors.rows * 256 * (2 if given.vectors.dtype == "float16" else 4)
     lines.append(
         (

@@ -38,14 +38,15 @@ BUCKET_HISTORY_ROWS = 4_000_000  # a merge holds a bucket about four times: 0.6 
 ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes, a float
 
 
-def advise_buckets(history_rows: int, rows_a_day: int) -> int:
-    """How many user buckets a root should be made with: a power of two, at least 64.
+def advise_buckets(history_rows: int, rows_a_day: int, least: int = 64) -> int:
+    """How many user buckets a root should be made with: a power of two, so that none is too large.
 
     Args:
         history_rows: Engagements that the histories will hold in all, once grown: users x kept a user.
         rows_a_day: New log rows of the heaviest run: a day's, or all of a bootstrap's.
+        least: Room to grow: never fewer than these.
     """
-    needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, 64)
+    needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, least)
     return 1 << math.ceil(math.log2(needed))
 
 

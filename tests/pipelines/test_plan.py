@@ -3,6 +3,7 @@
 import os
 
 from pipelines.cli import main
+from pipelines.plan import judge_buckets
 from tests.pipelines.test_daily import first_night, make_world, run_night
 from tests.worlds import day
 
@@ -36,3 +37,9 @@ def test_it_says_what_a_night_would_do_and_writes_nothing(tmp_path, capsys):
     assert main([*plan, f"--date={day(9)}"]) == 1  # as `daily` would
     assert main([*plan, f"--date={day(0)}"]) == 2
     assert everything(root) == before
+
+
+def test_it_says_how_many_buckets_the_rows_need():
+    assert judge_buckets(64, 50_000_000, None).startswith("enough")
+    # 4 G rows of 36 bytes, at most 32 MB a bucket: 4,292 of them, and the next power of two
+    assert "--user-buckets 8192" in judge_buckets(64, 4_000_000_000, None)
