@@ -92,11 +92,12 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
     selections, stopped = _select_all(arguments, given, base, dates, bootstrap_from, _first_read_by(releases, over))
     taken = committed_releases(root)
     days: list[Plan] = []
-    previous = base.release if base else None
+    previous, before = (base.release, base.day) if base else (None, None)
     for date, inputs in selections:
         everyone = not days and not same_model(base, given)
         print_of_day = fingerprint(given, None, inputs, bootstrap_from, layout)
-        name = hashlib.sha256(f"{print_of_day} {everyone}".encode()).hexdigest()[:12]
+        refreshed_after = before if given.settings.ageing.refresh_days else None
+        name = hashlib.sha256(f"{print_of_day} {everyone} {refreshed_after}".encode()).hexdigest()[:12]
         run = Run(
             root=root,
             name=f"backfill-{date}-{name}",
@@ -105,9 +106,11 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
             previous=previous,
             layout=layout,
             everyone_active=everyone,
+            ageing=given.settings.ageing,
+            after=before,
         )
         days.append(Plan(run, inputs, given, bootstrap_from, NOTHING, committed=False))
-        previous = run.release
+        previous, before = run.release, date
     if over:
         days, base, left, over = _leave_out_equal(days, base, left, over)
     pins = _pin_run(given, layout, end)
@@ -308,6 +311,8 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
         lines.append(("recompute", f"{again} {then}"))
     if start and days[0].run.everyone_active:
         lines.append(("model", f"not {start.release}'s: everybody is embedded anew on {days[0].run.date}"))
+    if aged := plan.given.settings.ageing.describe(days[-1].run.date):
+        lines.append(("growing old", f"on {days[-1].run.date}: {aged}"))
     if plan.stopped:
         lines.append(("stops", f"after {days[-1].run.date}: {plan.stopped}"))
     if plan.allowed_missing:

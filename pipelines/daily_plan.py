@@ -23,6 +23,7 @@ from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.pin_vectors import VectorSet, describe_vectors
 from stores.releases import chain, next_release_id, read_current
+from transforms.ageing import Ageing
 from transforms.gates import Thresholds, read_thresholds
 from transforms.model import ModelReference, local_model
 from transforms.receipts import PARTS_VERSION
@@ -38,6 +39,7 @@ class Settings:
     join: str
     index: IndexParameters
     thresholds: Thresholds
+    ageing: Ageing = Ageing()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,6 +47,7 @@ class Settings:
             "join": self.join,
             "index": dataclasses.asdict(self.index),
             "thresholds": dataclasses.asdict(self.thresholds),
+            "ageing": dataclasses.asdict(self.ageing),
         }
 
 
@@ -99,6 +102,7 @@ def read_given(arguments: Any, options: PipelineOptions) -> Given:
         join=arguments.join,
         index=IndexParameters(m=arguments.index_m, ef_construction=arguments.index_ef_construction),
         thresholds=read_thresholds(arguments.gates),
+        ageing=Ageing(arguments.max_history_days, arguments.max_idle_days, arguments.refresh_days),
     )
     if settings.join == "auto":
         size = vectors.rows * 256 * (2 if vectors.dtype == "float16" else 4)
@@ -149,6 +153,8 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
             previous=previous.release if previous else None,
             layout=layout,
             everyone_active=not same_model(previous, given),
+            ageing=given.settings.ageing,
+            after=previous.day if previous else None,
         )
         finished = find_finished(run, given.vectors)
         return Plan(run, inputs, given, bootstrap_from, finished, committed=False)
@@ -253,6 +259,26 @@ def add_shared_flags(parser: Parser) -> dict[str, Any]:
         "--lookback", type=int, default=7, metavar="DAYS", help="partitions searched for late files (%(default)s)"
     )
     read.add_argument("--min-age", type=seconds, default="6h", metavar="6h", help="of a partition without _SUCCESS")
+    kept = parser.add_argument_group(
+        "how long things last; part of a run's identity, so give a root the same every night"
+    )
+    kept.add_argument(
+        "--max-history-days", type=positive, default=0, metavar="N", help="rows older than N days leave the histories"
+    )
+    kept.add_argument(
+        "--max-idle-days",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="users without a row in N days leave the snapshot",
+    )
+    kept.add_argument(
+        "--refresh-days",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="embed every user again within N days, a share a day",
+    )
     made = parser.add_argument_group("fixed when the root is made")
     made.add_argument("--user-buckets", type=positive, help="parts of histories and user embeddings (64)")
     made.add_argument("--pin-shards", type=positive, help="parts of pin embeddings and the index (4)")

@@ -1,6 +1,7 @@
 """`pinnerformer plan`: what a night would read, write and cost, and whether it would be refused; writes nothing."""
 
 import dataclasses
+import datetime
 import statistics
 import sys
 from typing import Any
@@ -96,7 +97,12 @@ def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
 
 
 def describe(
-    given: Given, current: Manifest | None, inputs: InputSelection, layout: Layout, releases: list[Manifest]
+    given: Given,
+    date: datetime.date,
+    current: Manifest | None,
+    inputs: InputSelection,
+    layout: Layout,
+    releases: list[Manifest],
 ) -> list[tuple[str, str, str]]:
     """(what, figure, remark) of everything there is to say."""
     rates, rows = Rates.of(releases), sum(file.rows for file in inputs.files)
@@ -115,8 +121,14 @@ def describe(
     users: float | None = known if everybody and current else None
     if not everybody and rates.active_per_row is not None:
         users = min(known + rows, rates.active_per_row * rows)
+    ageing = given.settings.ageing
+    if users is not None and not everybody and current and ageing.refresh_days:
+        due = known * min(1.0, (date - current.day).days / ageing.refresh_days)
+        users = min(known + rows, users + due)
     why = "everybody: first release, or another model" if everybody else "whose history changes, at the usual rate"
     lines.append(("users to embed", "not known yet" if users is None else f"about {users:,.0f}", why))
+    if ageing.describe(date):
+        lines.append(("growing old", "", ageing.describe(date)))
     if users is not None and rates.tokens_per_user is not None:
         lines.append(("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} a user"))
     if users is not None and None not in (rates.user_s, rates.row_s, rates.pin_s):
@@ -154,7 +166,7 @@ def run(argv: list[str]) -> int:
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {arguments.date}", title_justify="left")
     for style in ("bold", "", "dim"):
         table.add_column(style=style)
-    for line in describe(given, current, inputs, layout, releases[:WEEK]):
+    for line in describe(given, arguments.date, current, inputs, layout, releases[:WEEK]):
         table.add_row(*line)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)

@@ -129,6 +129,8 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         previous=current.release,
         layout=layout,
         everyone_active=False,
+        ageing=given.settings.ageing,
+        after=current.day,
         repaired=f"staging/{name}/users",
         rebuilt_from_ms=(min(inputs.partitions) - datetime.date(1970, 1, 1)).days * DAY_MS,
     )

@@ -41,6 +41,9 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
             f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else "",
         ),
     ]
+    if facts["rows_expired"] or facts["users_expired"] or facts["users_due"]:
+        why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
+        rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))
     if facts["users_failed"]:
         rows.insert(
             5,

@@ -180,6 +180,20 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     return Merged(to_table(Engagements.concat([rest, work]).take(source), actions, surfaces), changed, counters)
 
 
+def drop_older(rows: pa.Table, oldest_ms: int) -> tuple[pa.Table, np.ndarray]:
+    """Rows of schema `ENGAGEMENTS` from a moment on, in their order; and the sorted distinct ids of whom others were.
+
+    The very same table if nothing is older.
+    """
+    old = rows["timestamp_ms"].to_numpy() < oldest_ms
+    if not old.any():
+        return rows, np.empty(0, np.int64)
+    left = rows.filter(pa.array(~old))
+    actions, surfaces = sorted_vocabulary([left["action"]]), sorted_vocabulary([left["surface"]])
+    users = np.unique(rows["user_id"].to_numpy()[old])
+    return to_table(to_engagements(left, actions, surfaces), actions, surfaces), users
+
+
 def cut_slices(rows: pa.Table, users: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Cuts the histories of some users into slices of at most `SLICE_USERS` users and about `SLICE_ROWS` rows.
 
@@ -227,7 +241,10 @@ class UpdatedBucket:
 def update_bucket(
     run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table, retry: np.ndarray
 ) -> UpdatedBucket:
-    """Merges a night's rows into a bucket, writes it if it changed, and says who is active.
+    """Merges a night's rows into a bucket, drops those too old, writes it if it changed, and says who is active.
+
+    Active are the users whose kept history changed, those to try again, and those whose vector is due by its age; not
+    those who have been idle for too long.
 
     Args:
         old: Its histories before.
@@ -235,17 +252,30 @@ def update_bucket(
         new: The night's rows, in any order.
         retry: Sorted int64 ids to embed again whatever came in; those of other buckets do no harm.
     """
+    oldest_ms = run.ageing.oldest_row_ms(run.date)
+    came, before = new.num_rows, old.num_rows
+    (new, _), (old, shortened) = drop_older(new, oldest_ms), drop_older(old, oldest_ms)
+    expired = came - new.num_rows + before - old.num_rows
     merged = merge_histories(old, new, run.layout.history_length)
     rows = old if merged.rows is None else merged.rows
-    if merged.rows is not None or not entries:
+    if merged.rows is not None or len(shortened) or not entries:
         entries = [write_part(run.root, "histories", run.date, bucket, rows)]
-    users = np.unique(rows["user_id"].to_numpy())
-    active = users if run.everyone_active else np.union1d(merged.changed, np.intersect1d(retry, users))
+    users, newest = np.unique(rows["user_id"].to_numpy(), return_index=True)
+    due = users[run.ageing.is_due(users, run.after, run.date)]
+    active = users
+    if not run.everyone_active:
+        again = np.intersect1d(np.concatenate([retry, shortened]), users)
+        active = np.unique(np.concatenate([merged.changed, again, due]))
+    awake = users[rows["timestamp_ms"].to_numpy()[newest] >= run.ageing.oldest_action_ms(run.date)]
+    active = np.intersect1d(active, awake)
     counters = {
         **merged.counters,
+        "rows_new": came,
+        "rows_expired": expired,
         "rows_kept": rows.num_rows,
         "users": len(users),
         "users_changed": len(merged.changed),
+        "users_due": len(due),
         "users_active": len(active),
     }
     return UpdatedBucket(rows, entries, active, counters)

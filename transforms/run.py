@@ -20,6 +20,7 @@ from stores.erasure import read_ids
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.layout import Layout
+from transforms.ageing import Ageing
 
 REPORTS = "reports"
 TOKEN = "token"
@@ -39,6 +40,8 @@ class Run:
         everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
         repaired: Of a repair, the file under the root that lists the users whose histories are built anew.
         rebuilt_from_ms: Their rows before this moment are kept: the logs that had them are gone.
+        ageing: How long rows, users and vectors last.
+        after: The date of `previous`; None on an empty root.
         watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
         token: What the launcher left in the run's folder for the workers to find; "" if they need not look.
         lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
@@ -56,6 +59,8 @@ class Run:
     lease: str = ""
     repaired: str = ""
     rebuilt_from_ms: int = 0
+    ageing: Ageing = Ageing()
+    after: datetime.date | None = None
 
     def repaired_users(self) -> np.ndarray | None:
         """Sorted int64 ids of the users that a repair builds anew; None for every other run."""

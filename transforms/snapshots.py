@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stores.files import FileEntry
 from stores.manifests import read_manifest
+from stores.pin_vectors import find_sorted
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
 from transforms.gates.drift import HISTOGRAM, cosine_histogram
@@ -55,6 +56,18 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
     return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
 
 
+def who_acted(old: pa.Table, new: pa.Table) -> pa.Table:
+    """The rows of `new` of users whose newest engagement is not the one of their row in `old`.
+
+    Users embedded again by age alone would make a night look like no other to whoever compares how far vectors moved.
+    """
+    ids, before = old["user_id"].to_numpy(), old["last_action_ms"].to_numpy()
+    at, there = find_sorted(ids, new["user_id"].to_numpy())
+    same = np.zeros(new.num_rows, bool)
+    same[there] = before[at[there]] == new["last_action_ms"].to_numpy()[there]
+    return new.filter(pa.array(~same))
+
+
 @dataclasses.dataclass(frozen=True)
 class MergedBucket:
     """A bucket of the snapshot, the files that hold it, and what was done."""
@@ -65,7 +78,7 @@ class MergedBucket:
 
 
 def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table) -> MergedBucket:
-    """Merges a night's embeddings into a bucket of the snapshot and writes it if there are any.
+    """Merges a night's embeddings into a bucket of the snapshot, lets idle users go, and writes it if it changed.
 
     Args:
         old: The bucket before.
@@ -73,18 +86,22 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         new: The night's rows, in any order; as `merge_snapshot` takes them.
     """
     started = time.perf_counter()
-    rows = old
-    if new.num_rows or not entries:
-        rows = merge_snapshot(old, new)
+    rows = merge_snapshot(old, new) if new.num_rows or not entries else old
+    idle = rows["last_action_ms"].to_numpy() < run.ageing.oldest_action_ms(run.date)
+    if idle.any():
+        rows = rows.filter(pa.array(~idle)).combine_chunks()
+    if new.num_rows or idle.any() or not entries:
         entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
     embedded = new.num_rows - new["embedding"].null_count
     counters = {
         "users": rows.num_rows,
         "users_carried_over": rows.num_rows - embedded,
+        "users_expired": int(idle.sum()),
         "users_stale": pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(STAGE, rows.num_rows)
-    moved = {HISTOGRAM: cosine_histogram(old, new)}
+    acted = who_acted(old, new) if run.ageing.refresh_days else new
+    moved = {HISTOGRAM: cosine_histogram(old, acted)}
     report = part_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
     return MergedBucket(rows, entries, report)
 
