@@ -29,6 +29,10 @@ _OPENED: dict[str, _Opened] = {}  # by real path
 _LOCK = threading.Lock()
 
 
+def _may_write(path: str) -> bool:
+    return os.access(path, os.W_OK)
+
+
 class LmdbStore(KeyValueStore):
     """Key: `<namespace>:<generation>:u:` and the user id as 8 bytes, big-endian, two's complement.
 
@@ -42,7 +46,11 @@ class LmdbStore(KeyValueStore):
         self._holds = False
 
     def _open(self, write: bool) -> lmdb.Environment:
-        """The environment of this process, which all stores on the directory share; LMDB allows no second one."""
+        """The environment of this process, which all stores on the directory share; LMDB allows no second one.
+
+        It is opened for writing wherever that is allowed: to exchange it later would take it from readers of other
+        threads that are in the middle of a transaction.
+        """
         with self._explain(), _LOCK:
             opened = _OPENED.get(self._directory)
             if opened is None or (write and not opened.writable):
@@ -50,15 +58,16 @@ class LmdbStore(KeyValueStore):
                     os.makedirs(self._directory, exist_ok=True)
                 if opened is not None:
                     opened.environment.close()
+                writable = write or all(map(_may_write, (self._directory, f"{self._directory}/data.mdb")))
                 environment = lmdb.open(
                     self._directory,
                     map_size=MAP_BYTES,
-                    readonly=not write,
+                    readonly=not writable,
                     create=write,
                     readahead=False,
                     max_readers=1024,
                 )
-                opened = _OPENED[self._directory] = _Opened(environment, write, opened.holders if opened else 0)
+                opened = _OPENED[self._directory] = _Opened(environment, writable, opened.holders if opened else 0)
             if not self._holds:
                 opened.holders += 1
                 self._holds = True

@@ -1,6 +1,7 @@
 """Snapshots, their differences, publishing and erasing, against a dict; and readers while a model changes."""
 
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +129,8 @@ def test_readers_see_one_model_and_always_an_answer(tmp_path, kind):
             publish(root, names[(turn + 1) % 2], Publication(kv, "pinnerformer"))
             before = answers[0]
             while answers[0] < before + 2:  # and what the next turn sweeps away is of no reader
-                pass
+                assert reader.is_alive()
+                time.sleep(0.001)
             with open_store(kv) as store:
                 for generation in set(store.generations()) - {store.current().generation}:
                     store.delete_generation(generation)
