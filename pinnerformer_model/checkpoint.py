@@ -9,7 +9,7 @@ import tempfile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -126,6 +126,30 @@ def load_config(directory: str) -> ModelConfig:
         raise ModelError(f"{path}: {error}") from None
 
 
+def _build(config: ModelConfig) -> dict[str, nn.Module]:
+    return {"user_tower": build_user_tower(config), "pin_tower": build_pin_tower(config)}
+
+
+def _check_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, path: str) -> None:
+    """Makes sure that a file holds exactly the parameters of a config, before there is room made for either.
+
+    Raises:
+        ModelError: it does not; names the parameter.
+    """
+    if config.num_layers > len(found):
+        raise ModelError(f"{path}: {len(found)} parameters, {CONFIG} asks for {config.num_layers} layers")
+    with torch.device("meta"):  # shapes only
+        towers = _build(config)
+    expected = {f"{p}.{name}": tuple(v.shape) for p, tower in towers.items() for name, v in tower.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelError(f"{path}: no parameter {name}; it does not belong to {CONFIG} beside it")
+        if found[name] != shape:
+            raise ModelError(f"{path}: {name} is {list(found[name])}, {CONFIG} asks for {list(shape)}")
+    if set(found) - set(expected):
+        raise ModelError(f"{path}: unknown parameter {sorted(set(found) - set(expected))[0]}")
+
+
 def load_model(directory: str, device: str = "cpu") -> LoadedModel:
     """Loads a model for inference.
 
@@ -135,18 +159,12 @@ def load_model(directory: str, device: str = "cpu") -> LoadedModel:
     config = load_config(directory)
     path = os.path.join(directory, WEIGHTS)
     try:
+        with safe_open(path, framework="pt") as file:
+            _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, config, path)
         found = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not readable as safetensors ({error}); write the model again") from None
-    towers: dict[str, nn.Module] = {"user_tower": build_user_tower(config), "pin_tower": build_pin_tower(config)}
-    expected = {f"{prefix}.{name}": v for prefix, tower in towers.items() for name, v in tower.state_dict().items()}
-    for name, value in expected.items():
-        if name not in found:
-            raise ModelError(f"{path}: no parameter {name}; it does not belong to {CONFIG} beside it")
-        if found[name].shape != value.shape:
-            raise ModelError(f"{path}: {name} is {list(found[name].shape)}, {CONFIG} asks for {list(value.shape)}")
-    if set(found) - set(expected):
-        raise ModelError(f"{path}: unknown parameter {sorted(set(found) - set(expected))[0]}")
+    towers = _build(config)
     for prefix, tower in towers.items():
         start = len(prefix) + 1
         tower.load_state_dict({name[start:]: v for name, v in found.items() if name.startswith(f"{prefix}.")})

@@ -19,6 +19,9 @@ PAPER_LABEL_RULE: dict[str, Any] = {
 }
 
 
+MAX_SIZE = 1 << 20
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to build the two towers and to feed them; stored as `config.json`.
@@ -63,6 +66,8 @@ class ModelConfig:
             value = getattr(self, field.name)
             if field.type is int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ModelError(f"{field.name} must be a positive whole number, got {value!r}")
+            if field.type is int and value > MAX_SIZE:
+                raise ModelError(f"{field.name} is {value}; no model is larger than {MAX_SIZE} in anything")
         if self.hidden_size % self.num_heads:
             raise ModelError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}")
         for name in ("action_vocabulary", "surface_vocabulary"):

@@ -10,7 +10,14 @@ import pyarrow as pa
 
 from stores import locations
 from stores.errors import StoreError, UsageError
-from stores.local_files import LocalFiles, explain_os_errors, replace_atomically, sha256_file, temporary_file
+from stores.local_files import (
+    LocalFiles,
+    explain_os_errors,
+    refuse_way_out,
+    replace_atomically,
+    sha256_file,
+    temporary_file,
+)
 from stores.object_files import ObjectFiles
 
 __all__ = ["FileEntry", "Root", "explain_os_errors", "replace_atomically", "sha256_file"]
@@ -85,13 +92,24 @@ class Root:
         """
         return locations.join(self.url, *relative.split("/")) if relative else self.url
 
+    def _inside(self, relative: str) -> str:
+        """`path`, of whatever is read, written or removed there.
+
+        Raises:
+            StoreError: links lead out of the root.
+        """
+        path = self.path(relative)
+        if self.is_local:
+            refuse_way_out(self.url, path)
+        return path
+
     def exists(self, relative: str) -> bool:
         return locations.exists(self.path(relative))
 
     def size(self, relative: str) -> int | None:
         """Bytes of a file; None if there is no such file."""
         with explain_os_errors(self.path(relative)):
-            return locations.size_of(self.path(relative))
+            return locations.size_of(self._inside(relative))
 
     def modified(self, relative: str) -> float:
         """When a file was written last, in seconds since 1970.
@@ -99,7 +117,7 @@ class Root:
         Raises:
             FileNotFoundError: no such file.
         """
-        return locations.modified_ns(self.path(relative)) / 1e9
+        return locations.modified_ns(self._inside(relative)) / 1e9
 
     def list(self, relative: str, *, temporary: bool = False) -> list[str]:
         """Sorted names in a folder; empty if there is no such folder.
@@ -108,7 +126,7 @@ class Root:
             temporary: Whether names of files that are being written, or that a killed process left, are listed too.
         """
         try:
-            names = locations.list_names(self.path(relative))
+            names = locations.list_names(self._inside(relative))
             return [name for name in names if temporary or not name.startswith(".tmp-")]
         except FileNotFoundError:
             return []
@@ -119,7 +137,7 @@ class Root:
         Raises:
             FileNotFoundError: no such file.
         """
-        return locations.open_input(self.path(relative))
+        return locations.open_input(self._inside(relative))
 
     def local_copy(self, entry: FileEntry) -> str:
         """The path of a local file with an entry's content, to map it or to hand it to a library that wants a file.
@@ -130,11 +148,11 @@ class Root:
         Raises:
             StoreError: on an object store, the object is missing or not what the entry says.
         """
-        return self._files.local_copy(self.path(entry.path), entry.bytes, entry.checksum)
+        return self._files.local_copy(self._inside(entry.path), entry.bytes, entry.checksum)
 
     def local_folder(self, relative: str) -> str:
         """A folder of this machine for hints that no result needs: `relative` itself if the root is local."""
-        return self._files.local_folder(self.path(relative))
+        return self._files.local_folder(self._inside(relative))
 
     def read_bytes(self, relative: str) -> bytes:
         """Content of a file.
@@ -144,7 +162,7 @@ class Root:
             StoreError: it cannot be read.
         """
         try:
-            return locations.read_bytes(self.path(relative))
+            return locations.read_bytes(self._inside(relative))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -171,7 +189,7 @@ class Root:
         Raises:
             FileNotFoundError: no such file.
         """
-        return locations.sha256_of(self.path(relative))
+        return locations.sha256_of(self._inside(relative))
 
     def write_bytes(self, relative: str, data: bytes, *, durable: bool = True) -> None:
         """Writes a file whole or not at all, replacing what was there.
@@ -180,7 +198,7 @@ class Root:
             durable: On a local root, wait until it is on the disk. Without it a power cut, but no killed process, may
                 take it away or damage it: for what can be made again.
         """
-        self._files.write(self.path(relative), data, durable)
+        self._files.write(self._inside(relative), data, durable)
 
     def write_json(self, relative: str, value: Any, *, durable: bool = True) -> None:
         """Writes a JSON file as `write_bytes` does; keys keep their order."""
@@ -197,7 +215,7 @@ class Root:
         Args:
             write: Writes the content to the local path it is given.
         """
-        scratch = self._files.scratch(self.path(f"{folder}/{stem}"))
+        scratch = self._files.scratch(self._inside(f"{folder}/{stem}"))
         with explain_os_errors(scratch), temporary_file(scratch) as temporary:
             write(temporary)
             checksum = sha256_file(temporary)
@@ -218,7 +236,7 @@ class Root:
         Returns:
             Whether it was replaced.
         """
-        return self._files.compare_and_swap(self.path(relative), expected, new)
+        return self._files.compare_and_swap(self._inside(relative), expected, new)
 
     def compare_and_remove(self, relative: str, expected: bytes) -> bool:
         """Removes a file if its content is still what the caller last saw; an object store keeps an empty object.
@@ -226,8 +244,8 @@ class Root:
         Returns:
             Whether it was removed.
         """
-        return self._files.compare_and_remove(self.path(relative), expected)
+        return self._files.compare_and_remove(self._inside(relative), expected)
 
     def remove(self, relative: str) -> None:
         """Removes a file, or a folder and everything in it; nothing happens if there is no such thing."""
-        self._files.remove(self.path(relative))
+        self._files.remove(self._inside(relative))

@@ -7,6 +7,7 @@ vector once, under the lowest pin_id that has it, and the other pins stand besid
 
 import dataclasses
 import datetime
+import struct
 
 import hnswlib
 import numpy as np
@@ -23,6 +24,7 @@ FIND_K = 10
 REBUILDS = 2
 GRAPH = ".hnsw"
 _CHUNK = 4096
+_HEADER = struct.Struct("<6Q")  # offset, room, pins, bytes a pin, two offsets: what hnswlib makes room by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +216,20 @@ def _load_graph(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
     if size != entry.bytes:
         found = "is missing" if size is None else f"has {size} bytes, its manifest says {entry.bytes}"
         raise StoreError(f"{path}: {found}; restore the file from a backup, or start from another release")
+    local = root.local_copy(entry)
+    with open(local, "rb") as file:
+        header = file.read(_HEADER.size)
+    if len(header) == _HEADER.size:
+        _, room, count, element, _, _ = _HEADER.unpack(header)
+        most = size // count if count else 1 << 20
+        if room != max(1, entry.rows) or count != entry.rows or not 4 * dim <= element <= most:
+            raise StoreError(
+                f"{path}: its header asks for room for {room:,} pins of {element:,} bytes, its manifest says "
+                f"{entry.rows:,} pins in {size:,} bytes; restore the file from a backup"
+            )
     index = hnswlib.Index(space="ip", dim=dim)
     try:
-        index.load_index(root.local_copy(entry))
+        index.load_index(local)
     except RuntimeError as error:
         raise StoreError(f"{path}: not a readable index ({error}); restore the file from a backup") from error
     if index.get_current_count() != entry.rows:

@@ -39,6 +39,20 @@ def explain_os_errors(path: str) -> Iterator[None]:
         raise StoreError(f"{named}: {error.strerror or error}") from error
 
 
+def refuse_way_out(root: str, path: str) -> None:
+    """Refuses a path under a root that symbolic links lead out of it; the root itself may be reached by one.
+
+    Raises:
+        StoreError: names the path and where it leads.
+    """
+    found, inside = os.path.realpath(path), os.path.realpath(root)
+    if found != inside and not found.startswith(inside.rstrip("/") + "/"):
+        raise StoreError(
+            f"{path}: a symbolic link leads out of the root, to {found}; nothing there is read, written or removed: "
+            "put the files themselves here, or mount the folder"
+        )
+
+
 def _fsync_directory(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -150,7 +164,9 @@ class LocalFiles:
         directory, name = os.path.split(path)
         with explain_os_errors(path):
             os.makedirs(directory, exist_ok=True)
-            descriptor = os.open(os.path.join(directory, f".lock-{name}"), os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(
+                os.path.join(directory, f".lock-{name}"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644
+            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from stores import locations
 from stores.errors import InputError, MissingPartitionError, UsageError
+from stores.footers import check_footer
 from stores.schemas import ENGAGEMENTS
 from stores.tables import footer_digest
 
@@ -133,8 +134,9 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
     try:
         source = locations.open_input(path)
         metadata = pq.read_metadata(source)
+        check_footer(metadata)
         schema = metadata.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); it is truncated or of another kind, "
             "write it again or remove it"

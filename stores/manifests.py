@@ -9,6 +9,8 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.tables import TABLES
 
+FORMAT = 1  # of a manifest and of everything that it names; raised when an older reader would misread it
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
@@ -28,6 +30,7 @@ class Manifest:
         retry_users: Users whose inference failed, to be tried again the next night.
         dropped: Tables whose files were removed by `gc`; they are empty here. What was read, counted and checked stays.
         revision: Raised where `gc` or `erase` wrote the manifest anew.
+        format: `FORMAT` of the version that wrote it.
         statistics: Distributions that the next releases are compared with: name -> counts a bin.
     """
 
@@ -45,6 +48,7 @@ class Manifest:
     statistics: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     dropped: list[str] = dataclasses.field(default_factory=list)
     revision: int = 1
+    format: int = FORMAT
 
     def parts(self, table: str) -> dict[int, list[FileEntry]]:
         """Part -> its files, in the order of the manifest."""
@@ -73,8 +77,9 @@ class Manifest:
             source: The path to name in an error.
 
         Raises:
-            StoreError: a key is missing, unknown or of another type.
+            StoreError: a key is missing, unknown or of another type, or another version of this software wrote it.
         """
+        _check_format(found, source)
         try:
             expected = {f.name for f in dataclasses.fields(cls)}
             if set(found) != expected:
@@ -88,6 +93,18 @@ class Manifest:
             return cls(**{**found, "tables": tables})
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(f"{source}: not a manifest ({error}); restore it from a backup of the root") from error
+
+
+def _check_format(found: Any, source: str) -> None:
+    """Tells a manifest of another version from a damaged one."""
+    version = found.get("format", 0) if isinstance(found, dict) and "release" in found else FORMAT
+    if isinstance(version, int) and version != FORMAT:
+        age = "newer" if version > FORMAT else "older"
+        way_out = "upgrade pinnerformer" if version > FORMAT else "make a new root with `pinnerformer backfill`"
+        raise StoreError(
+            f"{source}: manifest format {version}, made by {'a' if age == 'newer' else 'an'} {age} version; this one "
+            f"reads format {FORMAT}: run the version that made this root, or {way_out}"
+        )
 
 
 def read_entry(found: dict[str, Any], folder: str) -> FileEntry:

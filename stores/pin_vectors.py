@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from stores import locations
 from stores.errors import InputError
 from stores.files import FileEntry, Root
+from stores.footers import check_footer
 from stores.ids import bucket_of
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import footer_digest
@@ -83,8 +84,9 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
 def _describe_file(path: str) -> VectorFile:
     try:
         file = pq.ParquetFile(locations.open_input(path))
+        check_footer(file.metadata, WIDTH)
         schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
         ) from None
@@ -119,9 +121,10 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
     """
     try:
         with pq.ParquetFile(locations.open_input(file.path)) as source:
+            check_footer(source.metadata, WIDTH)
             first = sum(source.metadata.row_group(g).num_rows for g in range(row_group))
             rows = source.read_row_group(row_group, columns=["pin_id", "vector"], use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{file.path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
     ids = rows["pin_id"].combine_chunks()
     column = rows["vector"].combine_chunks()

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.footers import check_footer
 
 TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries")
 DICTIONARIES = ("action", "surface")  # columns of few strings
@@ -66,6 +67,10 @@ def read_files(
         path = root.path(entry.path)
         try:
             with root.open_input(entry.path) as source:
+                if source.size() != entry.bytes:
+                    raise StoreError(
+                        f"{path}: has {source.size()} bytes, its manifest says {entry.bytes}; restore the file"
+                    )
                 content = source
                 if verify:
                     content = pa.BufferReader(data := source.read_buffer())
@@ -74,8 +79,10 @@ def read_files(
                             f"{path}: its sha256 is not the one that it was written with: it was changed or damaged "
                             "since; restore the file from a backup, or start from an older release"
                         )
-                table = pq.read_table(content, columns=columns, use_threads=False, partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+                with pq.ParquetFile(content) as file:
+                    check_footer(file.metadata)
+                    table = file.read(columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise StoreError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); the release that names it is damaged, "
                 "restore the file from a backup or start from an older release"
