@@ -20,6 +20,7 @@ import pipelines.backfill  # noqa: F401
 import pipelines.daily_inference  # noqa: F401
 import pipelines.retrieve  # noqa: F401
 from tests.chaos.events import Plan, read_log
+from tests.chaos.places import RedisPlace
 from tests.chaos.scenarios import (
     SCENARIOS,
     Reference,
@@ -33,14 +34,17 @@ from tests.chaos.scenarios import (
     state_of,
     wait,
 )
+from tests.redis_server import RedisServer
 from transforms.receipts import STAGED_FOLDERS
 
 SHARES = {
     "a night": 0.4,
     "a night, worker processes": 0.12,
-    "a new model": 0.16,
-    "a backfill": 0.16,
-    "the first night": 0.16,
+    "a new model": 0.12,
+    "a backfill": 0.1,
+    "a night, Redis": 0.08,
+    "a new model, Redis": 0.1,
+    "the first night": 0.08,
 }
 
 
@@ -62,9 +66,12 @@ def disturb(
     scenario: Scenario, reference: Reference, world: str, folder: str, kills: list[tuple[int, str]], tally: Tally
 ) -> None:
     """Starts a run, kills it as often as told, starts it once more, and compares."""
-    start(reference.before, folder)
+    place = scenario.store
+    start(reference.before, folder, place)
     tally.runs += 1
-    reader = fork(lambda: read_all_the_time(folder, reference, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader")
+    reader = fork(
+        lambda: read_all_the_time(folder, reference, place, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader"
+    )
     groups = []
     where = "undisturbed"
     for attempt, (number, victim) in enumerate([*kills, (0, "own")]):
@@ -102,7 +109,7 @@ def disturb(
 def compare(scenario: Scenario, reference: Reference, folder: str, where: str, tally: Tally) -> None:
     """Notes every difference between a run's end and the undisturbed one's, and what the reader saw."""
     try:
-        state = state_of(folder)
+        state = state_of(folder, scenario.store)
         for what, expected in reference.after.items():
             if state[what] != expected:
                 tally.problems.append(f"{where}: {what} differs: {difference(state[what], expected)}")
@@ -155,11 +162,23 @@ def main() -> int:
     place = tempfile.mkdtemp(prefix="pinnerformer-chaos-")
     os.makedirs(f"{place}/world")
     fork_and_wait(lambda: make_world(f"{place}/world") or 0, f"{place}/said")
+    server = RedisServer(place)
+    try:
+        return run_all(arguments, place, RedisPlace(server.port), tally, began)
+    finally:
+        server.stop()
+
+
+def run_all(arguments: argparse.Namespace, place: str, server: RedisPlace, tally: Tally, began: float) -> int:
+    """Runs every scenario that was asked for; returns the exit code."""
     references: dict[str, Reference] = {}
-    chosen = [s for s in SCENARIOS if arguments.scenario in (None, s.name)]
-    first = make_reference(SCENARIOS[-1], f"{place}/world", None, f"{place}/first")
+    scenarios = [dataclasses.replace(s, place=s.place or server) for s in SCENARIOS]
+    chosen = [s for s in scenarios if arguments.scenario in (None, s.name)]
+    first = make_reference(scenarios[-1], f"{place}/world", None, f"{place}/first")
+    if any(s.place is server for s in chosen):
+        make_reference(dataclasses.replace(scenarios[-1], place=server), f"{place}/world", None, f"{place}/first-redis")
     for scenario in chosen:
-        before = None if scenario.number == 0 else f"{place}/first"
+        before = None if scenario.number == 0 else f"{place}/first{'-redis' if scenario.place is server else ''}"
         folder = f"{place}/undisturbed-{len(references)}"
         made = make_reference(scenario, f"{place}/world", before, folder)
         references[scenario.name] = made

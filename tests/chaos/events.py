@@ -164,8 +164,10 @@ def _watch_steps(events: Events) -> None:
 def _watch_store(events: Events) -> None:
     from stores.kv.base import Current
     from stores.kv.lmdb_store import LmdbStore
+    from stores.kv.redis_store import RedisStore
 
-    _before(LmdbStore, "_keys", lambda *_: events.happen("store batch"))
+    for store in (LmdbStore, RedisStore):
+        _before(store, "_keys", lambda *_: events.happen("store batch"))
     _before(Current, "to_bytes", lambda *_: events.happen("store current"))
 
 

@@ -12,7 +12,6 @@ import time
 import traceback
 from collections.abc import Callable
 
-import lmdb
 import numpy as np
 
 from stores.embedding_client import EmbeddingClient
@@ -21,6 +20,7 @@ from stores.releases import read_current
 from stores.retriever import Retriever
 from stores.tables import read_files
 from tests.chaos.events import VARIABLE, Plan, arm, read_log
+from tests.chaos.places import LmdbPlace, Place
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 
 USERS, PINS, ROWS = 14, 40, 110
@@ -37,6 +37,7 @@ class Scenario:
         model: The folder of the model.
         workers: Whether the steps run in processes of their own.
         last: Of a backfill, its last night, of which `number` is the first.
+        place: The store that it publishes to; None stands for Redis until a server runs.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Scenario:
     model: str
     workers: bool
     last: int | None = None
+    place: Place | None = LmdbPlace()
+
+    @property
+    def store(self) -> Place:
+        assert self.place is not None
+        return self.place
 
     def command(self, world: str, folder: str) -> list[str]:
         """What is typed, the first time and again."""
@@ -53,7 +60,7 @@ class Scenario:
         return [
             "daily" if self.last is None else "backfill",
             f"--root={folder}/root",
-            f"--kv=lmdb://{folder}/kv",
+            f"--kv={self.store.url(folder)}",
             f"--logs={world}/logs",
             f"--pins={world}/pins",
             f"--model={world}/{self.model}",
@@ -69,6 +76,8 @@ SCENARIOS = (
     Scenario("a night, worker processes", 1, "model", True),
     Scenario("a new model", 1, "other-model", False),
     Scenario("a backfill", 1, "model", False, last=3),
+    Scenario("a night, Redis", 1, "model", False, place=None),
+    Scenario("a new model, Redis", 1, "other-model", False, place=None),
     Scenario("the first night", 0, "model", False),
 )
 
@@ -144,8 +153,8 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def state_of(folder: str) -> dict:
-    """What a root and a store hold: CURRENT, every manifest but for times, every file named in one, LMDB's content."""
+def state_of(folder: str, place: Place) -> dict:
+    """What a root and a store hold: CURRENT, every manifest but for times, every file named in one, the store."""
     with open(f"{folder}/root/CURRENT") as file:
         state: dict = {"CURRENT": file.read(), "manifests": {}, "files": {}, "store": {}}
     for release in sorted(os.listdir(f"{folder}/root/releases")):
@@ -161,7 +170,7 @@ def state_of(folder: str) -> dict:
         dead = f"{folder}/root/releases/{release}/dead_letters"
         for name in Root(f"{folder}/root").list(f"releases/{release}/dead_letters"):
             state["files"][f"dead letters {release} {name}"] = digest(f"{dead}/{name}")
-    store = [(key, without_moments(key, value)) for key, value in read_store(folder)]
+    store = [(key, without_moments(key, value)) for key, value in place.read(folder)]
     state["store"] = {key.hex(): hashlib.sha256(value).hexdigest() for key, value in store}
     return state
 
@@ -174,12 +183,6 @@ def without_moments(key: bytes, value: bytes) -> bytes:
     for entry in entries.values():
         entry["retired_at"] = entry["retired_at"] is not None
     return json.dumps(entries, sort_keys=True).encode()
-
-
-def read_store(folder: str) -> list[tuple[bytes, bytes]]:
-    """Everything in the store, as of one moment."""
-    with lmdb.open(f"{folder}/kv", readonly=True, map_size=1 << 30) as environment, environment.begin() as transaction:
-        return [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,35 +204,35 @@ class Reference:
 
 def make_reference(scenario: Scenario, world: str, before: str | None, folder: str) -> Reference:
     """Runs a scenario undisturbed."""
-    start(before, folder)
+    start(before, folder, scenario.store)
+    held = scenario.store.read(folder) if before else None
     plan = Plan(folder, f"{folder}/events")
     code = wait(fork(lambda: run_daily(scenario.command(world, folder), plan), f"{folder}/said"), plan.log)
     if code != 0:
         with open(f"{folder}/said") as file:
             raise AssertionError(f"{scenario.name}: undisturbed, it ended with {code}: {file.read()[-3000:]}")
     stores = {}
-    for place in filter(None, (before, folder)):
-        content = dict(read_store(place))
+    for content in map(dict, filter(None, (held, scenario.store.read(folder)))):
         current = json.loads(content[b"pinnerformer:current"])
         prefix = f"pinnerformer:{current['generation']}:u:".encode()
         stores[current["release"]] = {k.hex(): v.hex() for k, v in content.items() if k.startswith(prefix)}
-    return Reference(before, state_of(folder), read_log(f"{folder}/events"), stores)
+    scenario.store.save(folder)
+    return Reference(before, state_of(folder, scenario.store), read_log(f"{folder}/events"), stores)
 
 
-def start(before: str | None, folder: str) -> None:
+def start(before: str | None, folder: str, place: Place) -> None:
     """Lays out what a run starts from."""
+    os.makedirs(folder)
     if before:
-        for name in ("root", "kv"):
-            shutil.copytree(f"{before}/{name}", f"{folder}/{name}")
-    else:
-        os.makedirs(folder)
+        shutil.copytree(f"{before}/root", f"{folder}/root")
+    place.start(before, folder)
 
 
-def read_all_the_time(folder: str, reference: Reference, stop: str, found: str) -> int:
+def read_all_the_time(folder: str, reference: Reference, place: Place, stop: str, found: str) -> int:
     """The body of the reader: looks at the store and the root until `stop` exists; writes what it saw.
 
-    It fails when a value is not whole, when the store shows a part of a publish, when a vector and the index it is
-    searched in are not of one release, and when a release that it opened before cannot be read any more.
+    It fails when a value is not whole or of no release, when LMDB shows a part of a publish, when a vector and the
+    index it is searched in are not of one release, and when a release that it opened before cannot be read any more.
     """
     looks = 0
     opened: list[Retriever] = []
@@ -239,10 +242,10 @@ def read_all_the_time(folder: str, reference: Reference, stop: str, found: str) 
     while not problems:
         last = os.path.exists(stop)
         try:
-            if os.path.exists(f"{folder}/kv/data.mdb"):
-                client = client or EmbeddingClient(f"lmdb://{folder}/kv")
+            if place.is_there(folder):
+                client = client or EmbeddingClient(place.url(folder))
                 if client._store.current() is not None:
-                    problems += _look(folder, client, reference, opened)
+                    problems += _look(folder, client, place, reference, opened)
                     looks += 1
             if kept is not None and looks % 5 == 0:
                 for entry in kept.tables["user_embeddings"] + kept.tables["histories"] + kept.tables["pin_embeddings"]:
@@ -257,22 +260,18 @@ def read_all_the_time(folder: str, reference: Reference, stop: str, found: str) 
     return 0
 
 
-def _look(folder: str, client: EmbeddingClient, reference: Reference, opened: list[Retriever]) -> list[str]:
-    problems = []
-    with client._store._open(write=False).begin() as transaction:  # one moment: `current` and the values under it
-        content = {bytes(key): bytes(value) for key, value in transaction.cursor()}
-    current = json.loads(content[b"pinnerformer:current"])
-    prefix = f"pinnerformer:{current['generation']}:u:".encode()
-    values = {key.hex(): value.hex() for key, value in content.items() if key.startswith(prefix)}
-    if values != reference.stores.get(current["release"]):
-        problems.append(f"the store shows a part of a publish, under {current['release']}")
-    users = np.array([int.from_bytes(key[-8:], "big", signed=True) for key in content if key.startswith(prefix)])
+def _look(
+    folder: str, client: EmbeddingClient, place: Place, reference: Reference, opened: list[Retriever]
+) -> list[str]:
+    problems, users = place.look(client, reference.stores)
+    if problems or not users:
+        return problems
     vectors, _, there, _ = client.get_many_of(client.current, users)
     norms = np.linalg.norm(vectors[there].astype(np.float32), axis=1)
     if not np.allclose(norms, 1, atol=2e-3):
         problems.append("a vector that is not whole")
     if not opened:
-        opened.append(Retriever(f"{folder}/root", f"lmdb://{folder}/kv"))
+        opened.append(Retriever(f"{folder}/root", place.url(folder)))
     for retriever in (opened[0],):
         answer = retriever.retrieve(int(users[0]), 3)
         if answer.release not in reference.stores or len(answer.pin_ids) != 3:
