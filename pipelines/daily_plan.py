@@ -18,7 +18,7 @@ from pipelines.beam_options import worker_threads
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
-from stores.layout import Layout, open_layout, read_layout
+from stores.layout import Layout, check_layout, open_layout, read_layout
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.pin_vectors import VectorSet, describe_vectors
@@ -89,7 +89,9 @@ def read_given(arguments: Any, options: PipelineOptions) -> Given:
         for name in ("user_buckets", "pin_shards", "history_length")
         if getattr(arguments, name) is not None
     }
-    found = read_layout(root)
+    found, current = read_layout(root), read_current(root)
+    if found is not None and current is not None:
+        check_layout(root, found, current.settings, current.release)
     length = asked.get("history_length") or (found.history_length if found else None) or 256
     if length < config.max_sequence_length:
         flag = f"--history-length {length}" if found is None else f"{root.path('layout.json')}: history_length {length}"

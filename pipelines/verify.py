@@ -9,7 +9,7 @@ from stores.erasure import find_users, read_erased, read_user_list
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import open_store
-from stores.layout import require_layout
+from stores.layout import check_layout, require_layout
 from stores.manifests import read_manifest
 from stores.pin_vectors import describe_vectors
 from stores.releases import current_release
@@ -61,11 +61,12 @@ def run(argv: list[str]) -> int:
     if bool(arguments.model) != bool(arguments.pins):
         raise UsageError("--model and --pins go together: a vector is made of both")
     root = Root(arguments.root)
-    require_layout(root)
+    layout = require_layout(root)
     release = arguments.release or current_release(root)
     if release is None:
         raise StoreError(f"--root {root.url}: no release in it")
     manifest, found = read_manifest(root, release), Findings()
+    check_layout(root, layout, manifest.settings, release)
     stores = [open_store(url, arguments.namespace) for url in arguments.kv]
     whole = not manifest.dropped
     found.note(f"files of {release}", check_files(root, manifest))

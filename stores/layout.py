@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from stores.errors import StoreError, UsageError
@@ -64,6 +65,24 @@ def read_layout(root: Root) -> Layout | None:
         return Layout(**found)
     except (TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
+
+
+def check_layout(root: Root, layout: Layout, made_with: Mapping[str, Any], release: str) -> None:
+    """Holds the layout of a root against the one that a release was made with: a flipped bit shows in no other way.
+
+    Args:
+        made_with: The release's settings.
+
+    Raises:
+        StoreError: they differ.
+    """
+    told = {**dataclasses.asdict(layout), **made_with.get("layout", {})}
+    for name, value in dataclasses.asdict(layout).items():
+        if told[name] != value:
+            raise StoreError(
+                f"{root.path('layout.json')}: {name} is {value!r}, {release} was made with {told[name]!r}; it was "
+                "changed or damaged since, restore it from a backup of the root"
+            )
 
 
 def require_layout(root: Root) -> Layout:

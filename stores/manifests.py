@@ -2,6 +2,8 @@
 
 import dataclasses
 import datetime
+import hashlib
+import json
 import re
 from typing import Any
 
@@ -9,6 +11,7 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.tables import TABLES
 
+DIGEST = "digest"  # the key, last in the file, that holds what the rest of it is held against
 FORMAT = 1  # of a manifest and of everything that it names; raised when an older reader would misread it
 
 
@@ -176,11 +179,25 @@ def read_manifest(root: Root, release: str) -> Manifest:
         raise StoreError(f"{root.url}: {error}; releases are called 2026-11-24 or 2026-11-24.2") from None
     relative = manifest_path(release)
     try:
-        return Manifest.from_json(root.read_json(relative), root.path(relative))
+        found = root.read_json(relative)
+        digest = found.pop(DIGEST, "") if isinstance(found, dict) else ""
+        manifest = Manifest.from_json(found, root.path(relative))
+        if digest != _digest(found):
+            raise StoreError(
+                f"{root.path(relative)}: not a manifest as it was written (its {DIGEST} is another); it was changed or "
+                "damaged since, restore it from a backup of the root"
+            )
+        return manifest
     except FileNotFoundError:
         raise StoreError(f"{root.path(relative)}: no such file; is {release!r} a release of this root?") from None
 
 
 def write_manifest(root: Root, manifest: Manifest) -> None:
     """Writes a manifest; until CURRENT names it, directly or through a later release, it is nobody's yet."""
-    root.write_json(manifest_path(manifest.release), manifest.to_json())
+    content = manifest.to_json()
+    root.write_json(manifest_path(manifest.release), {**content, DIGEST: _digest(content)})
+
+
+def _digest(content: dict[str, Any]) -> str:
+    """Hex sha256 of a manifest's content, however it is laid out: a flipped bit in a count shows in no other way."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -6,17 +6,30 @@ from collections.abc import Collection, Iterator
 
 from stores.errors import StoreError
 from stores.files import Root
-from stores.manifests import Manifest, manifest_path, read_manifest
+from stores.manifests import Manifest, check_release_id, manifest_path, read_manifest
 
 CURRENT = "CURRENT"
 
 
 def current_release(root: Root) -> str | None:
-    """The id of the newest committed release; None on an empty root."""
+    """The id of the newest committed release; None on an empty root.
+
+    Raises:
+        StoreError: CURRENT holds no id.
+    """
     try:
-        return root.read_bytes(CURRENT).decode().strip() or None
+        content = root.read_bytes(CURRENT)
     except FileNotFoundError:
         return None
+    try:
+        release = content.decode().strip()
+        check_release_id(release)
+    except ValueError:
+        raise StoreError(
+            f"{root.path(CURRENT)}: {content[:40]!r} is no release's id; it was damaged, restore it from a backup, or "
+            "write into it the id of the release that `pinnerformer retrieve` answers from"
+        ) from None
+    return release
 
 
 def read_current(root: Root) -> Manifest | None:

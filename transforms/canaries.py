@@ -156,7 +156,7 @@ class CanaryCheck:
             entries = [] if drawn is None else [write_part(run.root, "canaries", run.date, 0, drawn)]
         if not entries:
             return part_report(started, {"canaries": 0}, files={"canaries": []})
-        frozen = read_files(run.root, entries)
+        frozen = read_files(run.root, entries, verify=True)
         encoder = UserEncoder(model.user_tower, self.token_budget, self.model.device)
         kept = canary_cosines(frozen, frozen_look_up(frozen), model.config, encoder)
         pins = pin_cosines(frozen, tonight)

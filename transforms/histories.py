@@ -341,8 +341,8 @@ class CutBucket(beam.DoFn):
         self._run = run
 
     def process(self, element: OpenBucket):
-        rows = read_files(self._run.root, element.histories)
-        active = read_files(self._run.root, [element.active])["user_id"].to_numpy()
+        rows = read_files(self._run.root, element.histories, verify=True)
+        active = read_files(self._run.root, [element.active], verify=True)["user_id"].to_numpy()
         for number, piece in cut_slices(rows, active):
             if number not in element.finished:
                 for index, chunk in enumerate(to_ipc(piece)):

@@ -176,11 +176,13 @@ def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tu
     for bucket in sorted(before.keys() | after.keys()):
         if before.get(bucket) == after.get(bucket):
             continue
-        rows = read_files(root, after[bucket]) if bucket in after else read_files(root, before[bucket]).slice(0, 0)
+        held = after.get(bucket, before.get(bucket, []))
+        rows = read_files(root, held, verify=True)
+        rows = rows if bucket in after else rows.slice(0, 0)
         if bucket not in before:
             yield np.empty(0, np.int64), rows
             continue
-        stored = read_files(root, before[bucket])
+        stored = read_files(root, before[bucket], verify=True)
         ids, old_ids = rows["user_id"].to_numpy(), stored["user_id"].to_numpy()
         gone = old_ids[~np.isin(old_ids, ids)]
         common, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)

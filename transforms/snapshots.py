@@ -130,7 +130,7 @@ class MergeBucket(beam.DoFn):
             others = ~np.isin(old["user_id"].to_numpy(), self._repaired)
             if not others.all():
                 old, entries = old.filter(pa.array(others)), []
-        written = [read_files(run.root, [entry]) for entry in slices if entry is not None]
+        written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
         done = merge_bucket(run, bucket, old, entries, new).report
         write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}))

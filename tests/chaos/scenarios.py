@@ -160,7 +160,7 @@ def state_of(folder: str, place: Place) -> dict:
     for release in sorted(os.listdir(f"{folder}/root/releases")):
         with open(f"{folder}/root/releases/{release}/manifest.json") as file:
             manifest = json.load(file)
-        manifest["timings"] = None
+        manifest["timings"] = manifest["digest"] = None  # which holds the timings too
         state["manifests"][release] = manifest
         for entries in manifest["tables"].values():
             for entry in entries:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import shutil
 import subprocess
 
@@ -14,19 +15,76 @@ from tests.pipelines.test_bad_input import first, refused, served  # noqa: F401 
 from tests.worlds import day
 
 
-@pytest.mark.parametrize("table", ["histories", "user_embeddings"])
+def flip(path: str, place: float, bit: int = 2) -> None:
+    """Flips one bit of a file, so far into it."""
+    with open(path, "r+b") as file:
+        file.seek(int(os.path.getsize(path) * place))
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1 << bit]))
+
+
+@pytest.mark.parametrize("table", ["histories", "user_embeddings", "canaries"])
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.98])
 def test_a_bit_that_flipped_in_the_release_before(served, capsys, table, place):  # noqa: F811
     manifest = read_current(Root(served.root))
     entry = max(manifest.tables[table], key=lambda entry: entry.bytes)
     path = f"{served.root}/{entry.path}"
-    with open(path, "r+b") as file:
-        file.seek(int(entry.bytes * place))
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 4]))
+    flip(path, place)
     line = refused(served, capsys, 1, path, "sha256")
     assert "restore the file" in line
+
+
+@pytest.mark.parametrize("name", ["layout.json", f"releases/{day(0)}/manifest.json"])
+def test_a_bit_that_flipped_in_what_the_root_says_of_itself(served, capsys, name):  # noqa: F811
+    """Wherever it is, also where the JSON stays JSON; the next run and `verify` say which file it is."""
+    path = f"{served.root}/{name}"
+    with open(path, "rb") as file:
+        sound = file.read()
+    dice = random.Random(name)
+    verify = ["verify", f"--root={served.root}"]
+    plan = ["plan", *(flag for flag in served.arguments()[1:] if flag != "--quiet")]
+    assert main(verify) == 0 and main(plan) == 0
+    number = sound.index(b'_buckets": ') + len(b'_buckets": ')  # a digit that becomes another digit
+    for place, bit in [(number / len(sound), 0), *((dice.random(), dice.randrange(8)) for _ in range(40))]:
+        flip(path, place + 1e-9, bit)
+        for command in (verify, plan):
+            capsys.readouterr()
+            assert main(command) == 1, (command, place, bit)
+            assert path in capsys.readouterr().err.splitlines()[0]
+        with open(path, "wb") as file:
+            file.write(sound)
+    flip(path, number / len(sound) + 1e-9, 0)
+    refused(served, capsys, 1, path, "restore it")
+
+
+@pytest.mark.parametrize("table", ["pin_embeddings", "indexes"])
+def test_a_bit_that_flipped_in_what_the_next_run_makes_anew(served, capsys, table):  # noqa: F811
+    """Found by `verify`; the next release does not contain it."""
+    manifest = read_current(Root(served.root))
+    entry = max(manifest.tables[table], key=lambda entry: entry.bytes)
+    flip(f"{served.root}/{entry.path}", 0.5)
+    assert main(["verify", f"--root={served.root}"]) == 1
+    assert entry.path in capsys.readouterr().err.splitlines()[0]
+    assert main(served.arguments("--publish=none")) == 0
+    assert main(["verify", f"--root={served.root}"]) == 0
+    assert not set(read_current(Root(served.root)).tables[table]) & {entry}
+
+
+def test_a_damaged_file_is_neither_erased_from_nor_published(served, capsys, tmp_path):  # noqa: F811
+    """Written anew, or sent to a store, it would look sound."""
+    manifest = read_current(Root(served.root))
+    entry = max(manifest.tables["user_embeddings"], key=lambda entry: entry.bytes)
+    flip(f"{served.root}/{entry.path}", 0.9)
+    for command in (
+        ["release", f"--run={manifest.settings['run']}", f"--kv=lmdb://{tmp_path}/other"],
+        ["erase", f"--users={tmp_path}/leavers"],
+    ):
+        (tmp_path / "leavers").write_text("".join(f"{user}\n" for user in range(-5, 30)))
+        capsys.readouterr()
+        assert main([command[0], f"--root={served.root}", *command[1:]]) == 1
+        line = capsys.readouterr().err.splitlines()[0]
+        assert entry.path in line and "sha256" in line
 
 
 def test_a_run_goes_on_once_the_disk_has_room_again(served, tmp_path):  # noqa: F811
