@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-chaos test-flink test-prism test-dataflow test-airflow lint format clean
+.PHONY: help setup lock demo study test test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 
 test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-stage
+
+test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of times, and holds the commands to what they say.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines.test_fuzz 3000
 
 demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)

@@ -42,12 +42,19 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--keep-generation", type=seconds, default="2d", metavar="2d", help="vectors of a model served no longer"
     )
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        default="1h",
+        metavar="1h",
+        help="age of files that nothing names: some may be in writing",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     arguments = parser.parse_args(argv)
     root = Root(arguments.root)
     require_layout(root)
     stores = [open_store(url, arguments.namespace) for url in arguments.kv]
-    retention = Retention(arguments.keep, arguments.keep_snapshots, arguments.keep_staging)
+    retention = Retention(arguments.keep, arguments.keep_snapshots, arguments.keep_staging, arguments.grace)
     with hold_lease(root, "gc"):
         served = {current.release for store in stores if (current := store.current())}
         collected = collect(root, retention, served, dry_run=arguments.dry_run)

@@ -70,7 +70,11 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
 
     vectors = pipeline | "ListVectors" >> beam.Create(vector_groups(plan.vectors))
     tables = vectors | "ShardVectors" >> ShardVectors(run, plan.vectors)
-    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, plan.columns)
+    rows = (
+        pipeline
+        | "ListLogs" >> beam.Create(groups)
+        | "ReadLogs" >> ReadLogs(run, plan.columns, erased_root=plan.erased_root)
+    )
     built = rows.main | "MakeTimelines" >> MakeTimelines(
         run, plan.rules, tables["main"], plan.vectors.dtype, plan.erased_root
     )
@@ -99,6 +103,8 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
     kinds = {k.removeprefix("events "): n for k, n in sorted(built.counters.items()) if k.startswith("events ")}
     counts = {k: n for k, n in sorted(built.counters.items()) if not k.startswith("events ")}
     read = reports.get("read_logs", StageReport()).counters
+    for name in ("rows", "rows_erased"):
+        counts[name] = counts.get(name, 0) + read.get("rows_erased", 0)
     if not counts.get("events"):
         raise InputError(
             f"no engagement to train on: {read.get('rows_read', 0):,} rows read, {read.get('rows_dropped', 0):,} "

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,8 @@ from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.retention import walk
-from stores.tables import read_files, write_part
+from stores.tables import TABLES, read_files, write_part
+from stores.timelines import DESCRIPTION
 
 ERASED = "erased"
 TABLES_OF_USERS = ("histories", "user_embeddings", "canaries")
@@ -207,13 +209,27 @@ def erase_from_runs(root: Root, receipt: Receipt) -> None:
 
 
 def erase_from_training_data(root: Root, users: np.ndarray, receipt: Receipt) -> None:
-    """Removes timelines under the root that hold one of the users; they are made again from the logs."""
-    known = {*TABLES_OF_USERS, "pin_embeddings", "indexes", "releases", "staging", "erasures"}
-    for folder in [name for name in root.list("") if name not in known and root.size(name) is None]:
-        files = [path for path in walk(root, folder) if path.endswith((".parquet", ".arrow"))]
-        if any(_holds(root, path, users) for path in files if path.endswith(".parquet")):
+    """Removes timelines under the root that hold one of the users, wherever they lie; the logs make them again.
+
+    Nothing else in their neighbourhood is touched: logs that somebody keeps under the root are theirs.
+    """
+    for folder in list(_timelines(root, "")):
+        if any(_holds(root, path, users) for path in walk(root, folder) if path.endswith(".parquet")):
             root.remove(folder)
             receipt.training_data_deleted.append(folder)
+
+
+def _timelines(root: Root, folder: str) -> Iterator[str]:
+    """Folders below one that hold timelines."""
+    own = {*TABLES, "releases", "staging", "erasures"} if not folder else set()
+    for name in root.list(folder):
+        path = f"{folder}/{name}" if folder else name
+        if name in own or root.size(path) is not None:
+            continue
+        if root.exists(f"{path}/{DESCRIPTION}"):
+            yield path
+        else:
+            yield from _timelines(root, path)
 
 
 def find_users(root: Root, users: np.ndarray) -> list[str]:

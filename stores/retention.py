@@ -21,11 +21,14 @@ class Retention:
         releases: The newest so many, as a whole.
         snapshots: The newest so many, their table user_embeddings alone: downstream training joins on dates.
         staging_s: Age past which the leftovers of a run that did not commit are removed.
+        grace_s: Age past which a file that nothing names, or of a temporary name, is nobody's. Before, it may be being
+            written: by a worker that outlived its driver, or by a detached run, which holds no lease.
     """
 
     releases: int = 7
     snapshots: int = 400
     staging_s: float = 7 * DAY_S
+    grace_s: float = 3_600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +117,16 @@ def walk(root: Root, folder: str) -> Iterator[str]:
             yield path
 
 
+def temporary_files(root: Root, folder: str) -> Iterator[str]:
+    """Names that killed writers left in a folder and, of folders that are not the root's own, below it."""
+    for name in root.list(folder, temporary=True):
+        path = f"{folder}/{name}" if folder else name
+        if name.startswith(".tmp-"):
+            yield path
+        elif folder and root.size(path) is None:
+            yield from temporary_files(root, path)
+
+
 def named_files(value: Any) -> Iterator[str]:
     """Paths of the file entries anywhere in a JSON value: manifests, receipts, reports."""
     if isinstance(value, dict):
@@ -151,9 +164,12 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
     it removes the rest.
     """
     slimmed = plan_slimming(root, retention, served)
-    runs = old_runs(root, retention, slimmed, time.time())
-    kept = kept_files(root, slimmed, runs)
+    now = time.time()
+    runs = old_runs(root, retention, slimmed, now)
+    kept, known = kept_files(root, slimmed, runs), kept_files(root, {}, ())
     files = [path for table in TABLES for path in walk(root, table) if path not in kept]
+    files += [path for folder in ("", "releases", "erasures") for path in temporary_files(root, folder)]
+    files = [path for path in files if path in known or now - root.modified(path) > retention.grace_s]
     size = sum(root.size(path) or 0 for path in files)
     if not dry_run:
         for release, tables in slimmed.items():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from stores import locations
 from stores.erasure import read_erased
 from stores.errors import InputError
-from stores.files import FileEntry
+from stores.files import FileEntry, Root
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
@@ -200,14 +200,15 @@ def write_dead_letters(run: Run, group: RowGroup, dead: list[pa.Table]) -> list[
 class ReadAndPartition(beam.DoFn):
     """RowGroup -> (bucket, Arrow IPC bytes) of its good rows; the bad ones go to the dead letters of the run."""
 
-    def __init__(self, run: Run, columns: ColumnNames, finished: Collection[int]):
+    def __init__(self, run: Run, columns: ColumnNames, finished: Collection[int], erased_root: Root):
+        self._erased_root = erased_root
         self._run = run
         self._columns = columns
         self._finished = frozenset(finished)
 
     def setup(self):
         self._run.check_root()
-        self._erased = read_erased(self._run.root)
+        self._erased = read_erased(self._erased_root)
         self._repaired = self._run.repaired_users()
 
     def process(self, group: RowGroup):
@@ -239,13 +240,15 @@ class ReadLogs(beam.PTransform):
 
     Attributes:
         finished: Buckets whose histories are up to date already: their rows are not shuffled.
+        erased_root: The root whose erased users are left out, also of the dead letters; None: the run's own.
     """
 
     run: Run
     columns: ColumnNames
     finished: Collection[int] = ()
+    erased_root: Root | None = None
 
     def expand(self, groups: beam.PCollection[RowGroup]):
         return groups | "ReadAndPartition" >> beam.ParDo(
-            ReadAndPartition(self.run, self.columns, self.finished)
+            ReadAndPartition(self.run, self.columns, self.finished, self.erased_root or self.run.root)
         ).with_outputs(REPORTS, main="main")

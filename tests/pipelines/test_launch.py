@@ -63,3 +63,28 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     assert re.fullmatch(
         r"pinnerformer daily: \S+vectors.parquet: row \d+ \(pin_id -1\): pin_id is negative; .*\n", done.stderr
     ), done.stderr
+
+
+def test_a_worker_process_that_is_killed_ends_the_run_soon():
+    """As when memory runs out; left to itself the local runner may wait for it for ever."""
+    code = """
+import os, signal
+import apache_beam as beam
+from pipelines.arguments import Parser
+from pipelines.beam_options import parse_beam_options
+from pipelines.launch import run_pipeline
+from stores.errors import StoreError
+
+def die(element):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+options = parse_beam_options(Parser(), ["--direct_running_mode=multi_processing", "--direct_num_workers=2"])
+try:
+    run_pipeline("a-run", options, lambda pipeline: pipeline | beam.Create([1]) | beam.Map(die))
+except StoreError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert re.match(r"a worker (process died|failed)", done.stdout), done.stdout + done.stderr[-3000:]
+    assert "nothing was released" in done.stdout.splitlines()[0]

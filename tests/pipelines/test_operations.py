@@ -6,6 +6,7 @@ import os
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,10 +79,19 @@ def test_gc_keeps_what_is_kept_and_removes_the_rest(kept, capsys):
     with open(f"{kept.root}/staging/daily-2020-01-01-dead/x.json", "w") as file:
         file.write("{}")
     os.utime(file.name, (1e9, 1e9))
-    for stray in ("histories/2026-11-01/part-00000-stray.parquet", "histories/2026-11-01/.tmp-left"):
+    strays = ["histories/2026-11-01/part-00000-stray.parquet", "histories/2026-11-01/.tmp-left"]
+    strays += [".tmp-current", f"releases/{day(1)}/.tmp-manifest", f"releases/{day(1)}/dead_letters/.tmp-rows"]
+    for stray in strays:
         with open(f"{kept.root}/{stray}", "w") as file:
             file.write("left by a killed worker")
+        os.utime(file.name, (1e9, 1e9))
+    for young in ("histories/2026-11-01/part-00000-young.parquet", "indexes/2026-11-01/.tmp-young", ".tmp-young"):
+        with open(f"{kept.root}/{young}", "w") as file:
+            file.write("being written by a worker that outlived its driver")
     assert kept.of_root("gc", "--keep=2", "--keep-snapshots=3") == 0
+    assert not any(os.path.exists(f"{kept.root}/{stray}") for stray in strays)
+    for young in ("histories/2026-11-01/part-00000-young.parquet", "indexes/2026-11-01/.tmp-young", ".tmp-young"):
+        os.remove(f"{kept.root}/{young}")
     releases = {m.release: m for m in chain(Root(kept.root))}
     assert [releases[str(day(n))].dropped for n in (3, 2)] == [[], []]
     assert releases[str(day(1))].dropped == ["histories", "pin_embeddings", "indexes", "canaries"]
@@ -138,7 +148,7 @@ def test_gc_stopped_halfway_does_the_rest(kept, monkeypatch):
         assert kept.of_root("gc", "--keep=1", "--keep-snapshots=1") == 1
     assert named(kept.root) <= set(files_under(kept.root))
     os.remove(f"{kept.root}/lease.json") if os.path.exists(f"{kept.root}/lease.json") else None
-    assert kept.of_root("gc", "--keep=1", "--keep-snapshots=1") == 0
+    assert kept.of_root("gc", "--keep=1", "--keep-snapshots=1", "--grace=0s") == 0
     tables = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries")
     assert {p for p in files_under(kept.root) if p.split("/")[0] in tables} == named(kept.root)
 
@@ -296,3 +306,38 @@ def test_lists_that_are_none(kept, tmp_path, capsys):
     assert kept.of_root("erase", f"--users={tmp_path}/none") == 2
     assert not os.path.exists(f"{kept.root}/erased")
     assert read_manifest(Root(kept.root), str(day(3))).revision == 1
+
+
+def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, capsys):
+    """Training data that holds one of the erased is removed whole; it is made again without them."""
+    logs, pins = f"{kept.world.folder}/logs", f"{kept.world.folder}/pins"
+    dates = [f"--start={day(0)}", f"--end={day(1)}"]
+    with open(f"{kept.world.folder}/rule", "w") as file:
+        json.dump({"surfaces": ["home"], "actions": {"click": 0.0, "repin": 0.0}}, file)
+    given = [f"--logs={logs}", f"--pins={pins}", f"--model={kept.world.folder}/model", f"--label-rule={file.name}"]
+    make = ["training-data", *given, *dates]
+    for name in ("training/all", "training/others"):
+        assert main([*make, f"--out={kept.root}/{name}"]) == 0
+    others = f"{kept.root}/training/others"
+    for folder, _, names in os.walk(others):
+        for name in names:
+            if name.endswith(".parquet"):
+                rows = pq.read_table(os.path.join(folder, name))
+                pq.write_table(rows.filter(pa.array(~np.isin(rows["user_id"], GONE))), os.path.join(folder, name))
+    shutil.copytree(kept.world.folder + "/model", f"{kept.root}/training/model")
+    shutil.copytree(logs, f"{kept.root}/logs")
+    shutil.copytree(pins, f"{kept.root}/pins")
+    capsys.readouterr()
+    assert kept.of_root("erase", f"--users={leavers}") == 0
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt["training_data_deleted"] == ["training/all"]
+    assert not os.path.exists(f"{kept.root}/training/all")
+    left = {"training/others/timelines.json", "training/model/config.json", "pins/vectors.parquet"}
+    assert left <= set(files_under(kept.root)) and os.path.exists(f"{kept.root}/logs/ds={day(1)}/a.parquet")
+    assert kept.verify(f"--erased={leavers}") == 1  # logs are the owner's; they are named
+    assert "/logs/" in capsys.readouterr().err
+    shutil.rmtree(f"{kept.root}/logs")
+    assert kept.verify(f"--erased={leavers}") == 0
+    # Made again from the logs, with the root that knows who left, they stay out.
+    assert main([*make, f"--root={kept.root}", f"--out={kept.root}/training/all"]) == 0
+    assert kept.verify(f"--erased={leavers}") == 0

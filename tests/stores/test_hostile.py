@@ -3,18 +3,21 @@
 import json
 import random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from stores.errors import PinnerFormerError, StoreError
 from stores.files import FileEntry, Root
 from stores.layout import read_layout
-from stores.logs import ColumnNames, open_log_file
+from stores.logs import ColumnNames, LogFile, open_log_file
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.pin_vectors import describe_vectors, read_vectors
 from stores.releases import chain, read_pin
 from stores.retention import Retention, collect
 from stores.tables import TABLES, read_files, write_part
-from tests.worlds import FIRST, make_rows, write_file
+from tests.worlds import FIRST, make_rows, make_vectors, write_file, write_vectors
+from transforms.read_logs import ReadCounts, RowGroup, read_valid
 
 MUTATIONS = 700
 
@@ -153,13 +156,32 @@ def test_damaged_parquet_files(root, tmp_path):
     manifest = read_manifest(root, str(FIRST))
     entry = manifest.tables["histories"][0]
     log = write_file(str(tmp_path / "logs"), 0, make_rows(0, 20, 5, 9, seed=1))
-    with open(log, "rb") as file:
-        sound_log = file.read()
+    write_vectors(str(tmp_path / "pins"), make_vectors(40))
+    with open(log, "rb") as file, open(f"{tmp_path}/pins/vectors.parquet", "rb") as vectors:
+        sound_log, sound_vectors = file.read(), vectors.read()
     sound = root.read_bytes(entry.path)
     for _ in range(MUTATIONS):
         put(root, entry.path, mutate(sound, dice))
         refused += not survives(lambda: read_files(root, [entry]), root.path(entry.path))
         with open(log, "wb") as file:
             file.write(mutate(sound_log, dice))
-        refused += not survives(lambda: open_log_file(log, ColumnNames()), log)
-    assert refused > MUTATIONS
+        refused += not survives(lambda: read_log(log), log)
+        with open(f"{tmp_path}/pins/vectors.parquet", "wb") as file:
+            file.write(mutate(sound_vectors, dice))
+        refused += not survives(lambda: read_pins(str(tmp_path / "pins")), file.name)
+    assert refused > 2 * MUTATIONS
+
+
+def read_log(path: str) -> None:
+    """Reads a log file to its end, as a run does."""
+    source = open_log_file(path, ColumnNames())
+    file = LogFile(path, "ds=2026-11-01/a.parquet", FIRST, source.metadata.num_rows, 0, "")
+    for index in range(source.num_row_groups):
+        list(read_valid(RowGroup(file, index), ColumnNames(), np.array([3]), ReadCounts.zero()))
+
+
+def read_pins(folder: str) -> None:
+    """Reads a vector set to its end, as a run does."""
+    for file in describe_vectors(folder, "v1").files:
+        for group in range(file.row_groups):
+            read_vectors(file, group)
