@@ -253,7 +253,12 @@ def add_shared_flags(parser: Parser) -> dict[str, Any]:
     what.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
     what.add_argument("--model", required=True, metavar="DIR", help="model.safetensors and config.json")
     where = parser.add_argument_group("where to publish")
-    where.add_argument("--kv", metavar="URL", help="lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://")
+    where.add_argument(
+        "--kv",
+        metavar="URL",
+        help="lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://; env:NAME where the URL, with its password, "
+        "stands in an environment variable",
+    )
     where.add_argument("--namespace", default="pinnerformer", help="first part of every key (default %(default)s)")
     read = parser.add_argument_group("how to read the logs")
     read.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="e.g. pin_id=item_id")
