@@ -256,8 +256,8 @@ def add_shared_flags(parser: Parser) -> dict[str, Any]:
     where.add_argument(
         "--kv",
         metavar="URL",
-        help="lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://; env:NAME where the URL, with its password, "
-        "stands in an environment variable",
+        help="lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://; env:NAME if the URL, with its password, "
+        "is in an environment variable",
     )
     where.add_argument("--namespace", default="pinnerformer", help="first part of every key (default %(default)s)")
     read = parser.add_argument_group("how to read the logs")
