@@ -80,7 +80,8 @@ def run_command(folder: str, root: str, command: list[str], beam_flags: list[str
     """Runs a command of ours in a process of its own; returns (seconds, peak bytes)."""
     inputs = [f"--root={root}", *(f"--{name}={folder}/{name}" for name in ("logs", "pins", "model"))]
     words = start_python("import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))")
-    words += [command[0], *inputs, *command[1:], "--publish=none", "--quiet", "--min-age=0h", *beam_flags]
+    words += [command[0], *inputs, *command[1:], f"--gates={folder}/gates", "--publish=none", "--quiet", "--min-age=0h"]
+    words += beam_flags
     started = now()
     process = subprocess.Popen(words)
     with peak_pss(process.pid) as peak:
@@ -197,6 +198,8 @@ def main() -> int:
         print(f"making a root of {users:,} users in {buckets} buckets, {pins:,} pins, {days} days of logs", flush=True)
         make_inputs(folder, users, users, 0, pins, buckets)
         write_logs(folder, users, days, arguments.active_share, pins)
+        with open(f"{folder}/gates", "w") as file:  # everybody begins with one vector, and answers change with the rest
+            file.write("max_coverage_fall: 1000000\nmin_coverage_pins: 0\n")
         if arguments.memory_days:
             measure_memory(folder, arguments.memory_days, arguments.days_per_pass, beam_flags)
             return 0
