@@ -70,7 +70,8 @@ GRACE_S = 10.0
 def notice_dead_workers() -> Iterator[list[str]]:
     """Interrupts the body when a worker process of the local runner died: the runner may wait for it for ever.
 
-    As a rule the runner raises by itself; it is given `GRACE_S` seconds for that.
+    As a rule the runner raises by itself; it is given `GRACE_S` seconds for that. What it does when it is interrupted
+    may wait for the dead worker too: it is interrupted again.
 
     Yields:
         What is known of workers that died; empty as long as none did.
@@ -80,7 +81,7 @@ def notice_dead_workers() -> Iterator[list[str]]:
     before = threading.excepthook
 
     def interrupt() -> None:
-        if not over.wait(GRACE_S):
+        while not over.wait(GRACE_S):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def notice(raised: Any) -> None:

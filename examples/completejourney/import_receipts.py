@@ -134,8 +134,9 @@ def cooccurrence_vectors(product: np.ndarray, basket: np.ndarray, products: int)
     together.data = np.log1p(together.data)
     frequency = factorise(together, FREQUENCY_WIDTH)
     frequency *= FREQUENCY_LENGTH / np.linalg.norm(frequency, axis=1).max()
-    out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)
-    out[used] = np.concatenate([_unit(affinity), frequency], axis=1)
+    out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)  # few products have few directions
+    out[used, : affinity.shape[1]] = _unit(affinity)
+    out[used, COOCCURRENCE_WIDTH - frequency.shape[1] :] = frequency
     return out
 
 
