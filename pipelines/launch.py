@@ -64,6 +64,7 @@ def run_pipeline(
 
 
 GRACE_S = 10.0
+INTERRUPT = signal.SIGUSR1
 
 
 @contextlib.contextmanager
@@ -71,7 +72,8 @@ def notice_dead_workers() -> Iterator[list[str]]:
     """Interrupts the body when a worker process of the local runner died: the runner may wait for it for ever.
 
     As a rule the runner raises by itself; it is given `GRACE_S` seconds for that. What it does when it is interrupted
-    may wait for the dead worker too: it is interrupted again.
+    may wait for the dead worker too: it is interrupted again. Not by SIGINT, which a command that a script started in
+    the background ignores. Off the main thread nothing can be interrupted, and nothing is.
 
     Yields:
         What is known of workers that died; empty as long as none did.
@@ -82,21 +84,30 @@ def notice_dead_workers() -> Iterator[list[str]]:
 
     def interrupt() -> None:
         while not over.wait(GRACE_S):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
+
+    interrupter = threading.Thread(target=interrupt, daemon=True)
 
     def notice(raised: Any) -> None:
         before(raised)
         if raised.thread is not None and raised.thread.name == "run_worker":
             died.append(str(raised.exc_value))
             if len(died) == 1:
-                threading.Thread(target=interrupt, daemon=True).start()
+                interrupter.start()
 
+    if threading.current_thread() is not threading.main_thread():
+        yield died
+        return
+    handler = signal.signal(INTERRUPT, signal.default_int_handler)
     threading.excepthook = notice
     try:
         yield died
     finally:
         over.set()
         threading.excepthook = before
+        if died:
+            interrupter.join()  # a signal sent after this would meet the handler of before
+        signal.signal(INTERRUPT, handler)
 
 
 @contextlib.contextmanager

@@ -65,8 +65,12 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     ), done.stderr
 
 
-def test_a_worker_process_that_is_killed_ends_the_run_soon():
-    """As when memory runs out; left to itself the local runner may wait for it for ever."""
+@pytest.mark.parametrize("start", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
+def test_a_worker_process_that_is_killed_ends_the_run_soon(start):
+    """As when memory runs out; left to itself the local runner may wait for it for ever.
+
+    Started by a script with `&`, a command ignores SIGINT.
+    """
     code = """
 import os, signal
 import apache_beam as beam
@@ -75,6 +79,7 @@ from pipelines.beam_options import parse_beam_options
 from pipelines.launch import run_pipeline
 from stores.errors import StoreError
 
+START
 def die(element):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -85,6 +90,8 @@ except StoreError as error:
     print(error, flush=True)
 os._exit(0)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("START", start)], capture_output=True, text=True, timeout=120
+    )
     assert re.match(r"a worker (process died|failed)", done.stdout), done.stdout + done.stderr[-3000:]
     assert "nothing was released" in done.stdout.splitlines()[0]
