@@ -5,9 +5,9 @@ import datetime
 import sys
 
 from pipelines.arguments import Parser
+from pipelines.release import open_target
 from stores.errors import StoreError, UsageError
 from stores.files import Root
-from stores.kv import open_store
 from stores.lease import hold_lease
 from stores.manifests import Manifest, read_manifest
 from stores.releases import (
@@ -19,7 +19,7 @@ from stores.releases import (
     read_pin,
     rolled_back_path,
 )
-from transforms.release import Publication, publish
+from transforms.release import publish
 
 DESCRIPTION = """\
 Serves an older release again: moves CURRENT to it, then brings the key-value store to it as the difference of the two
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--reason", metavar="TEXT", help="why; shown to whoever comes next")
     parser.add_argument("--unpin", action="store_true", help="let `daily` run again")
     arguments = parser.parse_args(argv)
-    root, target = Root(arguments.root), None
+    root = Root(arguments.root)
     if arguments.unpin:
         if arguments.to or arguments.reason:
             raise UsageError("--unpin goes alone: it moves nothing")
@@ -57,12 +57,7 @@ def run(argv: list[str]) -> int:
             root.remove(PINNED)
         print(f"unpinned; CURRENT is {current_release(root)}" if pin else "was not pinned", file=sys.stderr)
         return 0
-    if arguments.publish == "store":
-        if not arguments.kv:
-            raise UsageError("--kv is missing: say where the releases are published, or --publish none")
-        target = Publication(arguments.kv, arguments.namespace)
-        with open_store(target.url, target.namespace) as store:
-            store.check()
+    target = open_target(arguments)
     with hold_lease(root, "rollback"):
         to = roll_back(root, arguments.to, (arguments.reason or "").strip())
         sent = publish(root, to.release, target) if target else None
