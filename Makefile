@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow lint format clean
+.PHONY: help setup lock demo study test test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ test-prism: $(STAMP)  ## Runs the job on Beam's Prism (needs Go) and compares wi
 test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK_VERSION=2.2 for the newer one; SKIP_FLINK=1 leaves it out.
 	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
 	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
+
+test-kubernetes: $(STAMP)  ## Holds deploy/kubernetes to the Flink operator's own schema (needs Maven).
+	$(BIN)/python -m pytest tests/engines/test_flink_operator.py
 
 # As of a day when Airflow's own dependencies fitted it: a later FastAPI breaks 3.2.2.
 test-airflow: $(STAMP)  ## Runs the DAG with the real Airflow, in an environment of its own.

@@ -37,6 +37,8 @@ FLINK = {
 }
 BEAM_VERSION = installed_version("apache-beam")
 JOB_SERVER_VARIABLE = "PINNERFORMER_FLINK_JOB_SERVER"
+OPERATOR_VERSION = "1.10.0"  # of the Flink Kubernetes operator
+OPERATOR_VARIABLE = "PINNERFORMER_FLINK_OPERATOR_SCHEMA"
 
 
 def cache_folder() -> str:
@@ -137,11 +139,35 @@ def job_server_jar(minor: str, given: str | None = None, cache: str | None = Non
             raise InputError(f"{path}: no such file; expected Beam's job server for Flink {minor}")
         return path
     name = f"beam-runners-flink-{minor}-job-server"
-    folder = os.path.join(cache or cache_folder(), f"{name}-{BEAM_VERSION}")
-    path = os.path.join(folder, f"{name}-{BEAM_VERSION}.jar")
+    return _from_maven("org.apache.beam", name, BEAM_VERSION, cache, f"--job-server-jar or ${JOB_SERVER_VARIABLE}")
+
+
+def operator_schema(given: str | None = None, cache: str | None = None) -> str:
+    """The definition of FlinkDeployment that the Flink operator brings to Kubernetes, as YAML; fetched on first use.
+
+    Args:
+        given: A file of your own (`crds/` of the operator's chart), where Maven Central is not reached; default:
+            $PINNERFORMER_FLINK_OPERATOR_SCHEMA.
+
+    Raises:
+        InputError: Maven is missing or did not get it; says the way out.
+    """
+    given = given or os.environ.get(OPERATOR_VARIABLE)
+    if given:
+        with open(given) as file:
+            return file.read()
+    artifact = "org.apache.flink", "flink-kubernetes-operator-api", OPERATOR_VERSION
+    with zipfile.ZipFile(_from_maven(*artifact, cache, f"${OPERATOR_VARIABLE}")) as jar:
+        return jar.read("META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml").decode()
+
+
+def _from_maven(group: str, name: str, version: str, cache: str | None, variable: str) -> str:
+    """The path of a jar: checked by Maven against the repository's checksum, against its own digest ever after."""
+    folder = os.path.join(cache or cache_folder(), f"{name}-{version}")
+    path = os.path.join(folder, f"{name}-{version}.jar")
     if not os.path.isfile(path + ".sha256"):
-        artifact = f"org.apache.beam:{name}:{BEAM_VERSION}"
-        way_out = f"give a jar of your own with --job-server-jar or ${JOB_SERVER_VARIABLE}"
+        artifact = f"{group}:{name}:{version}"
+        way_out = f"give a file of your own with {variable}"
         maven = shutil.which("mvn")
         if not maven:
             raise InputError(f"no mvn to fetch {artifact} with: apt-get install maven; or {way_out}")

@@ -14,7 +14,7 @@ from tests.worlds import day
 FOLDER = "deploy/kubernetes"
 VERSION = "1.33"
 
-# The fields of the operator's v1beta1 that are used, as its documentation has them; its own schema is not at hand.
+# The fields of the operator that are used; `make test-kubernetes` fetches its own schema and validates against that.
 RESOURCE = {
     "type": "object",
     "required": ["cpu", "memory"],
