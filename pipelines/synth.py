@@ -21,8 +21,9 @@ from stores.schemas import ENGAGEMENTS
 
 DESCRIPTION = """\
 Writes a Pinterest-like world: topics, pins of Zipf popularity that appear over time, users whose interests drift,
-sessions of actions on surfaces, durations on some rows. Logs go to WORLD/logs/ds=.../, PinSage-like vectors to
-WORLD/pins/, what the generator knows and the job does not (topics, interests) to WORLD/truth/.
+sessions of actions on surfaces, durations on some rows, and detours: sessions that rush through a topic that is not the
+user's own. Logs go to WORLD/logs/ds=.../, PinSage-like vectors to WORLD/pins/, what the generator knows and the job
+does not (topics, interests) to WORLD/truth/.
 
 The same flags give the same bytes. Memory does not grow with --days.
 """
@@ -34,6 +35,9 @@ SURFACE_SHARES = (0.5, 0.2, 0.2, 0.1)
 TIMED = (0, 2)  # closeup and click have a duration
 DAY_MS = 86_400_000
 INTERESTS = 4  # topics a user is interested in at a time
+SESSIONS = 3  # a day at most
+PACE_MS = 8 * 60_000  # mean time from a session's begin to an action of it
+DETOUR_PACE_MS = 20_000
 PINSAGE_VERSION = "synth-1"
 _USERS_AT_ONCE = 200_000
 _PINS_AT_ONCE = 100_000
@@ -56,6 +60,8 @@ class World:
         late_share: Of the rows, those that arrive a day late.
         repeated_share: Of the rows, those that are written twice.
         untaught_share: Of the rows, those whose action the model may not know (`share_sheet`).
+        detour_share: Of the sessions, those spent on one topic that is not of the user's interests and tells nothing of
+            what comes next; seconds between its actions, not minutes, are all that sets it apart.
     """
 
     users: int
@@ -70,6 +76,7 @@ class World:
     late_share: float = 0.01
     repeated_share: float = 0.002
     untaught_share: float = 0.0
+    detour_share: float = 0.3
 
     def random(self, *purpose: int) -> np.random.Generator:
         """A generator of its own for every purpose, so that one part can be made without the others."""
@@ -158,8 +165,17 @@ def interests_on(world: World, users: np.ndarray, day: int) -> np.ndarray:
     epoch = (np.uint64(day) + phase) // period
     draw = _hash(world.seed, 13, users[:, None] * 8 + slots.astype(np.int64), epoch)
     uniform = (draw >> np.uint64(11)).astype(np.float64) / 2**53
-    # Topics are popular by rank, as pins are: inverse of the cumulative share of a power law.
+    return popular_topics(world, uniform)
+
+
+def popular_topics(world: World, uniform: np.ndarray) -> np.ndarray:
+    """int32, the topic of every draw in [0, 1): popular by rank, as pins are, by the inverse of a power law's sums."""
     return np.minimum((world.topics * uniform**1.6).astype(np.int32), world.topics - 1)
+
+
+def topic_shares(world: World) -> np.ndarray:
+    """float64 [T], the distribution of `popular_topics`."""
+    return np.diff((np.arange(world.topics + 1) / world.topics) ** (1 / 1.6))
 
 
 def _hash(seed: int, purpose: int, *parts: np.ndarray) -> np.ndarray:
@@ -201,20 +217,22 @@ def engagements_of(world: World, pins: Pins, day: int, chunk: int) -> dict[str, 
     acting = users[random.random(len(users)) < rate]
     rows_each = np.ceil(random.lognormal(np.log(world.rows_per_active), 0.8, len(acting))).astype(np.int64)
     rows_each = np.minimum(rows_each, 400)
-    user = np.repeat(acting, rows_each)
-    n = len(user)
-    interest = interests_on(world, acting, day)
-    slot = np.minimum(random.geometric(0.5, n) - 1, INTERESTS - 1)
-    topic = interest[np.repeat(np.arange(len(acting)), rows_each), slot]
-    stray = random.random(n) < 0.1
+    row = np.repeat(np.arange(len(acting)), rows_each)
+    session = random.integers(0, SESSIONS, len(row))
+    slot = np.minimum(random.geometric(0.5, len(row)) - 1, INTERESTS - 1)
+    topic = interests_on(world, acting, day)[row, slot]
+    detours = random.random((len(acting), SESSIONS)) < world.detour_share
+    detour = detours[row, session]
+    topic[detour] = popular_topics(world, random.random(detours.shape))[row, session][detour]
+    stray = random.random(len(row)) < 0.1
     topic[stray] = random.integers(0, world.topics, int(stray.sum()))
     pin, good = draw_pins(pins, topic, day, random)
-    user, pin = user[good], pin[good]  # a topic may have no pin born yet
-    n = len(user)
-    # Up to three sessions a day, minutes between actions inside one.
-    session = random.random((len(acting), 3)) * 0.93 * DAY_MS
-    begin = session[np.searchsorted(acting, user), random.integers(0, 3, n)]
-    moment = np.minimum((begin + random.exponential(8 * 60_000, n)).astype(np.int64), DAY_MS - 1)
+    row, session, pin, detour = row[good], session[good], pin[good], detour[good]  # a topic may have no pin born yet
+    n = len(row)
+    user = acting[row]
+    begin = random.random((len(acting), SESSIONS))[row, session] * 0.93 * DAY_MS
+    pace = np.where(detour, DETOUR_PACE_MS, PACE_MS)
+    moment = np.minimum((begin + random.exponential(1, n) * pace).astype(np.int64), DAY_MS - 1)
     action = random.choice(len(ACTIONS), n, p=ACTION_SHARES).astype(np.int32)
     surface = random.choice(len(SURFACES), n, p=SURFACE_SHARES).astype(np.int32)
     if world.untaught_share:
@@ -337,6 +355,7 @@ def run(argv: list[str]) -> int:
         ("late_share", "of the rows, a day late"),
         ("repeated_share", "of the rows, written twice"),
         ("untaught_share", "of the rows, with the action share_sheet"),
+        ("detour_share", "of the sessions, rushed through a topic that is not the user's"),
     ):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=share, default=defaults[name], help=f"{text} (default %(default)s)")

@@ -1,12 +1,13 @@
 """The ceiling on a synthetic world: what somebody who knows its generator would retrieve."""
 
+import dataclasses
 import datetime
 import json
 import os
 
 import numpy as np
 
-from pipelines.synth import INTERESTS, World, interests_on, make_pins, spread_ids
+from pipelines.synth import INTERESTS, World, interests_on, make_pins, spread_ids, topic_shares
 from stores.errors import InputError
 from stores.pin_vectors import find_sorted
 
@@ -24,6 +25,8 @@ def read_world(folder: str) -> World:
         with open(path) as file:
             found = json.load(file)
         found.pop("rows")
+        if found.keys() != {field.name for field in dataclasses.fields(World)}:
+            raise ValueError("written by another version")
         return World(**{**found, "start": datetime.date.fromisoformat(found["start"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {error}; expected a folder that `pinnerformer synth` wrote") from None
@@ -32,8 +35,9 @@ def read_world(folder: str) -> World:
 def oracle_scores(world: World, user_ids: np.ndarray, pin_ids: np.ndarray, cut_ms: int, days: int) -> np.ndarray:
     """Expected engagements of users with pins in the window, up to a factor a user, from the generator's own rules.
 
-    On every day of the window a user's k-th dearest interest has 1/2, 1/4, 1/8, 1/8 of the engagements, less a tenth
-    that goes to any topic; inside a topic pins that are born by then are drawn by Zipf popularity.
+    On every day of the window a user's k-th dearest interest has 1/2, 1/4, 1/8, 1/8 of the engagements, less the share
+    of the detours, which goes to popular topics, and a tenth that goes to any topic; inside a topic pins that are born
+    by then are drawn by Zipf popularity.
 
     Args:
         user_ids: int64 [U]; a user whom the world does not have is an error.
@@ -58,10 +62,11 @@ def oracle_scores(world: World, user_ids: np.ndarray, pin_ids: np.ndarray, cut_m
     rank = np.arange(len(pins.topic)) - pins.first[pins.topic]
     zipf = np.log((rank + 2) / (rank + 1)) / np.log(size + 1)  # draw_pins: floor((size + 1)^u - 1)
     begin = (datetime.date(1970, 1, 1) + datetime.timedelta(cut_ms // 86_400_000) - world.start).days
-    weight = (1 - STRAY) * np.array([0.5, 0.25, 0.125, 0.125])
+    weight = (1 - STRAY) * (1 - world.detour_share) * np.array([0.5, 0.25, 0.125, 0.125])
+    anybody = STRAY / world.topics + (1 - STRAY) * world.detour_share * topic_shares(world)
     scores = np.zeros((len(users), len(pin_ids)), np.float32)
     for day in range(begin, min(begin + days, world.days)):
-        share = np.full((len(users), world.topics), STRAY / world.topics, np.float32)
+        share = np.tile(anybody.astype(np.float32), (len(users), 1))
         interests = interests_on(world, users, day)
         for slot in range(INTERESTS):
             share[np.arange(len(users)), interests[:, slot]] += weight[slot]
