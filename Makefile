@@ -67,7 +67,7 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/dataflow -r deploy/dataflow/requirements.txt
 	PYTHONPATH=.cache/dataflow $(BIN)/python -m pytest tests/engines/test_dataflow.py
 
-test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with.
+test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with: half an hour or more.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-stage
 
 test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of times, and holds the commands to what they say.

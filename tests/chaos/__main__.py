@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 # Everything is imported here and no thread is started, so that every run is a fork away.
 import pipelines.backfill  # noqa: F401
@@ -49,6 +50,19 @@ SHARES = {
 }
 
 
+class Kill(NamedTuple):
+    """Who dies when: see `tests.chaos.events.Plan`."""
+
+    number: int
+    victim: str = "own"
+    stage: str = ""
+
+    def place(self, events: list[str]) -> int | None:
+        """The index of its event among those that happened; None if it was never reached."""
+        of_stage = [i for i, event in enumerate(events) if self.stage in ("", event)]
+        return of_stage[self.number - 1] if 0 < self.number <= len(of_stage) else None
+
+
 @dataclasses.dataclass
 class Tally:
     """What happened over all runs."""
@@ -63,9 +77,7 @@ class Tally:
     problems: list[str] = dataclasses.field(default_factory=list)
 
 
-def disturb(
-    scenario: Scenario, reference: Reference, world: str, folder: str, kills: list[tuple[int, str]], tally: Tally
-) -> None:
+def disturb(scenario: Scenario, reference: Reference, world: str, folder: str, kills: list[Kill], tally: Tally) -> None:
     """Starts a run, kills it as often as told, starts it once more, and compares."""
     place = scenario.store
     start(reference.before, folder, place)
@@ -75,22 +87,22 @@ def disturb(
     )
     groups = []
     where = "undisturbed"
-    for attempt, (number, victim) in enumerate([*kills, (0, "own")]):
+    for attempt, kill in enumerate([*kills, Kill(0)]):
         log = f"{folder}/events-{attempt}"
-        plan = Plan(folder, log, number, victim)
+        plan = Plan(folder, log, *kill)
         pid = fork(lambda plan=plan: run_daily(scenario.command(world, folder), plan), f"{folder}/said-{attempt}")
         groups.append(pid)
         code = wait(pid, log)
         events = read_log(log) if os.path.exists(log) else []
         if code is None:
             with open(f"{folder}/said-{attempt}") as file:
-                tally.problems.append(f"{scenario.name}, event {number} ({victim}): hung: {file.read()[-6000:]}")
-        killed = 0 < number <= len(events)
-        if killed:
-            where = f"{scenario.name}, killed at event {number} ({events[number - 1]}, {victim})"
+                tally.problems.append(f"{scenario.name}, {kill}: hung: {file.read()[-6000:]}")
+        reached = kill.place(events)
+        if reached is not None:
+            where = f"{scenario.name}, killed at event {reached + 1} ({events[reached]}, {kill.victim})"
             tally.kills += 1
             tally.twice += attempt > 0
-            tally.hit[scenario.name][events[number - 1]] += 1
+            tally.hit[scenario.name][events[reached]] += 1
             # The driver dies, or says that a worker did; but its last event may be the last thing it does.
             if code == 0 and "worker" not in scenario.name:
                 tally.problems.append(f"{where}: it ended with exit code 0")
@@ -135,16 +147,16 @@ def difference(found, expected, path: str = "") -> str:
     return f"{path}: {str(found)[:200]} instead of {str(expected)[:200]}"
 
 
-def draw(scenario: Scenario, events: int, count: int, seed: int) -> list[list[tuple[int, str]]]:
+def draw(scenario: Scenario, events: int, count: int, seed: int) -> list[list[Kill]]:
     """Kills of `count` runs, one drawn in each of `count` equal stretches of the events; every fourth dies twice."""
     dice = random.Random(f"{scenario.name} {seed}")
     drawn = []
     for i in range(count):
         victims = ["own", "driver"] if scenario.workers else ["own"]
         number = min(events, 1 + int((i + dice.random()) * events / count))
-        kills = [(number, dice.choice(victims))]
+        kills = [Kill(number, dice.choice(victims))]
         if i % 4 == 3:
-            kills.append((1 + dice.randrange(events // 2), "own"))
+            kills.append(Kill(1 + dice.randrange(events // 2)))
         drawn.append(kills)
     dice.shuffle(drawn)
     return drawn
@@ -213,7 +225,7 @@ def run_all(arguments: argparse.Namespace, place: str, server: RedisPlace, tally
 def run_one(
     scenario: Scenario,
     references: dict[str, Reference],
-    kills: list[tuple[int, str]],
+    kills: list[Kill],
     place: str,
     keep: bool,
     tally: Tally,
@@ -241,15 +253,13 @@ def never_hit(references: dict[str, Reference], tally: Tally) -> list[str]:
 
 def aim(
     stage: str, chosen: list[Scenario], references: dict[str, Reference], seed: int
-) -> Iterator[tuple[Scenario, list[tuple[int, str]]]]:
-    """Kills at events of one stage, which a uniform draw left out: four tries at most, as threads reorder events."""
+) -> Iterator[tuple[Scenario, list[Kill]]]:
+    """Kills at events of one stage, which a uniform draw left out; four tries at most, as a run may have fewer."""
     dice = random.Random(f"{stage} {seed}")
     having = [s for s in chosen if stage in references[s.name].events]
     for _ in range(4):
-        # Where workers share the events out among themselves, their numbers say little: only if no other has the stage.
-        scenario = dice.choice([s for s in having if not s.workers] or having)
-        numbers = [i + 1 for i, event in enumerate(references[scenario.name].events) if event == stage]
-        yield scenario, [(dice.choice(numbers), "own")]
+        scenario = dice.choice(having)
+        yield scenario, [Kill(1 + dice.randrange(references[scenario.name].events.count(stage)), "own", stage)]
 
 
 def fork_and_wait(body, output: str) -> None:

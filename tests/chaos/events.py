@@ -31,6 +31,7 @@ class Plan:
         log: Where events are recorded.
         kill_at: Number of the event, from 1; 0 kills nobody.
         victim: `own`, whoever reaches the event; `driver`, whatever process reached it.
+        stage: Events of this stage only are numbered; empty: all.
         driver: Process id of the driver.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     log: str
     kill_at: int = 0
     victim: str = "own"
+    stage: str = ""
     driver: int = 0
 
     def to_text(self) -> str:
@@ -45,8 +47,8 @@ class Plan:
 
     @classmethod
     def from_text(cls, text: str) -> "Plan":
-        folder, log, kill_at, victim, driver = text.split("\t")
-        return cls(folder, log, int(kill_at), victim, int(driver))
+        folder, log, kill_at, victim, stage, driver = text.split("\t")
+        return cls(folder, log, int(kill_at), victim, stage, int(driver))
 
 
 class Events:
@@ -66,7 +68,9 @@ class Events:
         with self._lock:
             os.write(self._file, stage.encode()[: RECORD - 1].ljust(RECORD - 1) + b"\n")
             number = os.lseek(self._file, 0, os.SEEK_CUR) // RECORD
-            if number == self._plan.kill_at:
+            if self._plan.stage:
+                number = read_log(self._plan.log).count(stage) if stage == self._plan.stage else 0
+            if 0 < number == self._plan.kill_at:
                 if torn is not None:
                     os.truncate(torn, random.Random(number).randrange(1 + os.path.getsize(torn)))
                 os.kill(self._plan.driver if self._plan.victim == "driver" else os.getpid(), signal.SIGKILL)
