@@ -210,7 +210,7 @@ def describe(study: Study) -> str:
     facts, base, size = study.facts, study.baselines, study.facts["size"]
     figures = base["figures"]["popularity"]
     seeds = [len(results) for name, results in study.cells.items() if name not in base["figures"]]
-    complete = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) != max(seeds) else f"{max(seeds)} seed(s)"
+    complete = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) != max(seeds) else f"{max(seeds)} seeds"
     if sum(seeds) < len(facts["cells"]):
         complete += f" a cell, {sum(seeds)} of {len(facts['cells'])} models: time ran out"
     else:
