@@ -5,6 +5,7 @@ pin an old Beam. Beam's job server comes from Maven Central. Both through their 
 this machine: a mirror that pip and Maven know is used without a word here.
 """
 
+import glob
 import hashlib
 import os
 import shutil
@@ -185,6 +186,34 @@ def _from_maven(group: str, name: str, version: str, cache: str | None, variable
     with open(path + ".sha256") as file:
         if file.read() != _sha256(path):
             raise InputError(f"{path}: changed since it was fetched; delete {folder} and run the same command again")
+    return path
+
+
+def beam_library(home: str, job_server: str, cache: str | None = None) -> str:
+    """The job server's jar less all that Flink has itself, to lie beside Flink's own; made on first use.
+
+    Beam ends the Python workers of a stage with the stage, unless its classes are loaded with Flink's instead of the
+    job's: only then does `--environment_cache_millis` keep them for the next one.
+
+    Args:
+        home: Of Flink.
+    """
+    folder = cache or cache_folder()
+    path = os.path.join(folder, f"beam-for-{os.path.basename(home)}-{_sha256(job_server)[:16]}.jar")
+    if os.path.isfile(path):
+        return path
+    os.makedirs(folder, exist_ok=True)
+    there: set[str] = set()
+    for jar in glob.glob(f"{home}/lib/*.jar"):
+        with zipfile.ZipFile(jar) as archive:
+            there.update(archive.namelist())
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as made:
+        with zipfile.ZipFile(job_server) as whole, zipfile.ZipFile(made, "w") as rest:
+            for name in whole.namelist():
+                # Of two loggers in one class path the wrong one may win: Flink's writes its logs.
+                if name not in there and not name.startswith("org/slf4j/"):
+                    rest.writestr(name, whole.read(name))
+    os.rename(made.name, path)
     return path
 
 

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from deploy.flink.artifacts import FLINK, find_java, flink_home, job_server_jar
+from deploy.flink.artifacts import FLINK, beam_library, find_java, flink_home, job_server_jar
 from stores.errors import PinnerFormerError, StoreError, UsageError
 
 DESCRIPTION = """\
@@ -87,7 +87,9 @@ class FlinkCluster:
             "--environment_type=EXTERNAL",
             f"--environment_config=127.0.0.1:{self._ports['pool']}",
             f"--sdk_worker_parallelism={slots}",
-            "--environment_cache_millis=600000",  # else every stage starts its own Python: seconds of imports each
+            # Workers outlive a stage by this, so that the next one finds them, and not the wait before a restart: one
+            # that died would be found too.
+            "--environment_cache_millis=1500",
             f"--parallelism={slots}",
         ]
 
@@ -125,8 +127,11 @@ class FlinkCluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
-        for name in ("conf", "tmp", "logs", "artifacts"):
+        shutil.rmtree(os.path.join(self.folder, "lib"), ignore_errors=True)  # links of an earlier start
+        for name in ("conf", "lib", "tmp", "logs", "artifacts"):
             os.makedirs(os.path.join(self.folder, name), exist_ok=True)
+        for path in [*glob.glob(f"{self._home}/lib/*.jar"), beam_library(self._home, self._jar)]:
+            os.symlink(path, os.path.join(self.folder, "lib", os.path.basename(path)))
         for path in glob.glob(f"{self._home}/conf/log4j*"):
             shutil.copy(path, f"{self.folder}/conf")
         with open(f"{self._home}/conf/config.yaml") as file:
@@ -156,6 +161,7 @@ class FlinkCluster:
             "pekko.ask.timeout": "60 s",
             "pekko.startup-timeout": "60 s",
             "slot.request.timeout": 60000,
+            "classloader.resolve-order": "parent-first",  # Beam is in Flink's lib: `beam_library` says why
             # Data arrives on gRPC's threads: out of memory there leaves the job standing for ever, unless it is fatal.
             "cluster.uncaught-exception-handling": "FAIL",
             "restart-strategy.type": "fixed-delay",
@@ -179,6 +185,7 @@ class FlinkCluster:
                 env={
                     **os.environ,
                     "FLINK_CONF_DIR": f"{self.folder}/conf",
+                    "FLINK_LIB_DIR": f"{self.folder}/lib",
                     "FLINK_LOG_DIR": f"{self.folder}/logs",
                     "FLINK_PID_DIR": f"{self.folder}/tmp",
                     "JAVA_HOME": os.path.dirname(os.path.dirname(os.path.realpath(self._java))),
@@ -189,6 +196,10 @@ class FlinkCluster:
     def start_task_manager(self) -> None:
         """Starts the TaskManager; again, if it was stopped."""
         self._start("taskmanager", [f"{self._home}/bin/taskmanager.sh", "start-foreground"])
+
+    def pid(self, name: str) -> int:
+        """The process that leads one of the four that `stop` knows."""
+        return self._processes[name].pid
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """Stops a process and everything it started: `jobmanager`, `taskmanager`, `worker-pool` or `job-server`."""

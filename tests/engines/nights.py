@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipelines.cli import main
 from stores.files import Root
 from stores.manifests import Manifest
-from stores.releases import read_current
+from stores.releases import chain, read_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
@@ -52,6 +52,16 @@ def run_nights(folder: str, root: str, engine: list[str]) -> list[Manifest]:
         if number == 2:
             write_file(f"{folder}/logs", 1, make_rows(1, 50, USERS, PINS, seed=9), "late.parquet")
         manifests.append(run_night(inputs, root, number, flags, engine))
+    return manifests
+
+
+def run_backfill(folder: str, root: str, engine: list[str]) -> list[Manifest]:
+    """Backfills the days of a world at once; returns their releases, oldest first."""
+    dates = [f"--start={day(0)}", f"--end={day(2)}", *NIGHTS[0][1], "--days-per-pass=2"]
+    arguments = ["backfill", f"--root={root}", *make_world(folder), *dates, "--publish=none", "--quiet", *engine]
+    assert main(arguments) == 0
+    manifests = list(chain(Root(root)))[::-1]
+    assert [manifest.day for manifest in manifests] == [day(0), day(1), day(2)]
     return manifests
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from deploy.flink.cluster import FlinkCluster
@@ -14,7 +15,7 @@ from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.releases import read_current
-from tests.engines.nights import assert_same_release, make_world, read_table, run_night, run_nights
+from tests.engines.nights import assert_same_release, make_world, read_table, run_backfill, run_night, run_nights
 from tests.worlds import FIRST, day, make_vectors, write_vectors
 
 MINOR = os.environ.get("FLINK_VERSION", "1.20")
@@ -47,7 +48,28 @@ def test_three_nights_equal_the_local_run(flink, local, tmp_path):
     assert list(flink.jobs().values())[before:] == ["FINISHED"] * 3
 
 
-def test_a_task_manager_killed_in_the_middle_costs_a_restart_and_no_row(flink, local, tmp_path):
+def test_a_backfill_equals_the_local_one(flink, tmp_path):
+    before = len(flink.jobs())
+    local_root, root = str(tmp_path / "local"), str(tmp_path / "root")
+    expected = run_backfill(str(tmp_path), local_root, [])
+    for found, want in zip(run_backfill(str(tmp_path), root, flink.flags), expected, strict=True):
+        assert_same_release(root, found, local_root, want)
+    assert list(flink.jobs().values())[before:] == ["FINISHED"] * 2  # of two days and of one
+
+
+def kill_task_manager(flink):
+    flink.stop("taskmanager", signal.SIGKILL)
+    flink.start_task_manager()
+
+
+def kill_a_worker(flink):
+    """Of those that run; they are forked by a child of the pool."""
+    workers = [worker for child in psutil.Process(flink.pid("worker-pool")).children() for worker in child.children()]
+    workers[0].kill()
+
+
+@pytest.mark.parametrize("kill", [kill_task_manager, kill_a_worker])
+def test_what_is_killed_in_the_middle_costs_a_restart_and_no_row(kill, flink, local, tmp_path):
     inputs = make_world(str(tmp_path))
     root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
     flags = [f"--root={root}", *inputs, f"--date={day(0)}", f"--bootstrap-from={FIRST}", f"--kv={kv}", "--quiet"]
@@ -67,14 +89,13 @@ def test_a_task_manager_killed_in_the_middle_costs_a_restart_and_no_row(flink, l
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as job:
         try:
             wait_for_progress(root, "read_logs", job)
-            flink.stop("taskmanager", signal.SIGKILL)
-            flink.start_task_manager()
+            kill(flink)
             error = job.communicate(timeout=240)[1]
         finally:
             job.kill()
             stop.set()
             watcher.join()
-    print(f"\nstates of the job whose TaskManager was killed: {' -> '.join(states)}")
+    print(f"\nstates of the job, {kill.__name__}: {' -> '.join(states)}")
     assert job.returncode == 0, error
     assert "RESTARTING" in states and states[-1] == "FINISHED"
     local_root, expected = local
