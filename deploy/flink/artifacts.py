@@ -17,6 +17,7 @@ import zipfile
 from importlib.metadata import version as installed_version
 
 from stores.errors import InputError
+from stores.files import replace_atomically
 
 # Flink minor -> (version, {PyPI package: sha256 of its file}). The wheel is the one for CPython 3.11 on every machine:
 # only its shell scripts are used.
@@ -143,22 +144,23 @@ def job_server_jar(minor: str, given: str | None = None, cache: str | None = Non
     return _from_maven("org.apache.beam", name, BEAM_VERSION, cache, f"--job-server-jar or ${JOB_SERVER_VARIABLE}")
 
 
-def operator_schema(given: str | None = None, cache: str | None = None) -> str:
+def operator_schema() -> str:
     """The definition of FlinkDeployment that the Flink operator brings to Kubernetes, as YAML; fetched on first use.
 
-    Args:
-        given: A file of your own (`crds/` of the operator's chart), where Maven Central is not reached; default:
-            $PINNERFORMER_FLINK_OPERATOR_SCHEMA.
+    $PINNERFORMER_FLINK_OPERATOR_SCHEMA names a file of your own (`crds/` of the operator's chart), where Maven Central
+    is not reached.
 
     Raises:
         InputError: Maven is missing or did not get it; says the way out.
     """
-    given = given or os.environ.get(OPERATOR_VARIABLE)
+    given = os.environ.get(OPERATOR_VARIABLE)
     if given:
+        if not os.path.isfile(given):
+            raise InputError(f"{given}: no such file; expected the schema that ${OPERATOR_VARIABLE} names")
         with open(given) as file:
             return file.read()
     artifact = "org.apache.flink", "flink-kubernetes-operator-api", OPERATOR_VERSION
-    with zipfile.ZipFile(_from_maven(*artifact, cache, f"${OPERATOR_VARIABLE}")) as jar:
+    with zipfile.ZipFile(_from_maven(*artifact, None, f"${OPERATOR_VARIABLE}")) as jar:
         return jar.read("META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml").decode()
 
 
@@ -202,18 +204,15 @@ def beam_library(home: str, job_server: str, cache: str | None = None) -> str:
     path = os.path.join(folder, f"beam-for-{os.path.basename(home)}-{_sha256(job_server)[:16]}.jar")
     if os.path.isfile(path):
         return path
-    os.makedirs(folder, exist_ok=True)
     there: set[str] = set()
     for jar in glob.glob(f"{home}/lib/*.jar"):
         with zipfile.ZipFile(jar) as archive:
             there.update(archive.namelist())
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as made:
-        with zipfile.ZipFile(job_server) as whole, zipfile.ZipFile(made, "w") as rest:
-            for name in whole.namelist():
-                # Of two loggers in one class path the wrong one may win: Flink's writes its logs.
-                if name not in there and not name.startswith("org/slf4j/"):
-                    rest.writestr(name, whole.read(name))
-    os.rename(made.name, path)
+    with replace_atomically(path) as made, zipfile.ZipFile(job_server) as whole, zipfile.ZipFile(made, "w") as rest:
+        for name in whole.namelist():
+            # Of two loggers in one class path the wrong one may win: Flink's writes its logs.
+            if name not in there and not name.startswith("org/slf4j/"):
+                rest.writestr(name, whole.read(name))
     return path
 
 

@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 import yaml
 
-from deploy.flink.artifacts import operator_schema
+from deploy.flink.artifacts import OPERATOR_VARIABLE, operator_schema
+from stores.errors import InputError
 from tests.deploy.test_kubernetes import documents
 
 VERSION = "v1beta1"
@@ -59,3 +60,9 @@ def test_it_would_not_take_a_misspelt_field_or_another_type(schema, path, value)
     part[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(spec, schema)
+
+
+def test_a_schema_of_ones_own_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv(OPERATOR_VARIABLE, "/nowhere/crd.yml")
+    with pytest.raises(InputError, match=f"/nowhere/crd.yml: no such file.*{OPERATOR_VARIABLE}"):
+        operator_schema()
