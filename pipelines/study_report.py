@@ -210,7 +210,8 @@ def describe(study: Study) -> str:
     facts, base, size = study.facts, study.baselines, study.facts["size"]
     figures = base["figures"]["popularity"]
     seeds = [len(results) for name, results in study.cells.items() if name not in base["figures"]]
-    complete = f"{min(seeds)} to {max(seeds)} seeds" if min(seeds) != max(seeds) else f"{max(seeds)} seeds"
+    most = f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
+    complete = most if min(seeds) == max(seeds) else f"{min(seeds)} to {most}"
     if sum(seeds) < len(facts["cells"]):
         complete += f" a cell, {sum(seeds)} of {len(facts['cells'])} models: time ran out"
     else:

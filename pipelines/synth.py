@@ -34,6 +34,7 @@ SURFACES = ("homefeed", "search", "related_pins", "board")
 SURFACE_SHARES = (0.5, 0.2, 0.2, 0.1)
 TIMED = (0, 2)  # closeup and click have a duration
 DAY_MS = 86_400_000
+TOPIC_SKEW = 1.6  # of a uniform draw, the power that makes low topics popular
 INTERESTS = 4  # topics a user is interested in at a time
 SESSIONS = 3  # a day at most
 PACE_MS = 8 * 60_000  # mean time from a session's begin to an action of it
@@ -170,12 +171,12 @@ def interests_on(world: World, users: np.ndarray, day: int) -> np.ndarray:
 
 def popular_topics(world: World, uniform: np.ndarray) -> np.ndarray:
     """int32, the topic of every draw in [0, 1): popular by rank, as pins are, by the inverse of a power law's sums."""
-    return np.minimum((world.topics * uniform**1.6).astype(np.int32), world.topics - 1)
+    return np.minimum((world.topics * uniform**TOPIC_SKEW).astype(np.int32), world.topics - 1)
 
 
 def topic_shares(world: World) -> np.ndarray:
     """float64 [T], the distribution of `popular_topics`."""
-    return np.diff((np.arange(world.topics + 1) / world.topics) ** (1 / 1.6))
+    return np.diff((np.arange(world.topics + 1) / world.topics) ** (1 / TOPIC_SKEW))
 
 
 def _hash(seed: int, purpose: int, *parts: np.ndarray) -> np.ndarray:
@@ -220,10 +221,9 @@ def engagements_of(world: World, pins: Pins, day: int, chunk: int) -> dict[str, 
     row = np.repeat(np.arange(len(acting)), rows_each)
     session = random.integers(0, SESSIONS, len(row))
     slot = np.minimum(random.geometric(0.5, len(row)) - 1, INTERESTS - 1)
-    topic = interests_on(world, acting, day)[row, slot]
-    detours = random.random((len(acting), SESSIONS)) < world.detour_share
-    detour = detours[row, session]
-    topic[detour] = popular_topics(world, random.random(detours.shape))[row, session][detour]
+    detour = (random.random((len(acting), SESSIONS)) < world.detour_share)[row, session]
+    anybodys = popular_topics(world, random.random((len(acting), SESSIONS)))[row, session]
+    topic = np.where(detour, anybodys, interests_on(world, acting, day)[row, slot])
     stray = random.random(len(row)) < 0.1
     topic[stray] = random.integers(0, world.topics, int(stray.sum()))
     pin, good = draw_pins(pins, topic, day, random)

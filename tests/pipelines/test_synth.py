@@ -26,21 +26,21 @@ def test_the_same_flags_give_the_same_bytes(tmp_path):
     assert one == two and one.keys() == other.keys() and one != other
 
 
-def share_of_own_topics(gap_s: tuple[float, float], world: World) -> float:
+def share_of_own_topics(least_s: float, most_s: float) -> float:
     """Of the rows that follow the same user's last one by so many seconds, those of the user's own four topics."""
-    pins = make_pins(world)
-    rows = engagements_of(world, pins, 10, 0)
+    pins = make_pins(WORLD)
+    rows = engagements_of(WORLD, pins, 10, 0)
     order = np.lexsort((rows["timestamp_ms"], rows["user"]))
     user, moment, pin = (rows[name][order] for name in ("user", "timestamp_ms", "pin"))
     gap = np.diff(moment, prepend=0) / 1000
-    chosen = (user == np.roll(user, 1)) & (gap >= gap_s[0]) & (gap < gap_s[1])
+    chosen = (user == np.roll(user, 1)) & (gap >= least_s) & (gap < most_s)
     assert chosen.sum() > 500
-    return float((interests_on(world, user, 10) == pins.topic[pin][:, None]).any(1)[chosen].mean())
+    return float((interests_on(WORLD, user, 10) == pins.topic[pin][:, None]).any(1)[chosen].mean())
 
 
 def test_haste_tells_a_detour_from_what_a_user_cares_about():
-    assert share_of_own_topics((60, 86_400), WORLD) > 0.7
-    assert share_of_own_topics((0, 10), WORLD) < 0.45
+    assert share_of_own_topics(60, 86_400) > 0.7
+    assert share_of_own_topics(0, 10) < 0.45
 
 
 def test_a_world_of_another_version_has_no_ceiling(tmp_path):
