@@ -43,7 +43,7 @@ START, END, UNTIL = "2026-09-01", "2026-10-30", "2026-10-17"
 def timelines(tmp_path_factory) -> str:
     """Sixty days of a synthetic world of few topics, without detours: enough for a tiny model to learn from."""
     folder = str(tmp_path_factory.mktemp("world"))
-    world = ["--users=500", "--pins=1500", f"--start={START}", "--days=60", "--topics=40", "--seed=3"]
+    world = ["--users=1000", "--pins=1500", f"--start={START}", "--days=60", "--topics=40", "--seed=4"]
     assert main(["synth", f"--out={folder}/w", *world, "--detour-share=0"]) == 0
     where = [f"--logs={folder}/w/logs", f"--pins={folder}/w/pins", f"--out={folder}/t", "--buckets=4", "--quiet"]
     assert main(["training-data", *where, f"--start={START}", f"--end={END}", "--evaluation-share=0.3"]) == 0
@@ -211,7 +211,7 @@ def test_it_learns_and_the_test_of_learning_can_fail(timelines):
     fresh, _ = learn(timelines, 1)
     shuffled, _ = learn(timelines, 200, shuffle=True)
     assert trained > 2 * popular > 0
-    assert trained > 1.2 * fresh  # which begins near the mean of a user's pins
+    assert trained > 1.5 * fresh
     assert shuffled < 0.6 * trained
 
 
