@@ -49,6 +49,8 @@ def run_once(inputs: str, name: str) -> float:
         subprocess.run(["cp", "--archive", "--link", f"{inputs}/root", folder], check=True)
         for part in ("logs", "pins", "model"):
             os.symlink(f"{inputs}/{part}", f"{folder}/{part}")
+        # Of two cores each of two workers has one; Prism's share a process.
+        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1) if name == "prism" else "1"
         with engine(name) as flags:
             return run_job(folder, ["--quiet", *flags])[0]
 
@@ -63,7 +65,6 @@ def main() -> int:
     parser.add_argument("--pins", type=int, default=100_000)
     arguments = parser.parse_args()
     names = arguments.engines.split(",")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(f"{folder}/small", 1000, 10, 5000, 1000)
         make_inputs(f"{folder}/night", arguments.users, arguments.active, arguments.rows, arguments.pins)

@@ -41,49 +41,59 @@ def check(totals: list[tuple[int, int]], keys: int, number: int) -> None:
         raise ValueError(f"{len(totals)} groups of {sum(found.values())} bytes")
 
 
+def group_chunks(flags: list[str], number: int, keys: int, at_once: bool = False) -> None:
+    """Groups 16 MB times `number` on the engine of these flags, and checks that every byte came through.
+
+    Raises:
+        Exception: the engine's, if it could not.
+    """
+    pipeline = beam.Pipeline(options=PipelineOptions(flags))
+    totals = (
+        pipeline
+        | "Numbers" >> beam.Create(range(number))
+        | "MakeChunks" >> beam.FlatMap(make_chunks, keys=keys)
+        | "Group" >> beam.GroupByKey()
+        | "Measure" >> beam.Map(measure, at_once=at_once)
+    )
+    _ = (
+        pipeline
+        | beam.Create([None])
+        | beam.Map(
+            lambda _, totals, keys, number: check(totals, keys, number),
+            totals=beam.pvalue.AsList(totals),
+            keys=keys,
+            number=number,
+        )
+    )
+    pipeline.run().wait_until_finish()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flink", default="1.20")
     parser.add_argument("--gib", type=float, default=1.0)
     parser.add_argument("--heap-mb", type=int, default=256)
-    parser.add_argument("--keys", type=int, default=64)
+    parser.add_argument("--keys", type=int, default=64, help="groups (default %(default)s; at most one a value)")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of Flink")
     parser.add_argument("--at-once", action="store_true")
     parser.add_argument("--folder", help="for Flink's logs; kept")
     arguments = parser.parse_args()
     number = round(arguments.gib * 2**30 / (16 * CHUNK))
+    keys = min(arguments.keys, 16 * number)
     settings = {"restart-strategy.type": "none", **dict(s.split("=", 1) for s in arguments.setting)}
     cluster = FlinkCluster(
         arguments.flink, slots=2, heap_mb=arguments.heap_mb, folder=arguments.folder, settings=settings
     )
     with cluster:
         started = time.perf_counter()
-        pipeline = beam.Pipeline(options=PipelineOptions(cluster.flags))
-        totals = (
-            pipeline
-            | "Numbers" >> beam.Create(range(number))
-            | "MakeChunks" >> beam.FlatMap(make_chunks, keys=arguments.keys)
-            | "Group" >> beam.GroupByKey()
-            | "Measure" >> beam.Map(measure, at_once=arguments.at_once)
-        )
-        _ = (
-            pipeline
-            | beam.Create([None])
-            | beam.Map(
-                lambda _, totals, keys, number: check(totals, keys, number),
-                totals=beam.pvalue.AsList(totals),
-                keys=arguments.keys,
-                number=number,
-            )
-        )
         state = "FINISHED"
         try:
-            pipeline.run().wait_until_finish()
+            group_chunks(cluster.flags, number, keys, arguments.at_once)
         except Exception as error:
             state = f"FAILED: {str(error).splitlines()[0][:300]}"
         print(
             f"Flink {cluster.get('/v1/overview')['flink-version']}, {16 * number * CHUNK / 2**20:,.0f} MB in "
-            f"{arguments.keys} groups, task heap {arguments.heap_mb} MB, {' '.join(arguments.setting) or 'defaults'}: "
+            f"{keys:,} groups, task heap {arguments.heap_mb} MB, {' '.join(arguments.setting) or 'defaults'}: "
             f"{time.perf_counter() - started:.0f} s, {state}"
         )
     return state != "FINISHED"

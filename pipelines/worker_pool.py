@@ -18,11 +18,13 @@ DESCRIPTION = """\
 Serves workers to an engine that runs beside it (--environment_type=EXTERNAL --environment_config=HOST:PORT): one pool a
 machine or pod, next to Flink's TaskManager.
 
-Beam's own pool does the same with four differences: it starts whatever `python` is first on the PATH, which then
+Beam's own pool does the same with five differences: it starts whatever `python` is first on the PATH, which then
 imports everything anew; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
-the job with it; its workers send messages of 10 MB, of which a Java engine keeps up to 100 a stage on its heap; and it
-listens on every interface. Here a worker is forked from a process that has imported everything already (Flink starts
-workers anew for every wave of stages), stdout goes where stderr goes, messages are of 1 MB, the default is loopback.
+the job with it; its workers send messages of 10 MB, of which a Java engine keeps up to 100 a stage on its heap; they
+wait for room before they send more than 100 MB ahead, and the engine waits for them, for ever; and it listens on every
+interface. Here a worker is forked from a process that has imported everything already (Flink starts workers anew for
+every wave of stages), stdout goes where stderr goes, messages are of 1 MB, sending does not wait (a worker holds what a
+stage puts out in its slot), the default is loopback.
 """
 
 # Imported once, before any worker is forked: seconds of a worker's life otherwise. None of them starts a thread.
@@ -32,20 +34,26 @@ PRELOAD = ["apache_beam.runners.worker.sdk_worker", "torch", "pyarrow.parquet", 
 MESSAGE_BYTES = 1 << 20
 
 
-def send_small_messages() -> None:
-    """Makes this process's Beam streams send a message once `MESSAGE_BYTES` are together; there is no option for it."""
+def prepare_data_plane() -> None:
+    """Sets what Beam has no options for, in this process: messages of `MESSAGE_BYTES`, and sending that never waits.
+
+    A Java engine takes no more than 100 messages of a bundle's output before the worker says that the bundle is done
+    (`SdkHarnessClient.close`). A worker that waits for room in its send queue, of 100 MB, never says so: a stage that
+    put out more than some 300 MB a slot stood still for ever. Without that limit the rest waits in this process.
+    """
     from apache_beam.runners.worker import data_plane
 
     made = data_plane.SizeBasedBufferingClosableOutputStream.__init__
     large = data_plane._DEFAULT_SIZE_FLUSH_THRESHOLD
     made.__defaults__ = tuple(MESSAGE_BYTES if value == large else value for value in made.__defaults__)
     data_plane._DEFAULT_SIZE_FLUSH_THRESHOLD = MESSAGE_BYTES
+    data_plane._DEFAULT_SEND_QUEUE_MAX_BYTES = data_plane._DEFAULT_SEND_QUEUE_MAX_ELEMENTS = 0
 
 
 def _work(control: str, worker_id: str) -> None:
     """Runs one worker until its engine hangs up."""
     os.dup2(2, 1)
-    send_small_messages()
+    prepare_data_plane()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends its workers
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 

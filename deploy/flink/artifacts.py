@@ -38,6 +38,9 @@ FLINK = {
     ),
 }
 BEAM_VERSION = installed_version("apache-beam")
+# Flink minor -> version of Beam whose parts of a job server for it can be had where the ready one is not served: the
+# newest of which every part is. Its Java and the Python of today speak the same protocol; `make test-flink` shows it.
+PARTS = {"1.20": "2.62.0"}
 JOB_SERVER_VARIABLE = "PINNERFORMER_FLINK_JOB_SERVER"
 OPERATOR_VERSION = "1.10.0"  # of the Flink Kubernetes operator
 OPERATOR_VARIABLE = "PINNERFORMER_FLINK_OPERATOR_SCHEMA"
@@ -123,8 +126,8 @@ def _unpack(path: str, folder: str) -> None:
 def job_server_jar(minor: str, given: str | None = None, cache: str | None = None) -> str:
     """The jar that takes Beam pipelines and submits them to Flink, fetched on first use.
 
-    Maven checks what it downloads against the repository's checksum; what was kept is checked against its own digest
-    ever after.
+    Where the ready one is not served, it is put together of the parts of an older Beam, and said so. Maven checks what
+    it downloads against the repository's checksum; what was kept is checked against its own digest ever after.
 
     Args:
         minor: Of Flink.
@@ -140,8 +143,19 @@ def job_server_jar(minor: str, given: str | None = None, cache: str | None = Non
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such file; expected Beam's job server for Flink {minor}")
         return path
-    name = f"beam-runners-flink-{minor}-job-server"
-    return _from_maven("org.apache.beam", name, BEAM_VERSION, cache, f"--job-server-jar or ${JOB_SERVER_VARIABLE}")
+    name, way_out = f"beam-runners-flink-{minor}-job-server", f"--job-server-jar or ${JOB_SERVER_VARIABLE}"
+    try:
+        return _from_maven("org.apache.beam", name, BEAM_VERSION, cache, way_out)
+    except InputError:
+        if minor not in PARTS:
+            raise
+        jar = _from_parts(minor, cache, way_out)
+        print(
+            f"flink: Beam {BEAM_VERSION}'s job server for Flink {minor} is not served here; taking one of Beam "
+            f"{PARTS[minor]}, put together of its parts; {way_out} names one of your own",
+            file=sys.stderr,
+        )
+        return jar
 
 
 def operator_schema() -> str:
@@ -165,29 +179,51 @@ def operator_schema() -> str:
 
 
 def _from_maven(group: str, name: str, version: str, cache: str | None, variable: str) -> str:
-    """The path of a jar: checked by Maven against the repository's checksum, against its own digest ever after."""
+    """The path of a jar as it is served."""
     folder = os.path.join(cache or cache_folder(), f"{name}-{version}")
-    path = os.path.join(folder, f"{name}-{version}.jar")
+    artifact = f"{group}:{name}:{version}"
+    goal = ["dependency:copy", f"-Dartifact={artifact}:jar", f"-DoutputDirectory={folder}"]
+    return _by_maven(os.path.join(folder, f"{name}-{version}.jar"), artifact, goal, variable)
+
+
+def _from_parts(minor: str, cache: str | None, variable: str) -> str:
+    """The path of a job server that was put together here."""
+    flink, beam = FLINK[minor][0], PARTS[minor]
+    path = os.path.join(cache or cache_folder(), f"flink-{flink}-job-server-{beam}", f"job-server-{beam}.jar")
+    pom = os.path.join(os.path.dirname(os.path.abspath(__file__)), "job_server.xml")
+    goal = ["-f", pom, f"-Dflink.version={flink}", f"-Dbeam.version={beam}", f"-Djar={path}", "package"]
+    return _by_maven(path, f"the parts of Beam {beam}'s job server", goal, variable)
+
+
+def _by_maven(path: str, what: str, goal: list[str], variable: str) -> str:
+    """The jar that a goal of Maven leaves at a path.
+
+    What is downloaded for it is checked by Maven against the repository's checksums, and the jar against its own digest
+    ever after.
+
+    Args:
+        what: For messages.
+        variable: What a user names a file of their own with.
+    """
     if not os.path.isfile(path + ".sha256"):
-        artifact = f"{group}:{name}:{version}"
         way_out = f"give a file of your own with {variable}"
         maven = shutil.which("mvn")
         if not maven:
-            raise InputError(f"no mvn to fetch {artifact} with: apt-get install maven; or {way_out}")
+            raise InputError(f"no mvn to fetch {what} with: apt-get install maven; or {way_out}")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         done = subprocess.run(
-            [maven, "-B", "-q", "--strict-checksums", "dependency:copy", f"-Dartifact={artifact}:jar"]
-            + [f"-DoutputDirectory={folder}"],
-            capture_output=True,
-            text=True,
+            [maven, "-B", "-q", "-Dstyle.color=never", "--strict-checksums", *goal], capture_output=True, text=True
         )
         if done.returncode or not os.path.isfile(path):
             why = next((line for line in done.stdout.splitlines() if "ERROR" in line), _last_line(done.stdout))
-            raise InputError(f"{artifact}: Maven could not fetch it ({why.strip()[:200]}); {way_out}")
+            raise InputError(f"{what}: Maven could not fetch it ({why.strip()[:200]}); {way_out}")
         with open(path + ".sha256", "w") as file:
             file.write(_sha256(path))
     with open(path + ".sha256") as file:
         if file.read() != _sha256(path):
-            raise InputError(f"{path}: changed since it was fetched; delete {folder} and run the same command again")
+            raise InputError(
+                f"{path}: changed since it was fetched; delete {os.path.dirname(path)} and run the same command again"
+            )
     return path
 
 

@@ -148,6 +148,8 @@ class FlinkCluster:
             "taskmanager.numberOfTaskSlots": self.slots,
             "taskmanager.memory.task.heap.size": f"{self.heap_mb}m",
             "taskmanager.memory.managed.size": f"{self.heap_mb}m",
+            # Messages from and to the workers lie in gRPC's direct memory, of which Flink grants a task none.
+            "taskmanager.memory.task.off-heap.size": f"{256 * self.slots}m",
             "taskmanager.memory.network.min": "256m",
             "taskmanager.memory.network.max": "256m",
             "taskmanager.memory.jvm-metaspace.size": "256m",
@@ -166,7 +168,7 @@ class FlinkCluster:
             "cluster.uncaught-exception-handling": "FAIL",
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 5,
-            "restart-strategy.fixed-delay.delay": "2 s",
+            "restart-strategy.fixed-delay.delay": "5 s",
             **self._settings,
         }
         with open(f"{self.folder}/conf/config.yaml", "w") as file:
@@ -267,7 +269,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--flink", choices=tuple(FLINK), default="1.20", help="version (default %(default)s)")
     parser.add_argument("--slots", type=int, default=2, help="and Python workers (default %(default)s)")
     parser.add_argument("--heap-mb", type=int, default=512, help="of the TaskManager (default %(default)s)")
-    parser.add_argument("--job-server-jar", metavar="JAR", help="one of your own, where Maven Central is not reached")
+    parser.add_argument("--job-server-jar", metavar="JAR", help="one of your own")
     parser.add_argument("--folder", metavar="DIR", help="for logs and temporary files; kept (default: a temporary one)")
     arguments = parser.parse_args(argv)
     if command and shutil.which(command[0]) is None:
