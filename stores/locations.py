@@ -11,10 +11,11 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+import obstore
 import pyarrow as pa
 from pyarrow import fs
 
-from stores.object_stores import as_os_errors, file_system, is_url
+from stores.object_stores import as_os_errors, bucket_client, file_system, is_url
 
 _BLOCK = 8 << 20
 
@@ -56,8 +57,17 @@ def list_names(folder: str) -> list[str]:
     if not is_url(folder):
         return sorted(os.listdir(folder))
     with as_os_errors(folder):
-        system, path = file_system(folder)
-        return sorted(found.base_name for found in system.get_file_info(fs.FileSelector(path)))
+        if folder.startswith("hdfs://"):
+            system, path = file_system(folder)
+            return sorted(found.base_name for found in system.get_file_info(fs.FileSelector(path)))
+        # Not pyarrow: on Google Cloud Storage it lists no folder but those that it made itself.
+        client, key = bucket_client(folder)
+        found = obstore.list_with_delimiter(client, key or None)
+        paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
+        names = {base_name(path.rstrip("/")) for path in paths if path.strip("/") != key}
+        if not names and key:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+        return sorted(names)
 
 
 def exists(location: str) -> bool:

@@ -88,9 +88,8 @@ class ObjectFiles:
         """Removes an object, and everything whose name begins with it and a slash."""
         with self._client(path) as (client, key):
             for page in obstore.list(client, prefix=f"{key}/"):
-                obstore.delete(client, [found["path"] for found in page])
-            with contextlib.suppress(FileNotFoundError, exceptions.NotFoundError):
-                obstore.delete(client, key)
+                _delete(client, [found["path"] for found in page])
+            _delete(client, [key])
 
     def local_copy(self, path: str, bytes: int, checksum: str) -> str:
         """A copy in this machine's cache: downloaded by the first process that asks, the others wait for it.
@@ -131,6 +130,17 @@ class ObjectFiles:
     def _client(self, path: str) -> Iterator[tuple[Any, str]]:
         with explain_os_errors(path), as_os_errors(path):
             yield bucket_client(path)
+
+
+def _delete(client: Any, keys: list[str]) -> None:
+    """Removes objects that may be gone: Google Cloud Storage says so of one, and S3 does not."""
+    missing = (FileNotFoundError, exceptions.NotFoundError)
+    try:
+        obstore.delete(client, keys)
+    except missing:
+        for key in keys:
+            with contextlib.suppress(*missing):
+                obstore.delete(client, key)
 
 
 def copy_folder(url: str, names: tuple[str, ...], digest_of: Callable[[str], str], digest: str | None = None) -> str:

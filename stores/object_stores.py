@@ -122,6 +122,8 @@ def as_os_errors(location: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno and error.filename:
             raise
         text = " ".join(str(error).split())
+        if text.startswith("No such file or directory"):  # of a folder on Google Cloud Storage, without a number
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location) from None
         if any(word in text for word in ("ACCESS_DENIED", "HTTP status 403", "HTTP status 401", "credential")):
             raise _refused(location) from None
         raise OSError(errno.EIO, text[:300], location) from None

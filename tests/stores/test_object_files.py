@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import obstore
 import pytest
 
 from stores import locations
@@ -14,6 +15,7 @@ from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import LEASE, hold_lease
 from stores.object_files import KEPT_S, cache_folder
+from stores.object_stores import as_os_errors, bucket_client
 from stores.releases import current_release, move_current
 from tests.s3_server import running_s3
 
@@ -53,6 +55,41 @@ def test_files_are_written_listed_read_and_removed(root, tmp_path):
     root.remove("ab")
     root.remove("ab")
     assert root.list("") == [] and not root.exists("ab")
+
+
+def test_an_object_that_another_removed_first_is_removed(root, monkeypatch):
+    """S3 removes what is not there; Google Cloud Storage says that it is not there, and stops."""
+    delete = obstore.delete
+
+    def as_google_does(client, keys):
+        for key in [keys] if isinstance(keys, str) else keys:
+            obstore.head(client, key)
+            delete(client, key)
+
+    root.write_bytes("a/b", b"one")
+    root.write_bytes("a/c", b"two")
+    pages = [[{"path": f"{key(root)}/a/{name}"} for name in ("b", "gone", "c")]]
+    monkeypatch.setattr(obstore, "delete", as_google_does)
+    with monkeypatch.context() as patch:
+        patch.setattr(obstore, "list", lambda client, prefix: pages)
+        root.remove("a")
+    assert root.list("") == []
+
+
+def test_folders_are_not_listed_by_pyarrow(root, monkeypatch):
+    """On Google Cloud Storage it lists no folder but those that it made itself."""
+    root.write_bytes("a/b/c", b"one")
+    monkeypatch.setattr(locations, "file_system", None)
+    assert root.list("a") == ["b"] and root.list("a/b") == ["c"]
+
+
+def test_a_missing_folder_of_google_cloud_storage_is_one_that_is_missing():
+    with pytest.raises(FileNotFoundError), as_os_errors("gs://bucket/folder"):
+        raise OSError("No such file or directory 'bucket/folder'")  # pyarrow's, without a number
+
+
+def key(root: Root) -> str:
+    return bucket_client(root.url)[1]
 
 
 def test_a_name_carries_its_contents_digest_and_nothing_stays_behind(root, tmp_path):
