@@ -1,8 +1,8 @@
 """Counts the work events of a run over all its processes, and kills one of them when a given event is reached.
 
-An event is a file operation under the run's folder, an element or a batch that a step takes up, a batch or a switch of
-the key-value store, a call of check, commit or publish. The job's code knows nothing of this: it is patched from
-outside, in the driver and, through `site/sitecustomize.py`, in the workers.
+An event is a file operation under the run's folder, or one on an object, an element or a batch that a step takes up, a
+batch or a switch of the key-value store, a call of check, commit or publish. The job's code knows nothing of this: it
+is patched from outside, in the driver and, through `site/sitecustomize.py`, in the workers.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Plan:
     """What is watched and who dies.
 
     Attributes:
-        folder: Holds the root; only file operations under it count.
+        folder: Holds the root, a path or a URL; only what is done to files or objects under it counts.
         log: Where events are recorded.
         kill_at: Number of the event, from 1; 0 kills nobody.
         victim: `own`, whoever reaches the event; `driver`, whatever process reached it.
@@ -79,7 +79,9 @@ class Events:
         """The stage that a path belongs to; None outside of the root, and for the hints of the display."""
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
-        parts = os.path.relpath(os.path.abspath(os.fsdecode(path)), self._plan.folder).split(os.sep)
+        path = os.fsdecode(path)
+        path = path if "://" in path else os.path.abspath(path)
+        parts = path.removeprefix(f"{self._plan.folder}/").split("/")
         if parts[0] != "root" or len(parts) < 2 or "progress" in parts:
             return None
         if parts[1] == "staging":
@@ -101,6 +103,7 @@ def arm(plan: Plan) -> None:
     """Patches this process so that its events count."""
     events = Events(plan)
     _watch_files(events)
+    _watch_objects(events)
     _watch_steps(events)
     _watch_store(events)
     _watch_release(events)
@@ -145,6 +148,19 @@ def _watch_files(events: Events) -> None:
         _before(os, name, rename)
     _before(os, "fsync", flush)
     _before(tempfile, "mkstemp", make_temporary)
+
+
+def _watch_objects(events: Events) -> None:
+    from stores.object_files import ObjectFiles
+
+    def tell(path):
+        stage = events.stage_of(path)
+        if stage:
+            events.happen(stage)
+
+    for name in ("write", "compare_and_swap", "remove"):
+        _before(ObjectFiles, name, lambda _, path, *__, **___: tell(path))
+    _before(ObjectFiles, "put", lambda _, __, path: tell(path))
 
 
 def _watch_steps(events: Events) -> None:

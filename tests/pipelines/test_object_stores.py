@@ -1,10 +1,10 @@
 """The daily job with its root, logs, vectors and model on S3, against the same job on local files."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from pyarrow import fs
@@ -15,9 +15,11 @@ from stores.files import Root
 from stores.manifests import TABLES, Manifest
 from stores.object_stores import file_system
 from stores.releases import read_current
+from tests.chaos.events import read_log
 from tests.s3_server import running_s3
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 from transforms.model import local_model
+from transforms.receipts import STAGED_FOLDERS
 
 USERS, PINS = 30, 60
 MADE = ["--user-buckets=3", "--pin-shards=2", "--history-length=40"]
@@ -78,20 +80,53 @@ def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
     assert not os.path.exists("s3:")  # nothing took the URL for a local name
 
 
-def test_a_night_that_is_killed_is_done_by_running_it_again(world, tmp_path):
+ARMED = """
+import os, sys
+from tests.chaos.events import Plan, arm
+from pipelines.cli import main
+
+folder, log, kill_at, *command = sys.argv[1:]
+arm(Plan(folder, log, int(kill_at), driver=os.getpid()))
+sys.exit(main(command))
+"""
+
+
+def run_armed(url: str, log: str, kill_at: int, command: list[str]) -> int:
+    """The exit code of a night in a process of its own, killed when it reaches an event; 0 kills nobody."""
+    done = subprocess.run([sys.executable, "-c", ARMED, url, log, str(kill_at), *command], capture_output=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()[-3000:]
+    return done.returncode
+
+
+@pytest.mark.timeout(900)
+def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
+    """The chaos suite's short form on objects: every operation on one, element and batch is where it may die."""
     folder, url = world
-    root = Root(f"{url}/root")
-    command = [sys.executable, "-m", "pipelines.cli", *arguments_of(url, root.url, 0, "--publish=none", "--quiet")]
-    process = subprocess.Popen(command)
-    while not root.list("histories"):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not root.exists("CURRENT")
-    assert main(arguments_of(url, root.url, 0, "--publish=none", "--quiet")) == 0
     assert main(arguments_of(folder, str(tmp_path / "root"), 0, "--publish=none", "--quiet")) == 0
-    assert current(root.url).tables == current(str(tmp_path / "root")).tables
+    expected = current(str(tmp_path / "root")).tables
+    seed = random.randrange(1000)
+    draw = random.Random(seed)
+
+    def night(name: str) -> tuple[str, list[str]]:
+        return f"{url}/{name}", arguments_of(url, f"{url}/{name}/root", 0, "--publish=none", "--quiet")
+
+    where, command = night("undisturbed")
+    assert run_armed(where, str(tmp_path / "events"), 0, command) == 0
+    events = read_log(str(tmp_path / "events"))
+    assert {"CURRENT", "manifest and dead letters", "table histories", "step RunInference"} <= set(events)
+    for number in range(int(os.environ.get("OBJECT_KILLS", 4))):
+        where, command = night(f"killed-{number}")
+        at = draw.randrange(1, len(events) + 1)
+        log = str(tmp_path / f"events-{number}")
+        said = f"seed {seed}, killed at event {at} of {len(events)}"
+        if run_armed(where, log, at, command):
+            said += f" ({read_log(log)[at - 1]})"
+            assert main(command) == 0, said
+        print(said)
+        assert current(f"{where}/root").tables == expected, said
+        root = Root(f"{where}/root")
+        (run,) = root.list("staging")
+        assert not {"done", *STAGED_FOLDERS} & set(root.list(f"staging/{run}")), said
 
 
 def test_what_is_missing_is_named_by_its_url(world, bucket, capsys):
