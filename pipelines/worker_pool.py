@@ -39,7 +39,8 @@ def prepare_data_plane() -> None:
 
     A Java engine takes no more than 100 messages of a bundle's output before the worker says that the bundle is done
     (`SdkHarnessClient.close`). A worker that waits for room in its send queue, of 100 MB, never says so: a stage that
-    put out more than some 300 MB a slot stood still for ever. Without that limit the rest waits in this process.
+    put out more than some 300 MB a slot stood still for ever. Without that limit the rest waits in this process. What
+    is received stays limited, to 5 messages.
     """
     from apache_beam.runners.worker import data_plane
 

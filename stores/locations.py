@@ -66,7 +66,7 @@ def list_names(folder: str) -> list[str]:
         paths = [*found["common_prefixes"], *(one["path"] for one in found["objects"])]
         names = {base_name(path.rstrip("/")) for path in paths if path.strip("/") != key}
         if not names and key:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+            raise FileNotFoundError
         return sorted(names)
 
 

@@ -1,8 +1,8 @@
 """Clients of object stores, one set of environment variables for both.
 
-Bytes go through `pyarrow.fs`, which reads ranges of a Parquet file; writes, and above all the conditional ones, go
-through `obstore`, which puts an object whole or not at all. Both find their credentials by themselves, in the standard
-variables or in the machine's own role; none of them is kept, passed on or printed here.
+Bytes are read through `pyarrow.fs`, which reads ranges of a Parquet file; listing, and writes, above all the
+conditional ones, go through `obstore`, which puts an object whole or not at all. Both find their credentials by
+themselves, in the standard variables or in the machine's own role; none of them is kept, passed on or printed here.
 """
 
 import contextlib
@@ -122,8 +122,6 @@ def as_os_errors(location: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno and error.filename:
             raise
         text = " ".join(str(error).split())
-        if text.startswith("No such file or directory"):  # of a folder on Google Cloud Storage, without a number
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location) from None
         if any(word in text for word in ("ACCESS_DENIED", "HTTP status 403", "HTTP status 401", "credential")):
             raise _refused(location) from None
         raise OSError(errno.EIO, text[:300], location) from None

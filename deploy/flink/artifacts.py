@@ -46,6 +46,10 @@ OPERATOR_VERSION = "1.10.0"  # of the Flink Kubernetes operator
 OPERATOR_VARIABLE = "PINNERFORMER_FLINK_OPERATOR_SCHEMA"
 
 
+class NotServed(InputError):
+    """Maven was asked for an artifact and did not get it."""
+
+
 def cache_folder() -> str:
     """Where engines are kept between runs: PINNERFORMER_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -146,7 +150,7 @@ def job_server_jar(minor: str, given: str | None = None, cache: str | None = Non
     name, way_out = f"beam-runners-flink-{minor}-job-server", f"--job-server-jar or ${JOB_SERVER_VARIABLE}"
     try:
         return _from_maven("org.apache.beam", name, BEAM_VERSION, cache, way_out)
-    except InputError:
+    except NotServed:
         if minor not in PARTS:
             raise
         jar = _from_parts(minor, cache, way_out)
@@ -216,7 +220,7 @@ def _by_maven(path: str, what: str, goal: list[str], variable: str) -> str:
         )
         if done.returncode or not os.path.isfile(path):
             why = next((line for line in done.stdout.splitlines() if "ERROR" in line), _last_line(done.stdout))
-            raise InputError(f"{what}: Maven could not fetch it ({why.strip()[:200]}); {way_out}")
+            raise NotServed(f"{what}: Maven could not fetch it ({why.strip()[:200]}); {way_out}")
         with open(path + ".sha256", "w") as file:
             file.write(_sha256(path))
     with open(path + ".sha256") as file:

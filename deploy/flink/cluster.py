@@ -269,7 +269,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--flink", choices=tuple(FLINK), default="1.20", help="version (default %(default)s)")
     parser.add_argument("--slots", type=int, default=2, help="and Python workers (default %(default)s)")
     parser.add_argument("--heap-mb", type=int, default=512, help="of the TaskManager (default %(default)s)")
-    parser.add_argument("--job-server-jar", metavar="JAR", help="one of your own")
+    parser.add_argument("--job-server-jar", metavar="JAR", help="Beam's, of your own")
     parser.add_argument("--folder", metavar="DIR", help="for logs and temporary files; kept (default: a temporary one)")
     arguments = parser.parse_args(argv)
     if command and shutil.which(command[0]) is None:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import pipelines.backfill  # noqa: F401
 import pipelines.daily_inference  # noqa: F401
 import pipelines.retrieve  # noqa: F401
+from stores.files import Root
 from tests.chaos.events import Plan, read_log
 from tests.chaos.places import RedisPlace
 from tests.chaos.scenarios import (
@@ -28,6 +29,7 @@ from tests.chaos.scenarios import (
     Reference,
     Scenario,
     fork,
+    left_in_staging,
     make_reference,
     make_world,
     read_all_the_time,
@@ -37,7 +39,6 @@ from tests.chaos.scenarios import (
     wait,
 )
 from tests.redis_server import RedisServer
-from transforms.receipts import STAGED_FOLDERS
 
 SHARES = {
     "a night": 0.4,
@@ -126,10 +127,9 @@ def compare(scenario: Scenario, reference: Reference, folder: str, where: str, t
         for what, expected in reference.after.items():
             if state[what] != expected:
                 tally.problems.append(f"{where}: {what} differs: {difference(state[what], expected)}")
-        for run in os.listdir(f"{folder}/root/staging"):
-            left = {"done", *STAGED_FOLDERS} & set(os.listdir(f"{folder}/root/staging/{run}"))
-            if left:
-                tally.problems.append(f"{where}: left behind in staging/{run}: {sorted(left)}")
+        left = left_in_staging(Root(f"{folder}/root"))
+        if left:
+            tally.problems.append(f"{where}: left behind in staging: {left}")
         with open(f"{folder}/seen") as file:
             seen = json.load(file)
         tally.looks += seen["looks"]

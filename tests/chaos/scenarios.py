@@ -22,6 +22,7 @@ from stores.tables import read_files
 from tests.chaos.events import VARIABLE, Plan, arm, read_log
 from tests.chaos.places import LmdbPlace, Place
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
+from transforms.receipts import STAGED_FOLDERS
 
 USERS, PINS, ROWS = 14, 40, 110
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -136,16 +137,26 @@ def wait(pid: int, log: str | None = None, seconds: float = 300.0) -> int | None
     return None
 
 
+def armed(plan: Plan) -> dict[str, str]:
+    """The environment in which a Python process counts its events from its start."""
+    path = os.pathsep.join([f"{HERE}/site", os.path.dirname(os.path.dirname(HERE))])
+    return {VARIABLE: plan.to_text(), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
 def run_daily(command: list[str], plan: Plan) -> int:
     """The body of a child: the job as the console runs it, its events counted."""
     from pipelines.cli import main
 
     here = dataclasses.replace(plan, driver=os.getpid())
-    os.environ[VARIABLE] = here.to_text()
-    os.environ["PYTHONPATH"] = os.pathsep.join([f"{HERE}/site", os.path.dirname(os.path.dirname(HERE))])
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= armed(here)
     arm(here)
     return main(command)
+
+
+def left_in_staging(root: Root) -> list[str]:
+    """What a finished run should have removed, and did not."""
+    runs = ((run, root.list(f"staging/{run}")) for run in root.list("staging"))
+    return [f"{run}/{name}" for run, names in runs for name in names if name in ("done", *STAGED_FOLDERS)]
 
 
 def digest(path: str) -> str:

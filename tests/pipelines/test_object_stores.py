@@ -15,11 +15,11 @@ from stores.files import Root
 from stores.manifests import TABLES, Manifest
 from stores.object_stores import file_system
 from stores.releases import read_current
-from tests.chaos.events import read_log
+from tests.chaos.events import Plan, read_log
+from tests.chaos.scenarios import armed, left_in_staging
 from tests.s3_server import running_s3
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 from transforms.model import local_model
-from transforms.receipts import STAGED_FOLDERS
 
 USERS, PINS = 30, 60
 MADE = ["--user-buckets=3", "--pin-shards=2", "--history-length=40"]
@@ -80,20 +80,10 @@ def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
     assert not os.path.exists("s3:")  # nothing took the URL for a local name
 
 
-ARMED = """
-import os, sys
-from tests.chaos.events import Plan, arm
-from pipelines.cli import main
-
-folder, log, kill_at, *command = sys.argv[1:]
-arm(Plan(folder, log, int(kill_at), driver=os.getpid()))
-sys.exit(main(command))
-"""
-
-
-def run_armed(url: str, log: str, kill_at: int, command: list[str]) -> int:
-    """The exit code of a night in a process of its own, killed when it reaches an event; 0 kills nobody."""
-    done = subprocess.run([sys.executable, "-c", ARMED, url, log, str(kill_at), *command], capture_output=True)
+def run_armed(plan: Plan, command: list[str]) -> int:
+    """The exit code of a night in a process of its own that is killed as planned."""
+    environment = {**os.environ, **armed(plan)}
+    done = subprocess.run([sys.executable, "-m", "pipelines.cli", *command], env=environment, capture_output=True)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()[-3000:]
     return done.returncode
 
@@ -111,7 +101,7 @@ def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
         return f"{url}/{name}", arguments_of(url, f"{url}/{name}/root", 0, "--publish=none", "--quiet")
 
     where, command = night("undisturbed")
-    assert run_armed(where, str(tmp_path / "events"), 0, command) == 0
+    assert run_armed(Plan(where, str(tmp_path / "events")), command) == 0
     events = read_log(str(tmp_path / "events"))
     assert {"CURRENT", "manifest and dead letters", "table histories", "step RunInference"} <= set(events)
     for number in range(int(os.environ.get("OBJECT_KILLS", 4))):
@@ -119,14 +109,13 @@ def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
         at = draw.randrange(1, len(events) + 1)
         log = str(tmp_path / f"events-{number}")
         said = f"seed {seed}, killed at event {at} of {len(events)}"
-        if run_armed(where, log, at, command):
+        if run_armed(Plan(where, log, at), command):
             said += f" ({read_log(log)[at - 1]})"
             assert main(command) == 0, said
         print(said)
         assert current(f"{where}/root").tables == expected, said
         root = Root(f"{where}/root")
-        (run,) = root.list("staging")
-        assert not {"done", *STAGED_FOLDERS} & set(root.list(f"staging/{run}")), said
+        assert len(root.list("staging")) == 1 and not left_in_staging(root), said
 
 
 def test_what_is_missing_is_named_by_its_url(world, bucket, capsys):
