@@ -11,7 +11,7 @@ WIDTH = 110  # columns of prose; code and tables cannot be broken
 GLOSSARY = "docs/glossary.md"
 CHANGELOG = "CHANGELOG.md"
 
-# Words that another one stands for by now -> the pages that may say them: where it is told what the old one was.
+# Words that another one stands for by now -> the pages that may say them: those that say what has changed.
 GONE: dict[str, set[str]] = {
     r"\banew\b": set(),
     r"\bfor ever\b": set(),
