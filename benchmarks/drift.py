@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.drift [--users 20000] [--pins 20000] [--nights 21] [--trials 10000]
 
-Runs the daily job for so many nights on a synthetic world in which every day is made by the same rules, and holds each
-night's distribution of "cosine to yesterday" against the one before, as the gate does. Then draws days of other sizes
+Runs the daily job for so many nights on a synthetic world in which every day is made by the same rules, and compares
+each night's distribution of "cosine to yesterday" with the one before, as the gate does. Then draws days of other sizes
 from the nights' own histograms: pairs from ONE histogram are equal days, and every closing is a false alarm; in the
 other pairs a share of the users gets a vector of no relation to yesterday's (cosine 0).
 """
@@ -20,8 +20,7 @@ import numpy as np
 from pipelines.cli import main as pinnerformer
 from stores.files import Root
 from stores.releases import chain
-from transforms.gates import Thresholds
-from transforms.gates.drift import EDGES, HISTOGRAM, ks_distance
+from transforms.gates.drift import EDGES, HISTOGRAM, MAX_COSINE_DRIFT, ks_distance
 
 START = datetime.date(2026, 11, 1)
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -48,7 +47,7 @@ def run_nights(folder: str, users: int, pins: int, nights: int, preset: str) -> 
 
 def closes(a: np.ndarray, b: np.ndarray) -> bool:
     distance, chance = ks_distance(a.tolist(), b.tolist())
-    return distance > Thresholds().max_cosine_drift + chance
+    return distance > MAX_COSINE_DRIFT.default + chance
 
 
 def main() -> int:

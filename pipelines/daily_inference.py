@@ -185,7 +185,7 @@ def finish_run(
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
     )
     stage(run.root, name, manifest, reports)
-    thresholds = Thresholds(**plan["settings"]["thresholds"])
+    thresholds = Thresholds.from_manifest(plan["settings"]["thresholds"])
     outcome = finish(run.root, name, thresholds, target, lease=run.lease)["outcome"]
     run.note_progress("finish", 1)
     return outcome

@@ -18,7 +18,8 @@ from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.releases import chain, read_current, refuse_pinned
-from transforms.gates.trends import WEEK, WEEKS, check_trends
+from transforms.gates import COMPARED, StagedRelease, check_gates
+from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
 
 DESCRIPTION = """\
 Says what `daily` with the same flags would read, embed and write, how long the work takes at the rates of the last
@@ -162,7 +163,7 @@ def run(argv: list[str]) -> int:
         raise UsageError(f"--date {arguments.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(root, arguments, current, given.columns)
     layout = read_layout(root) or Layout(**given.asked)
-    releases = [m for m, _ in zip(chain(root), range(WEEK * WEEKS + 1), strict=False)] if current else []
+    releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {arguments.date}", title_justify="left")
     for style in ("bold", "", "dim"):
         table.add_column(style=style)
@@ -175,8 +176,9 @@ def run(argv: list[str]) -> int:
         tonight = dataclasses.replace(
             current, date=arguments.date.isoformat(), previous=current.release, counters=counters
         )
-        for gate in check_trends(tonight, releases, given.settings.thresholds):
-            if gate.name.startswith("rows_") and not gate.passed:
+        staged = StagedRelease(root, tonight, {}, releases, given.settings.thresholds)
+        for gate in check_gates((rows_against_week, rows_against_weekday), staged):
+            if not gate.passed:
                 console.print(
                     f"would be refused by {gate.name}: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}"
                 )

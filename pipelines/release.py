@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
         if not root.exists(f"staging/{arguments.run}/{STAGED}"):
             raise not_finished(root, arguments.run)
         manifest, _ = read_staged(root, arguments.run)
-        own = Thresholds(**manifest.settings["thresholds"])
+        own = Thresholds.from_manifest(manifest.settings["thresholds"])
         thresholds = read_thresholds(arguments.gates) if arguments.gates else own
         forced = dict.fromkeys(arguments.force_gate, (arguments.reason or "").strip())
         outcome = finish(root, arguments.run, thresholds, target, forced, lease)

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from stores.errors import LeaseLostError, PinnerFormerError, StoreError, UsageError
 from stores.files import Root
-from stores.indexes import EF_CANDIDATES
 from stores.kv import open_store
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
@@ -22,13 +21,8 @@ from stores.manifests import Manifest, read_manifest, write_manifest
 from stores.releases import CURRENT, chain, current_release, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
-from transforms.gates import Gate, Thresholds
-from transforms.gates.canaries import check_canaries
-from transforms.gates.counts import check_counts, check_lost
-from transforms.gates.drift import check_drift
-from transforms.gates.recall import check_recall
-from transforms.gates.trends import WEEK, WEEKS, check_trends, check_vectorless
-from transforms.gates.vectors import check_vectors
+from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates
+from transforms.gates.recall import index_settings
 from transforms.receipts import forget_parts
 from transforms.run import StageReport
 
@@ -76,22 +70,16 @@ def read_staged(root: Root, name: str) -> tuple[Manifest, dict[str, StageReport]
 def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     """Runs every gate on a staged run; returns its manifest with the gates and the measured `ef` in it."""
     started = time.perf_counter()
-    staged, reports = read_staged(root, name)
-    before = chain(root, staged.previous) if staged.previous else iter(())
-    releases = list(itertools.islice(before, WEEK * WEEKS + 1))
-    previous = releases[0] if releases else None
-    gates = check_counts(reports, staged, thresholds)
-    gates += check_lost(root, staged, previous, thresholds)
-    gates += check_trends(staged, releases, thresholds) + check_vectorless(staged, releases, thresholds)
-    gates += check_vectors(reports, thresholds)
-    gates += check_drift(staged, releases, thresholds) + check_canaries(reports, thresholds)
-    find_ef = int(reports.get("build_indexes", StageReport()).highest.get("find_ef", EF_CANDIDATES[0]))
-    recall_gates, index = check_recall(root, staged, previous, thresholds, find_ef)
+    manifest, reports = read_staged(root, name)
+    before = chain(root, manifest.previous) if manifest.previous else iter(())
+    staged = StagedRelease(root, manifest, reports, list(itertools.islice(before, COMPARED)), thresholds)
+    gates = check_gates(GATES, staged)
+    index = {**manifest.settings["index"], **index_settings(staged)}
     return dataclasses.replace(
-        staged,
-        gates=[dataclasses.asdict(gate) for gate in gates + recall_gates],
-        settings={**staged.settings, "index": {**staged.settings["index"], **index}},
-        timings={**staged.timings, "check": time.perf_counter() - started},
+        manifest,
+        gates=[dataclasses.asdict(gate) for gate in gates],
+        settings={**manifest.settings, "index": index},
+        timings={**manifest.timings, "check": time.perf_counter() - started},
     )
 
 

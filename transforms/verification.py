@@ -18,11 +18,12 @@ from stores.manifests import Manifest
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.schemas import from_binary_column
 from stores.tables import read_files
-from transforms.gates import Thresholds
-from transforms.gates.recall import check_recall
+from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
 from transforms.histories import sorted_vocabulary, to_engagements
+from transforms.run import StageReport
 
 MIN_COSINE = 0.9999
+INDEX_GATES = (vectors.users_alike, vectors.pins_alike, recall.index_recall_at_10, recall.coverage_pins)
 BATCH = 100_000
 
 
@@ -94,7 +95,9 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)
             problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
-    gates, _ = check_recall(root, manifest, None, Thresholds(), manifest.settings["index"]["ef_search"])
+    # At the width that it is served with, and no narrower one.
+    reports = {"build_indexes": StageReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
+    gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], Thresholds()))
     problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
     return problems
 

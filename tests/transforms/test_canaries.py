@@ -15,9 +15,11 @@ from stores.tables import read_files
 from tests.pipelines.test_daily import first_night, make_world, run_night
 from tests.worlds import day, make_vectors, write_model, write_vectors
 from transforms.canaries import canary_cosines, draw_canaries, frozen_look_up
-from transforms.gates import Thresholds
-from transforms.gates.canaries import check_canaries
+from transforms.gates import StagedRelease, Thresholds, check_gates
+from transforms.gates.canaries import canaries_cosine, pin_vectors_cosine
 from transforms.run import StageReport
+
+CANARY_GATES = (canaries_cosine, pin_vectors_cosine)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,9 @@ def test_a_weight_that_changed_shows(nights):
     model.user_tower.head_out.weight[0] *= 1.5
     damaged = canary_cosines(frozen, frozen_look_up(frozen), model.config, UserEncoder(model.user_tower))
     report = StageReport(counters={"canaries": len(damaged)}, lowest={"cosine": damaged.min()})
-    closed = [gate.name for gate in check_canaries({"check_canaries": report}, Thresholds()) if not gate.passed]
+    manifest = dataclasses.replace(first, counters={"check_canaries": report.counters})
+    staged = StagedRelease(Root(f"{world.folder}/root"), manifest, {"check_canaries": report}, [], Thresholds())
+    closed = [gate.name for gate in check_gates(CANARY_GATES, staged) if not gate.passed]
     assert closed == ["canaries_cosine"]
 
 

@@ -15,9 +15,10 @@ from stores.retriever import Retriever
 from tests.pipelines.test_daily import first_night, make_world, run_night
 from tests.redis_server import free_port, running_redis
 from tests.worlds import day, write_model, write_vectors
-from transforms.gates import Thresholds
-from transforms.gates.recall import check_recall
+from transforms.gates import StagedRelease, Thresholds, check_gates
+from transforms.gates.recall import index_settings
 from transforms.release import Publication, changed_rows, finish, publish
+from transforms.verification import INDEX_GATES
 
 
 @pytest.fixture
@@ -34,10 +35,13 @@ def test_an_index_of_other_pins_does_not_pass(world, tmp_path):
     """A gate that measures the index against itself would."""
     root = str(tmp_path / "root")
     manifest = first_night(world, root, "--pin-shards=2")
-    gates, kept = check_recall(Root(root), manifest, None, Thresholds(), 64)
+    sound = StagedRelease(Root(root), manifest, {}, [], Thresholds())
+    gates, kept = check_gates(INDEX_GATES, sound), index_settings(sound)
+    assert len(gates) == len(INDEX_GATES)
     assert all(gate.passed for gate in gates) and kept["recall_users"] == manifest.rows("user_embeddings")
     one = dataclasses.replace(manifest, tables={**manifest.tables, "indexes": manifest.tables["indexes"][:1]})
-    closed = [gate.name for gate in check_recall(Root(root), one, None, Thresholds(), 64)[0] if not gate.passed]
+    halved = StagedRelease(Root(root), one, {}, [], Thresholds())
+    closed = [gate.name for gate in check_gates(INDEX_GATES, halved) if not gate.passed]
     assert "index_recall_at_10" in closed
 
 

@@ -1,19 +1,32 @@
 """Gates on the canaries: users whose history is frozen must get the same vector every night."""
 
-from transforms.gates.gate import Gate, at_least
-from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.gates.gate import Measured, at_least
+from transforms.gates.staged import StagedRelease
+from transforms.gates.thresholds import Threshold
+
+MIN_CANARY_COSINE = Threshold(
+    "min_canary_cosine", 0.9999, "cosine of each one's vector, made again from what was kept, to the one kept"
+)
+MIN_PIN_VECTORS_COSINE = Threshold(
+    "min_pin_vectors_cosine", 0.9, "median cosine of their pins' vectors, tonight's to those kept"
+)
 
 
-def check_canaries(reports: dict[str, StageReport], thresholds: Thresholds) -> list[Gate]:
-    """The worst canary, everything frozen; and how far the vectors of the canaries' pins have moved since."""
-    found = reports.get("check_canaries", StageReport())
-    gates = []
-    if found.counters.get("canaries", 0):
-        words = f"lowest cosine of {found.counters['canaries']} canaries' vectors, made again, to those kept"
-        gates.append(at_least("canaries_cosine", found.lowest["cosine"], thresholds.min_canary_cosine, words))
-    if found.counters.get("canary_pins", 0):
-        words = f"median cosine of {found.counters['canary_pins']:,} pins' vectors to those kept with the canaries"
-        measured = found.lowest["pin_vectors_cosine"]
-        gates.append(at_least("pin_vectors_cosine", measured, thresholds.min_pin_vectors_cosine, words))
-    return gates
+@at_least(MIN_CANARY_COSINE, advice="the machine and the libraries: one model, other vectors")
+def canaries_cosine(staged: StagedRelease) -> Measured | None:
+    """The vector of a canary moved, although its rows and pin vectors are those that were kept."""
+    canaries = staged.count("check_canaries", "canaries")
+    if not canaries:
+        return None
+    reads = f"lowest cosine of {canaries} canaries' vectors, made again, to those kept"
+    return Measured(staged.report("check_canaries").lowest["cosine"], reads)
+
+
+@at_least(MIN_PIN_VECTORS_COSINE, advice="--pins: is it of another space than it says?")
+def pin_vectors_cosine(staged: StagedRelease) -> Measured | None:
+    """The vectors of the canaries' pins are not those kept: another space under the same name."""
+    pins = staged.count("check_canaries", "canary_pins")
+    if not pins:
+        return None
+    reads = f"median cosine of {pins:,} pins' vectors to those kept with the canaries"
+    return Measured(staged.report("check_canaries").lowest["pin_vectors_cosine"], reads)

@@ -1,91 +1,130 @@
-"""Gates on numbers: nothing vanished between two stages, nor between two releases."""
+"""Gates on numbers: nothing vanished between two steps of a run, nor between two releases."""
 
 import numpy as np
 
 from stores.files import FileEntry, Root
-from stores.manifests import Manifest
 from stores.tables import read_files
-from transforms.gates.gate import Gate, at_least, at_most
-from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.gates.gate import Measured, at_least, at_most
+from transforms.gates.staged import StagedRelease
+from transforms.gates.thresholds import Threshold
+
+MAX_DROPPED_SHARE = Threshold("max_dropped_share", 0.05, "share of the rows read that may go to the dead letters")
+MAX_FAILED_SHARE = Threshold(
+    "max_failed_share", 0.01, "share of the users tried that may raise or give NaN or infinity"
+)
+MAX_LOST_SHARE = Threshold(
+    "max_lost_share", 0.05, "share of the previous release's users, or pins, that may be missing"
+)
+JOB_AT_FAULT = "a fault of the job: keep the run's folder, report it"
 
 
-def check_counts(reports: dict[str, StageReport], staged: Manifest, thresholds: Thresholds) -> list[Gate]:
-    """Every row, user and pin is accounted for; few rows were dropped; every pin is in an index and found there."""
-    read = reports.get("read_logs", StageReport()).counters
-    dropped = read.get("rows_dropped", 0) / max(1, read.get("rows_read", 0))
-    limit = thresholds.max_dropped_share
-    gates = [at_most("rows_dropped_share", dropped, limit, "share of the rows read that were dropped")]
-    tried = reports.get("embed_users", StageReport()).counters
-    failed = tried.get("users_failed", 0)
-    share = failed / max(1, failed + tried.get("users_embedded", 0))
-    reads = "share of the users tried that could not be embedded"
-    gates.append(at_most("users_failed_share", share, thresholds.max_failed_share, reads))
-    for name, missing, reads in unaccounted(reports, staged):
-        gates.append(at_most(name, abs(missing), 0, reads))
-    for table, what in (("user_embeddings", "users"), ("pin_embeddings", "pins")):
-        gates.append(at_least(f"{what}_present", staged.rows(table), 1, f"{what} with a vector"))
-    not_indexed = abs(staged.rows("pin_embeddings") - staged.rows("indexes"))
-    gates.append(at_most("pins_not_indexed", not_indexed, 0, "pins not in an index"))
-    unfindable = reports.get("build_indexes", StageReport()).counters.get("pins_unfindable", 0)
-    gates.append(at_most("pins_unfindable", unfindable, 0, "pins that a search for their own vector does not find"))
-    return gates
+@at_most(MAX_DROPPED_SHARE, advice="the dead letters, reason by reason, in the run's folder")
+def rows_dropped_share(staged: StagedRelease) -> Measured:
+    """Too many of the log rows read went to the dead letters."""
+    dropped, read = staged.count("read_logs", "rows_dropped"), staged.count("read_logs", "rows_read")
+    return Measured(dropped / max(1, read), "share of the rows read that were dropped")
 
 
-def unaccounted(reports: dict[str, StageReport], staged: Manifest) -> list[tuple[str, int, str]]:
-    """What went into each stage and did not come out of it: every row, user and pin is accounted for, to the last one.
+@at_most(MAX_FAILED_SHARE, advice="why users failed: the staged manifest says it of each")
+def users_failed_share(staged: StagedRelease) -> Measured:
+    """Too many of the users tried raised, or gave NaN, at inference."""
+    failed, embedded = staged.count("embed_users", "users_failed"), staged.count("embed_users", "users_embedded")
+    return Measured(failed / max(1, failed + embedded), "share of the users tried that could not be embedded")
 
-    Returns:
-        (gate's name, number missing, negative if too many came out; in words).
+
+# What went into a step and did not come out of it: every row, user and pin is accounted for, to the last one. Too many
+# that come out are as wrong as too few.
+
+
+@at_most(0, advice=JOB_AT_FAULT)
+def rows_unaccounted(staged: StagedRelease) -> Measured:
+    """A valid log row reached no history, or two."""
+    valid = staged.count("read_logs", "rows_read")
+    valid -= staged.count("read_logs", "rows_dropped", "rows_erased", "rows_of_others")
+    missing = valid - staged.count("update_histories", "rows_new")
+    return Measured(abs(missing), "valid log rows that reached no history, or twice")
+
+
+@at_most(0, advice=JOB_AT_FAULT)
+def users_unaccounted(staged: StagedRelease) -> Measured:
+    """An active user was neither embedded nor failed nor is without a usable token."""
+    active = staged.count("update_histories", "users_active")
+    tried = staged.count("embed_users", "users_embedded", "users_failed")
+    missing = active - tried - staged.count("join_vectors", "users_without_token")
+    return Measured(abs(missing), "active users neither embedded nor failed nor without a usable token")
+
+
+@at_most(0, advice=JOB_AT_FAULT)
+def snapshot_rows_unaccounted(staged: StagedRelease) -> Measured:
+    """A user embedded or carried over is not in the snapshot."""
+    made = staged.count("embed_users", "users_embedded") + staged.count("merge_snapshot", "users_carried_over")
+    missing = made - staged.manifest.rows("user_embeddings")
+    return Measured(abs(missing), "users embedded or carried over that are not in the snapshot")
+
+
+@at_most(0, advice=JOB_AT_FAULT)
+def pins_unaccounted(staged: StagedRelease) -> Measured:
+    """A pin with a vector has no embedding."""
+    usable = staged.count("shard_pins", "vectors_read") - staged.count("shard_pins", "vectors_zero")
+    missing = usable - staged.manifest.rows("pin_embeddings")
+    return Measured(abs(missing), "pins with a vector but without an embedding")
+
+
+@at_least(1, advice="--logs, and the model's vocabularies: nobody has a usable token")
+def users_present(staged: StagedRelease) -> Measured:
+    """Nobody has a vector."""
+    return Measured(staged.manifest.rows("user_embeddings"), "users with a vector")
+
+
+@at_least(1, advice="--pins: no vector in it")
+def pins_present(staged: StagedRelease) -> Measured:
+    """No pin has a vector."""
+    return Measured(staged.manifest.rows("pin_embeddings"), "pins with a vector")
+
+
+@at_most(0, advice=JOB_AT_FAULT)
+def pins_not_indexed(staged: StagedRelease) -> Measured:
+    """A pin is in no index."""
+    missing = staged.manifest.rows("pin_embeddings") - staged.manifest.rows("indexes")
+    return Measured(abs(missing), "pins not in an index")
+
+
+@at_most(0, advice="--pins: crowds of nearly equal vectors? try a larger --index-m")
+def pins_unfindable(staged: StagedRelease) -> Measured:
+    """A search for a pin's own vector does not find the pin."""
+    unfindable = staged.count("build_indexes", "pins_unfindable")
+    return Measured(unfindable, "pins that a search for their own vector does not find")
+
+
+# By id and not by count: a new user or pin does not make up for a lost one.
+
+
+@at_most(MAX_LOST_SHARE, advice="the model's vocabularies and --pins: who has no usable token any more?")
+def users_lost_share(staged: StagedRelease) -> Measured | None:
+    """Users of the previous release are missing, beyond those that `--max-idle-days` removed."""
+    return lost_share(staged, "user_embeddings", "user_id", "users", staged.count("merge_snapshot", "users_expired"))
+
+
+@at_most(MAX_LOST_SHARE, advice="--pins: is the export whole?")
+def pins_lost_share(staged: StagedRelease) -> Measured | None:
+    """Pins of the previous release are missing."""
+    return lost_share(staged, "pin_embeddings", "pin_id", "pins", 0)
+
+
+def lost_share(staged: StagedRelease, table: str, key: str, what: str, expected: int) -> Measured | None:
+    """Share of a table's ids in the previous release that this one lacks.
+
+    Args:
+        key: The table's id column.
+        what: `users` or `pins`.
+        expected: Ids that were to go.
     """
-
-    def counted(stage: str, *names: str) -> int:
-        counters = reports.get(stage, StageReport()).counters
-        return sum(counters.get(name, 0) for name in names)
-
-    routed = counted("read_logs", "rows_read") - counted("read_logs", "rows_dropped", "rows_erased", "rows_of_others")
-    active = counted("update_histories", "users_active")
-    embedded = counted("embed_users", "users_embedded")
-    failed = counted("embed_users", "users_failed")
-    carried = counted("merge_snapshot", "users_carried_over")
-    return [
-        (
-            "rows_unaccounted",
-            routed - counted("update_histories", "rows_new"),
-            "valid log rows that reached no history, or twice",
-        ),
-        (
-            "users_unaccounted",
-            active - embedded - failed - counted("join_vectors", "users_without_token"),
-            "active users neither embedded nor failed nor without a usable token",
-        ),
-        (
-            "snapshot_rows_unaccounted",
-            embedded + carried - staged.rows("user_embeddings"),
-            "users embedded or carried over that are not in the snapshot",
-        ),
-        (
-            "pins_unaccounted",
-            counted("shard_pins", "vectors_read")
-            - counted("shard_pins", "vectors_zero")
-            - staged.rows("pin_embeddings"),
-            "pins with a vector but without an embedding",
-        ),
-    ]
-
-
-def check_lost(root: Root, staged: Manifest, previous: Manifest | None, thresholds: Thresholds) -> list[Gate]:
-    """Users and pins of the previous release that this one lacks; a new one does not make up for a lost one."""
-    if previous is None:
-        return []
-    gates = []
-    for table, key, what in (("user_embeddings", "user_id", "users"), ("pin_embeddings", "pin_id", "pins")):
-        lost = count_lost(root, previous.parts(table), staged.parts(table), key)
-        expired = staged.counters.get("merge_snapshot", {}).get("users_expired", 0) if what == "users" else 0
-        share = max(0, lost - expired) / max(1, previous.rows(table))
-        reads = f"share of {what} lost since {previous.release}"
-        gates.append(at_most(f"{what}_lost_share", share, thresholds.max_lost_share, reads))
-    return gates
+    before = staged.previous
+    if before is None:
+        return None
+    lost = count_lost(staged.root, before.parts(table), staged.manifest.parts(table), key)
+    share = max(0, lost - expected) / max(1, before.rows(table))
+    return Measured(share, f"share of {what} lost since {before.release}")
 
 
 def count_lost(root: Root, before: dict[int, list[FileEntry]], after: dict[int, list[FileEntry]], key: str) -> int:

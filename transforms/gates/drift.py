@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from stores.manifests import Manifest
 from stores.schemas import from_binary_column
-from transforms.gates.gate import Gate, at_most
-from transforms.gates.thresholds import Thresholds
+from transforms.gates.gate import Measured, at_most
+from transforms.gates.staged import StagedRelease
+from transforms.gates.thresholds import Threshold
 
+MAX_COSINE_DRIFT = Threshold(
+    "max_cosine_drift", 0.15, "KS distance of the users' cosines to yesterday from the previous night's, beyond chance"
+)
 HISTOGRAM = "cosine_to_yesterday"
 # Bins of 1 - cosine: most users hardly move, so that equal steps would put them all into one bin.
 EDGES = np.concatenate([[-np.inf], np.geomspace(1e-5, 2.0, 48)[:-1], [np.inf]])
@@ -53,24 +56,24 @@ def ks_distance(a: list[int], b: list[int]) -> tuple[float, float]:
     return float(np.abs(np.cumsum(x) / n - np.cumsum(y) / m).max()), CHANCE * math.sqrt((n + m) / (n * m))
 
 
-def check_drift(staged: Manifest, releases: list[Manifest], thresholds: Thresholds) -> list[Gate]:
-    """Tonight's distribution of cosines to yesterday against the previous release's and the same weekday's.
+@at_most(MAX_COSINE_DRIFT, advice="what changed since yesterday: logs, --pins, the machine")
+def cosine_drift(staged: StagedRelease) -> Measured | None:
+    """Embedded users moved, since the day before, otherwise than users did the night before.
 
+    Tonight's distribution of cosines to yesterday is compared with the previous release's and with the same weekday's.
     The nearer of the two counts: weekends differ from working days, and the same weekday does not.
-
-    Args:
-        releases: The chain that it was built on, newest first.
     """
-    tonight = staged.statistics.get(HISTOGRAM)
+    manifest = staged.manifest
+    tonight = manifest.statistics.get(HISTOGRAM)
     if not tonight or not any(tonight):
-        return []
+        return None
     under_model = [
-        m for m in releases if m.model_digest == staged.model_digest and any(m.statistics.get(HISTOGRAM, []))
+        m for m in staged.chain if m.model_digest == manifest.model_digest and any(m.statistics.get(HISTOGRAM, []))
     ]
-    against = under_model[:1] + [m for m in under_model if (staged.day - m.day).days == 7][:1]
+    against = under_model[:1] + [m for m in under_model if (manifest.day - m.day).days == 7][:1]
     if not against:
-        return []
+        return None
     found = [(*ks_distance(tonight, m.statistics[HISTOGRAM]), m.release) for m in against]
     distance, chance, release = min(found, key=lambda f: f[0] - f[1])
     reads = f"KS distance of the users' cosines to yesterday, {sum(tonight):,} users, from {release}'s"
-    return [at_most("cosine_drift", distance, thresholds.max_cosine_drift + chance, reads)]
+    return Measured(distance, reads, chance)

@@ -1,6 +1,12 @@
-"""What a gate is: one measured value, the value allowed, and what an operator should look at when it closes."""
+"""What a gate is: a function of a staged release, declared with its limit and with where to look when it closes."""
 
 import dataclasses
+import inspect
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from transforms.gates.staged import StagedRelease
+from transforms.gates.thresholds import Threshold
 
 MOST = 1e9  # stands for infinity: JSON has none
 
@@ -28,53 +34,90 @@ class Gate:
     forced: str | None = None
 
 
-def at_most(name: str, measured: float, threshold: float, reads: str) -> Gate:
-    """A gate that closes above `threshold`, and on NaN."""
+class Measured(NamedTuple):
+    """What a gate's function returns.
+
+    Attributes:
+        value: The number that is compared with the limit.
+        reads: What it is, in words, as the manifest and the screen of a refused release say it.
+        chance: What chance alone explains; allowed beyond the limit.
+    """
+
+    value: float
+    reads: str
+    chance: float = 0.0
+
+
+Measure = Callable[[StagedRelease], Measured | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSpec:
+    """A gate as its module declares it, with `at_most` or `at_least` above a function of the gate's name.
+
+    Attributes:
+        measure: Measures a staged release; None where there is nothing to measure or to compare with: no gate then. The
+            first paragraph of its docstring says when the gate closes, in `docs/gates.md` too.
+        limit: A threshold that users can move, or a number that is fixed.
+        at_least: Whether the limit is a least.
+        advice: Where an operator should look when it closes: the last column of the screen that is read at night.
+        settings: Thresholds that are no limit but say how it is measured.
+    """
+
+    measure: Measure
+    limit: Threshold | int
+    at_least: bool
+    advice: str
+    settings: tuple[Threshold, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.measure.__name__
+
+    @property
+    def thresholds(self) -> tuple[Threshold, ...]:
+        """What users can move, the limit first."""
+        return (*((self.limit,) if isinstance(self.limit, Threshold) else ()), *self.settings)
+
+    @property
+    def closes_when(self) -> str:
+        """In words, on one line."""
+        return " ".join((inspect.getdoc(self.measure) or "").split("\n\n")[0].split())
+
+    def __call__(self, staged: StagedRelease) -> Gate | None:
+        """Checks a staged release; None where the gate has nothing to say of it."""
+        found = self.measure(staged)
+        if found is None:
+            return None
+        limit = staged.thresholds[self.limit] if isinstance(self.limit, Threshold) else self.limit
+        return compare(self.name, found.value, limit + found.chance, found.reads, at_least=self.at_least)
+
+
+def at_most(
+    limit: Threshold | int, *, advice: str, settings: tuple[Threshold, ...] = ()
+) -> Callable[[Measure], GateSpec]:
+    """Declares a gate that closes above its limit, and on NaN; the arguments are those of `GateSpec`."""
+    return lambda measure: GateSpec(measure, limit, at_least=False, advice=advice, settings=settings)
+
+
+def at_least(
+    limit: Threshold | int, *, advice: str, settings: tuple[Threshold, ...] = ()
+) -> Callable[[Measure], GateSpec]:
+    """Declares a gate that closes below its limit, and on NaN; the arguments are those of `GateSpec`."""
+    return lambda measure: GateSpec(measure, limit, at_least=True, advice=advice, settings=settings)
+
+
+def compare(name: str, measured: float, threshold: float, reads: str, *, at_least: bool = False) -> Gate:
+    """A value beside what is allowed; NaN is never allowed."""
     measured = float(measured)
-    return Gate(
-        name, min(measured, MOST) if measured == measured else MOST, float(threshold), measured <= threshold, reads
-    )
+    passed = measured >= threshold if at_least else measured <= threshold
+    if at_least:
+        shown = max(measured, -MOST) if measured == measured else -MOST
+    else:
+        shown = min(measured, MOST) if measured == measured else MOST
+    return Gate(name, shown, float(threshold), passed, reads, at_least)
 
 
-def at_least(name: str, measured: float, threshold: float, reads: str) -> Gate:
-    """A gate that closes below `threshold`, and on NaN."""
-    measured = float(measured)
-    passed = measured >= threshold
-    return Gate(name, max(measured, -MOST) if measured == measured else -MOST, float(threshold), passed, reads, True)
-
-
-# Gate -> where to look. The first word of the row that an operator reads at night.
-ADVICE = {
-    "users_not_finite": "the newest log files and the model: something made a NaN",
-    "pins_not_finite": "--pins and the model: something made a NaN",
-    "users_norm": "the model: the user tower must end in an L2 norm",
-    "pins_norm": "the model: the pin tower must end in an L2 norm",
-    "users_constant": "the model: vectors of one repeated number",
-    "pins_constant": "the model: vectors of one repeated number",
-    "users_alike": "the model: nearly the same vector for everybody",
-    "pins_alike": "the model or --pins: nearly the same vector for every pin",
-    "rows_dropped_share": "the dead letters, reason by reason, in the run's folder",
-    "rows_unaccounted": "a fault of the job: keep the run's folder, report it",
-    "users_unaccounted": "a fault of the job: keep the run's folder, report it",
-    "snapshot_rows_unaccounted": "a fault of the job: keep the run's folder, report it",
-    "pins_unaccounted": "a fault of the job: keep the run's folder, report it",
-    "pins_not_indexed": "a fault of the job: keep the run's folder, report it",
-    "users_failed_share": "why users failed: the staged manifest says it of each",
-    "users_present": "--logs, and the model's vocabularies: nobody has a usable token",
-    "pins_present": "--pins: no vector in it",
-    "users_lost_share": "the model's vocabularies and --pins: who has no usable token any more?",
-    "pins_lost_share": "--pins: is the export whole?",
-    "pins_unfindable": "--pins: crowds of nearly equal vectors? try a larger --index-m",
-    "rows_against_week": "the newest partitions: was a file left out, or written twice?",
-    "rows_against_weekday": "the newest partitions: was a file left out, or written twice?",
-    "active_against_week": "the newest partitions: are the user ids what they were?",
-    "active_against_weekday": "the newest partitions: are the user ids what they were?",
-    "vectorless_share": "--pins against the pins in the logs: do the ids agree?",
-    "vectorless_rise": "--pins against the pins in the logs: was the export cut off?",
-    "cosine_drift": "what changed since yesterday: logs, --pins, the machine",
-    "canaries_cosine": "the machine and the libraries: one model, other vectors",
-    "pin_vectors_cosine": "--pins: is it of another space than it says?",
-    "index_recall_at_10": "a larger --index-ef-construction or --index-m",
-    "coverage_pins": "the model: a handful of pins is everybody's answer",
-    "coverage_fall": "what changed since yesterday: the model, --pins",
-}
+def check_gates(gates: Iterable[GateSpec], staged: StagedRelease) -> list[Gate]:
+    """Checks a staged release; gates that have nothing to say of it do not appear."""
+    return [found for found in (gate(staged) for gate in gates) if found is not None]

@@ -2,28 +2,80 @@
 
 import numpy as np
 
-from transforms.gates.gate import Gate, at_most
-from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.gates.gate import Measured, at_most
+from transforms.gates.sample import sample_of
+from transforms.gates.staged import StagedRelease
+from transforms.gates.thresholds import Threshold
+
+NORM_TOLERANCE = Threshold("norm_tolerance", 0.002, "how far a stored float16 vector's L2 norm may be from 1")
+MAX_ALIKE = Threshold(
+    "max_alike", 0.9999, "length of the mean of the unit vectors, users drawn or all pins; 1 if all are the same"
+)
+CONSTANT = "the model: vectors of one repeated number"
+
+# Over every vector that this run computed.
 
 
-def check_vectors(reports: dict[str, StageReport], thresholds: Thresholds) -> list[Gate]:
-    """Unit norms, finite numbers, no vector of one repeated number, over every vector that this run computed."""
-    gates = []
-    for stage, what in (("embed_users", "users"), ("embed_pins", "pins")):
-        report = reports.get(stage, StageReport())
-        not_finite = report.counters.get(f"{what}_not_finite", 0)
-        gates.append(at_most(f"{what}_not_finite", not_finite, 0, f"{what} with NaN or infinity"))
-        off = max((abs(norm - 1.0) for norm in (*report.lowest.values(), *report.highest.values())), default=0.0)
-        gates.append(
-            at_most(f"{what}_norm", off, thresholds.norm_tolerance, f"largest distance of a norm from 1, {what}")
-        )
-        constant = report.counters.get(f"{what}_constant", 0)
-        gates.append(at_most(f"{what}_constant", constant, 0, f"{what} whose vector is one number repeated"))
-    return gates
+@at_most(0, advice="the newest log files and the model: something made a NaN")
+def users_not_finite(staged: StagedRelease) -> Measured:
+    """A user's vector has NaN or infinity in it."""
+    return Measured(staged.count("embed_users", "users_not_finite"), "users with NaN or infinity")
 
 
-def check_alike(what: str, total: np.ndarray, count: int, thresholds: Thresholds) -> list[Gate]:
+@at_most(NORM_TOLERANCE, advice="the model: the user tower must end in an L2 norm")
+def users_norm(staged: StagedRelease) -> Measured:
+    """The norm of a user's vector is away from 1; a zero vector shows here."""
+    return Measured(norm_error(staged, "embed_users"), "largest distance of a norm from 1, users")
+
+
+@at_most(0, advice=CONSTANT)
+def users_constant(staged: StagedRelease) -> Measured:
+    """A user's vector is one number repeated."""
+    return Measured(staged.count("embed_users", "users_constant"), "users whose vector is one number repeated")
+
+
+@at_most(0, advice="--pins and the model: something made a NaN")
+def pins_not_finite(staged: StagedRelease) -> Measured:
+    """A pin's vector has NaN or infinity in it."""
+    return Measured(staged.count("embed_pins", "pins_not_finite"), "pins with NaN or infinity")
+
+
+@at_most(NORM_TOLERANCE, advice="the model: the pin tower must end in an L2 norm")
+def pins_norm(staged: StagedRelease) -> Measured:
+    """The norm of a pin's vector is away from 1; a zero vector shows here."""
+    return Measured(norm_error(staged, "embed_pins"), "largest distance of a norm from 1, pins")
+
+
+@at_most(0, advice=CONSTANT)
+def pins_constant(staged: StagedRelease) -> Measured:
+    """A pin's vector is one number repeated."""
+    return Measured(staged.count("embed_pins", "pins_constant"), "pins whose vector is one number repeated")
+
+
+def norm_error(staged: StagedRelease, step: str) -> float:
+    """The largest distance from 1 of the norms that a step measured; 0 if it embedded nothing."""
+    report = staged.report(step)
+    return max((abs(norm - 1.0) for norm in (*report.lowest.values(), *report.highest.values())), default=0.0)
+
+
+# Over the users drawn, and all pins.
+
+
+@at_most(MAX_ALIKE, advice="the model: nearly the same vector for everybody")
+def users_alike(staged: StagedRelease) -> Measured | None:
+    """The mean of the users' unit vectors is as long as if all were the same."""
+    sample = sample_of(staged)
+    return None if sample is None else mean_length("users", sample.user_sum, sample.users)
+
+
+@at_most(MAX_ALIKE, advice="the model or --pins: nearly the same vector for every pin")
+def pins_alike(staged: StagedRelease) -> Measured | None:
+    """The mean of the pins' unit vectors is as long as if all were the same."""
+    sample = sample_of(staged)
+    return None if sample is None else mean_length("pins", sample.pin_sum, sample.pins)
+
+
+def mean_length(what: str, total: np.ndarray, count: int) -> Measured | None:
     """Whether vectors point everywhere: the length of their mean is 1 if all are the same, near 0 if none are alike.
 
     Args:
@@ -32,6 +84,5 @@ def check_alike(what: str, total: np.ndarray, count: int, thresholds: Thresholds
         count: How many were summed; of fewer than two nothing can be said.
     """
     if count < 2:
-        return []
-    alike = float(np.linalg.norm(total)) / count
-    return [at_most(f"{what}_alike", alike, thresholds.max_alike, f"length of the mean vector of {count:,} {what}")]
+        return None
+    return Measured(float(np.linalg.norm(total)) / count, f"length of the mean vector of {count:,} {what}")

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from stores.schemas import to_binary_column
-from tests.transforms.gates.test_figures import manifest_of
-from transforms.gates import Thresholds
-from transforms.gates.drift import EDGES, HISTOGRAM, check_drift, cosine_histogram, ks_distance
+from tests.transforms.gates.releases import manifest_of, staged_of
+from transforms.gates import check_gates
+from transforms.gates.drift import EDGES, HISTOGRAM, cosine_drift, cosine_histogram, ks_distance
 
 
 def table(ids: list[int], vectors: np.ndarray) -> pa.Table:
@@ -52,7 +52,7 @@ def draw(seed: int, scale: float, users: int = 3000) -> list[int]:
 
 def closed(releases: list) -> list[bool]:
     """Releases oldest first; whether the gate on the last of them is closed."""
-    return [not gate.passed for gate in check_drift(releases[-1], releases[-2::-1], Thresholds())]
+    return [not gate.passed for gate in check_gates([cosine_drift], staged_of(releases[-1], releases[-2::-1]))]
 
 
 def test_equal_days_pass_and_another_distribution_does_not():

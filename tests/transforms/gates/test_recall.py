@@ -1,38 +1,47 @@
-"""The width of search that a release is served with: the smallest that is good enough."""
+"""Gates on answers: popularity collapse, and what the manifest keeps of the sample."""
+
+import dataclasses
+import zlib
 
 import numpy as np
-import pytest
 
-from stores.indexes import EF_CANDIDATES, IndexParameters, build_index, search_shards
-from stores.neighbours import exact_top_k, tie_aware_recall
-from tests.stores.test_indexes import unit_vectors
+from stores.neighbours import Neighbours
+from tests.transforms.gates.releases import closed, manifest_of, staged_of
 from transforms.gates import recall
+from transforms.gates.sample import Sample, count_covering
 
 
-@pytest.mark.parametrize("target", [0.6, 0.8, 0.9, 0.97, 1.0])
-def test_the_smallest_width_that_reaches_the_target_is_found(monkeypatch, target):
-    """As every width over every query would tell; 64 to 512 are too wide to differ on a small index, so 2 to 64."""
-    widths = (2, 4, 8, 16, 64)
-    monkeypatch.setattr(recall, "EF_CANDIDATES", widths)
-    monkeypatch.setattr(recall, "EF_TARGET", target)
-    monkeypatch.setattr(recall, "QUERIES", 7)
-    vectors, queries = unit_vectors(3000), unit_vectors(50, seed=1).astype(np.float32)
-    ids = np.arange(3000)
-    shards = [build_index(ids[i::2], vectors[i::2], IndexParameters(4, 8)) for i in range(2)]
-    best = exact_top_k(queries, ids, vectors, 10)
-    whole = {ef: search_shards(shards, queries, 10, ef) for ef in widths}
-    good = [ef for ef in widths if tie_aware_recall(whole[ef], best) >= target]
-    expected = good[0] if good else widths[-1]
-    found, ef = recall.search_well_enough(shards, queries, best, widths[0])
-    assert ef == expected
-    np.testing.assert_array_equal(found.pin_ids, whole[ef].pin_ids)
-    assert recall.search_well_enough(shards, queries, best, 64)[1] == 64
+def test_popularity_collapse(monkeypatch):
+    everybody = np.tile(np.arange(10), (100, 1))
+    spread = np.arange(1000).reshape(100, 10)
+    assert (count_covering(everybody), count_covering(spread)) == (9, 900)
+    assert count_covering(np.array([[5, 5, 5, 5, 5, 5, 5, 5, 5, 6]])) == 1
+    assert count_covering(np.full((2, 10), -1)) == 0
+
+    def closed_with(pins: np.ndarray, before: int | None, drawn_before: int = 100) -> list[str]:
+        settings = {"index": {"coverage_pins": before, "recall_users": drawn_before}}
+        previous = dataclasses.replace(manifest_of(1, 1, 1), settings=settings)
+        found = Neighbours(pins, np.zeros(pins.shape, np.float32))
+        sample = Sample(0, len(pins), np.zeros(2), 5000, np.zeros(2), 64, found, found)
+        monkeypatch.setattr(recall, "sample_of", lambda staged: sample)
+        staged = staged_of(manifest_of(len(pins), 5000, 5000), [previous])
+        return closed((recall.coverage_pins, recall.coverage_fall), staged)
+
+    assert closed_with(spread, 900) == closed_with(spread, None) == []
+    assert closed_with(spread, 2800) == ["coverage_fall"]
+    assert closed_with(spread, 2800, drawn_before=101) == []  # of more users: no fall
+    assert closed_with(everybody, 9) == ["coverage_pins"]
+    assert closed_with(np.full((100, 10), -1), 9) == ["coverage_pins", "coverage_fall"]  # no answer at all
 
 
-def test_no_width_is_taken_below_the_one_that_finds_every_pin():
-    vectors = unit_vectors(200)
-    shard = build_index(np.arange(200), vectors, IndexParameters())
-    queries = vectors[:30].astype(np.float32)
-    best = exact_top_k(queries, np.arange(200), vectors, 10)
-    for find_ef in EF_CANDIDATES:
-        assert recall.search_well_enough([shard], queries, best, find_ef)[1] == find_ef
+def test_a_release_of_nobody_is_served_at_the_width_that_finds_every_pin():
+    staged = staged_of(manifest_of(0, 30, 30))
+    assert closed((recall.index_recall_at_10, recall.coverage_pins, recall.coverage_fall), staged) == []
+    assert recall.index_settings(staged) == {
+        "ef_search": 64,
+        "recall_at_10": None,
+        "recall_users": 0,
+        "recall_seed": zlib.crc32(b"2026-11-02"),
+        "coverage_pins": None,
+        "p90_coverage_at_10": None,
+    }

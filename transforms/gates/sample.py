@@ -1,0 +1,145 @@
+"""Users drawn at random and what they would be answered: what several gates look at, measured once."""
+
+import dataclasses
+import functools
+import zlib
+
+import numpy as np
+
+from stores.files import FileEntry, Root
+from stores.indexes import EF_CANDIDATES, IndexShard, load_shards, search_shards
+from stores.neighbours import Neighbours, count_found, exact_top_k, merge_top_k, tie_aware_recall
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from transforms.gates.staged import StagedRelease, measured_once
+from transforms.gates.thresholds import Threshold
+
+RECALL_USERS = Threshold("recall_users", 1000, "users drawn to measure it; all, if there are fewer", least=1)
+EF_TARGET = 0.99  # of recall@10; the first width that reaches it is served
+QUERIES = 100  # searched at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Users of a staged release drawn at random, searched for exactly and in its indexes.
+
+    Attributes:
+        seed: They were drawn with.
+        users: How many were drawn.
+        user_sum: float64 [d], the sum of their embeddings.
+        pins: All pins with an embedding.
+        pin_sum: float64 [d], the sum of the pins' embeddings.
+        ef: The width of search that is good enough.
+        found: The top 10 of the indexes at that width.
+        best: The exact top 10 over all shards.
+    """
+
+    seed: int
+    users: int
+    user_sum: np.ndarray
+    pins: int
+    pin_sum: np.ndarray
+    ef: int
+    found: Neighbours
+    best: Neighbours
+
+    @functools.cached_property
+    def recall(self) -> float:
+        """recall@10 of what was found against exact search."""
+        return tie_aware_recall(self.found, self.best)
+
+    @functools.cached_property
+    def covering_pins(self) -> int:
+        """Pins that make up 90 % of what was found."""
+        return count_covering(self.found.pin_ids)
+
+
+def seed_of(staged: StagedRelease) -> int:
+    """What a release's users are drawn with: the same whenever it is checked again."""
+    return zlib.crc32(staged.manifest.release.encode())
+
+
+def find_ef_of(staged: StagedRelease) -> int:
+    """The smallest width of search that finds every pin by its own vector; none below it is served."""
+    return int(staged.report("build_indexes").highest.get("find_ef", EF_CANDIDATES[0]))
+
+
+@measured_once
+def sample_of(staged: StagedRelease) -> Sample | None:
+    """Draws the users and searches for them; None without users or without pins."""
+    root, manifest, seed = staged.root, staged.manifest, seed_of(staged)
+    pins = manifest.rows("pin_embeddings")
+    if not manifest.rows("user_embeddings") or not pins:
+        return None
+    count = int(staged.thresholds[RECALL_USERS])
+    queries = draw_users(root, manifest.tables["user_embeddings"], count, seed)  # [Q, d]
+    # Exact search goes shard by shard, so that one shard's vectors are in memory at a time, and takes the sum of all
+    # pins along: nothing else reads every pin.
+    exact, total = [], np.zeros(queries.shape[1])
+    for entry in manifest.tables["pin_embeddings"]:
+        rows = read_files(root, [entry])
+        embeddings = from_binary_column(rows["embedding"])
+        exact.append(exact_top_k(queries, rows["pin_id"].to_numpy(), embeddings, 10))
+        total += embeddings.sum(axis=0, dtype=np.float64)
+    best = merge_top_k(exact, 10)
+    shards = load_shards(root, manifest.tables["indexes"], queries.shape[1])
+    found, ef = search_well_enough(shards, queries, best, find_ef_of(staged))
+    return Sample(seed, len(queries), queries.sum(axis=0, dtype=np.float64), pins, total, ef, found, best)
+
+
+def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> np.ndarray:
+    """Draws users of a snapshot at random, without repeats.
+
+    Returns:
+        float32 [min(count, users), d]: their embeddings.
+    """
+    total = sum(entry.rows for entry in entries)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
+    drawn, start = [], 0
+    for entry in sorted(entries, key=lambda e: e.part):
+        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
+        if len(rows):
+            drawn.append(from_binary_column(read_files(root, [entry], ["embedding"])["embedding"])[rows])
+        start += entry.rows
+    return np.concatenate(drawn).astype(np.float32)
+
+
+def count_covering(pin_ids: np.ndarray, share: float = 0.9) -> int:
+    """Pins that make up a share of all answers, the most frequent first (paper, section 7: P90 coverage, in pins).
+
+    Args:
+        pin_ids: int64 [Q, k]; -1 where there is no answer.
+    """
+    counts = np.sort(np.unique(pin_ids[pin_ids >= 0], return_counts=True)[1])[::-1]
+    return int(np.searchsorted(np.cumsum(counts), share * counts.sum())) + 1 if len(counts) else 0
+
+
+def search_well_enough(
+    shards: list[IndexShard], queries: np.ndarray, best: Neighbours, find_ef: int
+) -> tuple[Neighbours, int]:
+    """Searches at the smallest `ef` of `EF_CANDIDATES` that reaches `EF_TARGET`, the largest if none does.
+
+    A width is given up at the query with which it has missed too much: one that is too small costs a few queries.
+
+    Args:
+        best: The exact answers to the queries.
+        find_ef: The smallest `ef` to try.
+
+    Returns:
+        The answers to all queries, and the `ef`.
+    """
+    allowed = (1.0 - EF_TARGET) * np.isfinite(best.scores).sum()
+    widths = [ef for ef in EF_CANDIDATES if ef >= find_ef] or [find_ef]
+    for ef in widths:
+        parts, missed = [], 0
+        for start in range(0, len(queries), QUERIES):
+            rows = slice(start, start + QUERIES)
+            parts.append(search_shards(shards, queries[rows], 10, ef))
+            hits, wanted = count_found(parts[-1], best.take(rows))
+            missed += wanted - hits
+            if missed > allowed and ef != widths[-1]:
+                break
+        else:
+            break
+    pin_ids, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("pin_ids", "scores"))
+    return Neighbours(pin_ids, scores), ef
