@@ -24,7 +24,7 @@ from pipelines.workers import start_worker
 from stores.errors import InputError, StoreError
 from stores.files import replace_atomically
 from transforms.evaluation import choose_baselines
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 DESCRIPTION = """\
 Trains and measures the grid behind the paper's tables 1-4, 6 and 10 on timelines of yours: PinnerSage beside

@@ -14,7 +14,9 @@ from stores.schemas import ENGAGEMENTS
 from stores.tables import part_stem, read_files, write_part, write_rows
 from transforms.batches import from_ipc, to_ipc
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Run
+from transforms.step_reports import part_report
 
 STAGE = "update_histories"
 
@@ -252,7 +254,7 @@ def update_bucket(
         new: The night's rows, in any order.
         retry: Sorted int64 ids to embed again whatever came in; those of other buckets do no harm.
     """
-    oldest_ms = run.ageing.oldest_row_ms(run.date)
+    oldest_ms = run.instructions.ageing.oldest_row_ms(run.date)
     came, before = new.num_rows, old.num_rows
     (new, _), (old, shortened) = drop_older(new, oldest_ms), drop_older(old, oldest_ms)
     expired = came - new.num_rows + before - old.num_rows
@@ -261,12 +263,12 @@ def update_bucket(
     if merged.rows is not None or len(shortened) or not entries:
         entries = [write_part(run.root, "histories", run.date, bucket, rows)]
     users, newest = np.unique(rows["user_id"].to_numpy(), return_index=True)
-    due = users[run.ageing.is_due(users, run.after, run.date)]
+    due = users[run.instructions.ageing.is_due(users, run.after, run.date)]
     active = users
-    if not run.everyone_active:
+    if not run.instructions.everyone_active:
         again = np.intersect1d(np.concatenate([retry, shortened]), users)
         active = np.unique(np.concatenate([merged.changed, again, due]))
-    awake = users[rows["timestamp_ms"].to_numpy()[newest] >= run.ageing.oldest_action_ms(run.date)]
+    awake = users[rows["timestamp_ms"].to_numpy()[newest] >= run.instructions.ageing.oldest_action_ms(run.date)]
     active = np.intersect1d(active, awake)
     counters = {
         **merged.counters,
@@ -300,9 +302,10 @@ class UpdateBucket(beam.DoFn):
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries, verify=True) if entries else ENGAGEMENTS.empty_table()
         new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
-        if self._repaired is not None:
+        repair = run.instructions.repair
+        if repair is not None and self._repaired is not None:
             kept = ~np.isin(old["user_id"].to_numpy(), self._repaired)
-            kept |= old["timestamp_ms"].to_numpy() < run.rebuilt_from_ms
+            kept |= old["timestamp_ms"].to_numpy() < repair.rebuilt_from_ms
             if not kept.all():
                 old, entries = old.filter(pa.array(kept)), []  # written anew whatever comes in
         updated = update_bucket(run, bucket, old, entries, new, self._retry)

@@ -30,7 +30,7 @@ from transforms.gates.recall import check_recall
 from transforms.gates.trends import WEEK, WEEKS, check_trends, check_vectorless
 from transforms.gates.vectors import check_vectors
 from transforms.receipts import forget_parts
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
 FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes

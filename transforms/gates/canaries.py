@@ -2,7 +2,7 @@
 
 from transforms.gates.gate import Gate, at_least
 from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 
 def check_canaries(reports: dict[str, StageReport], thresholds: Thresholds) -> list[Gate]:

@@ -7,7 +7,7 @@ from stores.manifests import Manifest
 from stores.tables import read_files
 from transforms.gates.gate import Gate, at_least, at_most
 from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 
 def check_counts(reports: dict[str, StageReport], staged: Manifest, thresholds: Thresholds) -> list[Gate]:

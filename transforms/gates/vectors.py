@@ -4,7 +4,7 @@ import numpy as np
 
 from transforms.gates.gate import Gate, at_most
 from transforms.gates.thresholds import Thresholds
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 
 def check_vectors(reports: dict[str, StageReport], thresholds: Thresholds) -> list[Gate]:

@@ -19,7 +19,7 @@ from transforms.gates.counts import check_counts, check_lost
 from transforms.gates.recall import check_coverage, coverage_pins
 from transforms.gates.trends import check_trends, check_vectorless
 from transforms.gates.vectors import check_alike, check_vectors
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 SOUND = {
     "read_logs": {"rows_read": 100, "rows_dropped": 2},
