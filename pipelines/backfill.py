@@ -16,8 +16,8 @@ from pipelines.beam_options import is_local, parse_beam_options
 from pipelines.daily_inference import canary_check, finish_run, manifest_part, pin_branch
 from pipelines.daily_plan import Plan, add_shared_flags, read_given
 from pipelines.launch import run_pipeline
+from pipelines.outcomes import conclude, open_target
 from pipelines.progress import Progress
-from pipelines.release import conclude, open_target
 from pipelines.status import describe_release, release_table
 from stores.errors import InputError
 from stores.files import FileEntry, Root

@@ -14,8 +14,8 @@ from pipelines.beam_options import parse_beam_options
 from pipelines.daily_plan import Given, Plan, add_shared_flags, make_plan
 from pipelines.detached import check_detachable, note_submitted
 from pipelines.launch import run_pipeline
+from pipelines.outcomes import conclude, open_target
 from pipelines.progress import Progress
-from pipelines.release import conclude, open_target
 from pipelines.summary import print_summary
 from stores.files import FileEntry, Root
 from stores.lease import hold_lease

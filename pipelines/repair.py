@@ -17,7 +17,7 @@ from pipelines.arguments import Parser, date
 from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import execute
 from pipelines.daily_plan import Plan, add_shared_flags, fingerprint, read_given, same_model
-from pipelines.release import conclude, open_target
+from pipelines.outcomes import conclude, open_target
 from pipelines.summary import print_summary
 from stores.erasure import read_user_list, write_ids
 from stores.errors import InputError, StoreError, UsageError

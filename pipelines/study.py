@@ -18,7 +18,8 @@ from pipelines.arguments import Parser, date, positive, seconds
 from pipelines.evaluate import load_evaluation
 from pipelines.study_cells import Source, Task, run_task
 from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, make_grid
-from pipelines.study_report import Study, write_page
+from pipelines.study_report import write_page
+from pipelines.study_results import Study
 from pipelines.synth_oracle import oracle_scores, read_world
 from pipelines.workers import start_worker
 from stores.errors import InputError, StoreError

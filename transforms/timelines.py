@@ -19,7 +19,7 @@ from stores.pin_vectors import VectorTable
 from stores.schemas import ENGAGEMENTS
 from stores.timelines import SPLITS, write_timelines
 from transforms.batches import from_ipc
-from transforms.histories import sorted_vocabulary, to_engagements
+from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
 from transforms.sequences import model_codes
