@@ -32,7 +32,9 @@ from stores.manifests import Manifest, write_manifest
 from stores.tables import TABLES
 from transforms.histories import UpdateHistories
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.run import REPORTS, MergeReports, Run, StageReport
+from transforms.report_outputs import REPORTS, MergeReports
+from transforms.run import Instructions, Run
+from transforms.step_reports import StageReport
 
 START = datetime.date(2026, 11, 1)
 HISTORY_LENGTH = 256
@@ -74,11 +76,14 @@ class Columnar:
         self._layout = layout
 
     def _merge(self, day: datetime.date, previous: str | None, layout: Layout) -> dict[str, StageReport]:
-        run = Run(Root(self._folder), f"benchmark-{day}", day, str(day), previous, layout, previous is None)
+        told = Instructions(everyone_active=previous is None)
+        run = Run(Root(self._folder), f"benchmark-{day}", day, str(day), previous, layout, told)
         reports = f"{self._folder}/reports"
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             groups = [group for file in files_of(self._world, day) for group in row_groups(file)]
-            rows = pipeline | beam.Create(groups) | "ReadLogs" >> ReadLogs(run, ColumnNames.parse([]))
+            rows = (
+                pipeline | beam.Create(groups) | "ReadLogs" >> ReadLogs(run, ColumnNames.parse([]), layout.user_buckets)
+            )
             histories = rows.main | "UpdateHistories" >> UpdateHistories(run)
             _ = (
                 (rows[REPORTS], histories[REPORTS])

@@ -36,7 +36,7 @@ from pipelines.cli import main as pinnerformer
 from pipelines.evaluate import load_evaluation
 from stores.files import replace_atomically
 from transforms.evaluation import MEAN_WINDOWS, POPULARITY_DAYS, Evaluation
-from transforms.timelines import TrainingData
+from transforms.training_data import TrainingData
 
 CUT = datetime.date(2017, 11, 1)
 RANKED = 400  # of a peer's list; a positive below that is a miss anyway

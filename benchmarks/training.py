@@ -21,7 +21,7 @@ from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
 from pipelines.cli import main as pinnerformer
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 
 def make_timelines(cache: str, users: int, pins: int) -> str:

@@ -1,6 +1,5 @@
 """The backfill: many days of logs in, one release a day out, every bucket walked through all days by one worker."""
 
-import dataclasses
 import os
 import sys
 import time
@@ -15,10 +14,10 @@ from pipelines.arguments import Parser, date, positive
 from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
 from pipelines.beam_options import is_local, parse_beam_options
 from pipelines.daily_inference import canary_check, finish_run, manifest_part, pin_branch
-from pipelines.daily_plan import Given, Plan, add_shared_flags, read_given
+from pipelines.daily_plan import Plan, add_shared_flags, read_given
 from pipelines.launch import run_pipeline
+from pipelines.outcomes import conclude, open_target
 from pipelines.progress import Progress
-from pipelines.release import conclude, open_target
 from pipelines.status import describe_release, release_table
 from stores.errors import InputError
 from stores.files import FileEntry, Root
@@ -33,8 +32,10 @@ from transforms.read_logs import STAGE as READ_STAGE
 from transforms.read_logs import row_groups
 from transforms.receipts import forget_parts, read_receipts
 from transforms.release import COMMITTED, OUTCOME, Publication, publish, read_outcome
-from transforms.resume import Finished, find_finished
-from transforms.run import REPORTS, MergeReports, Run, StageReport
+from transforms.report_outputs import REPORTS, MergeReports
+from transforms.resume import CompletedPins, find_completed_pins
+from transforms.run import Run, RunFolder
+from transforms.step_reports import StageReport
 
 DESCRIPTION = """\
 Runs the daily job over a range of days at once: the same releases, tables and bytes as one `daily` a day, without the
@@ -69,16 +70,16 @@ GOES_ON = "The releases before it stand; then this command again: it goes on fro
 
 def define_pipeline(
     pipeline: beam.Pipeline,
-    given: Given,
+    plan: BackfillPlan,
     days: Sequence[Plan],
-    pin_run: Run,
-    pins_done: Finished,
+    pin_run: RunFolder,
+    pins_done: CompletedPins,
     walked: Walked,
     target: Publication | None,
 ) -> None:
     """One pass as one graph: rows staged by bucket, buckets walked through the days, releases committed in order."""
-    runs = [day.run for day in days]
-    tables, pin_reports = pin_branch(pipeline, pin_run, given, pins_done)
+    given, runs = plan.given, [day.run for day in days]
+    tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done)
 
     groups = [(n, group) for n, day in enumerate(days) for file in day.inputs.files for group in row_groups(file)]
     staged_before, read_before, to_read = [], [], []
@@ -230,9 +231,7 @@ def run_pass(
     Raises:
         PinnerFormerError: a worker failed, a release was refused, or the last one could not be published.
     """
-    root, watched = plan.given.root, days[-1].run.name
-    days = [dataclasses.replace(day, run=dataclasses.replace(day.run, watched=watched, lease=lease)) for day in days]
-    runs, pin_run = [day.run for day in days], dataclasses.replace(plan.pins, watched=watched)
+    root, runs = plan.given.root, [day.run for day in days]
     before = read_manifest(root, runs[0].previous) if runs[0].previous else None
     buckets = plan.layout.user_buckets
     walked = find_walked(runs, first_states(before, buckets))
@@ -244,12 +243,13 @@ def run_pass(
     for day in days:
         root.remove(f"{day.run.staging}/{OUTCOME}")
         root.write_json(planned(day.run), day_part(day, plan.over.release if plan.over else None))
-    runs, pin_run = [run.leave_token() for run in runs], pin_run.leave_token()
-    days = [dataclasses.replace(day, run=run) for day, run in zip(days, runs, strict=True)]
-    pins_done = find_finished(plan.pins, plan.given.vectors)
+    days = [day.launched(lease=lease, progress_run=runs[-1].name) for day in days]
+    pin_run = plan.pin_run.launched(progress_run=runs[-1].name)
+    pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
     rows = sum(file.rows for day in days for file in day.inputs.files)
     with Progress(
         runs[-1],
+        buckets,
         rows=rows,
         pins=plan.given.vectors.rows,
         bucket_days=buckets * len(runs) - len(walked.finished),
@@ -259,7 +259,7 @@ def run_pass(
         run_pipeline(
             f"backfill-{runs[0].date}",
             options,
-            lambda pipeline: define_pipeline(pipeline, plan.given, days, pin_run, pins_done, walked, target),
+            lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, walked, target),
         )
     for run in runs:
         conclude(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
@@ -304,7 +304,7 @@ def run(argv: list[str]) -> int:
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             publish(root, tip, target)  # done already, unless it was cut off before
-        forget_parts(root, plan.pins.staging)
+        forget_parts(root, plan.pin_run.staging)
         if shown and plan.days:
             print_releases(plan, time.perf_counter() - started)
     if plan.stopped:

@@ -17,7 +17,7 @@ from stores.logs import InputSelection, LogFile, select_inputs
 from stores.manifests import Manifest, read_manifest
 from stores.releases import chain, committed_releases, is_made_by, next_release_id
 from transforms.resume import NOTHING
-from transforms.run import Run
+from transforms.run import Instructions, Run, RunFolder
 
 DAY = datetime.timedelta(1)
 GIB = 1 << 30
@@ -33,7 +33,7 @@ class BackfillPlan:
         over: The release that CURRENT names and whose chain the new one takes the place of, when all of it is there;
             None if the new one goes on from CURRENT.
         end: The last day that was asked for, or that has to be done again with it.
-        pins: The run that the pin branch belongs to.
+        pin_run: The folder of the pin branch: one for all days.
         left: Releases of the range that are there already and stay, in order.
         recompute: Whether released days were asked for again.
         stopped: Why the chain ends before its last day; None if it does not.
@@ -46,7 +46,7 @@ class BackfillPlan:
     start: Manifest | None
     over: Manifest | None
     end: datetime.date
-    pins: Run
+    pin_run: RunFolder
     left: tuple[Manifest, ...]
     recompute: bool
     stopped: str | None
@@ -105,18 +105,17 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
             release=next_release_id(root, date, taken),
             previous=previous,
             layout=layout,
-            everyone_active=everyone,
-            ageing=given.settings.ageing,
+            instructions=Instructions(everyone, given.settings.ageing),
             after=before,
         )
         days.append(Plan(run, inputs, given, bootstrap_from, NOTHING, committed=False))
         previous, before = run.release, date
     if over:
         days, base, left, over = _leave_out_equal(days, base, left, over)
-    pins = _pin_run(given, layout, end)
+    pin_run = _pin_run(given, layout, end)
     allowed = tuple(sorted(set(arguments.allow_missing)))
     return BackfillPlan(
-        given, layout, tuple(days), base, over, end, pins, tuple(left), arguments.recompute, stopped, allowed
+        given, layout, tuple(days), base, over, end, pin_run, tuple(left), arguments.recompute, stopped, allowed
     )
 
 
@@ -210,11 +209,11 @@ def _select_all(
     return selections, None
 
 
-def _pin_run(given: Given, layout: Layout, date: datetime.date) -> Run:
+def _pin_run(given: Given, layout: Layout, date: datetime.date) -> RunFolder:
     """The run of the pin branch: one for the vectors, the model and the index's parameters, whatever the days."""
     nothing = InputSelection((), (), ())
     name = f"backfill-pins-{date}-{fingerprint(given, None, nothing, date, layout)}"
-    return Run(given.root, name, date, release=name, previous=None, layout=layout, everyone_active=True)
+    return RunFolder(given.root, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +308,7 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
         again = f"the chain from {days[0].run.date} to {plan.over.date} is done again; CURRENT stays on"
         then = f"{plan.over.release} until all of it is done, then moves to {days[-1].run.release}"
         lines.append(("recompute", f"{again} {then}"))
-    if start and days[0].run.everyone_active:
+    if start and days[0].run.instructions.everyone_active:
         lines.append(("model", f"not {start.release}'s: everybody is embedded anew on {days[0].run.date}"))
     if aged := plan.given.settings.ageing.describe(days[-1].run.date):
         lines.append(("growing old", f"on {days[-1].run.date}: {aged}"))

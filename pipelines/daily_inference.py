@@ -1,6 +1,7 @@
 """The daily job: the logs of yesterday in, one release out."""
 
 import dataclasses
+import datetime
 import sys
 import time
 from typing import Any
@@ -13,8 +14,8 @@ from pipelines.beam_options import parse_beam_options
 from pipelines.daily_plan import Given, Plan, add_shared_flags, make_plan
 from pipelines.detached import check_detachable, note_submitted
 from pipelines.launch import run_pipeline
+from pipelines.outcomes import conclude, open_target
 from pipelines.progress import Progress
-from pipelines.release import conclude, open_target
 from pipelines.summary import print_summary
 from stores.files import FileEntry, Root
 from stores.lease import hold_lease
@@ -30,10 +31,12 @@ from transforms.histories import UpdateHistories
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.release import OUTCOME, STAGED, Publication, finish, read_outcome, stage
-from transforms.resume import Finished
-from transforms.run import REPORTS, MergeReports, Run, StageReport
+from transforms.report_outputs import REPORTS, MergeReports
+from transforms.resume import CompletedPins
+from transforms.run import Run, RunFolder
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
+from transforms.step_reports import StageReport
 
 DESCRIPTION = """\
 Turns the engagement logs up to a date into one release: a fresh embedding a user in the key-value store and a fresh
@@ -58,17 +61,17 @@ example:
 
 
 def pin_branch(
-    pipeline: beam.Pipeline, run: Run, given: "Given", done: Finished
+    pipeline: beam.Pipeline, run: RunFolder, date: datetime.date, shards: int, given: "Given", done: CompletedPins
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Sorts, embeds and indexes the pins; returns the vector tables, one a shard, and the reports."""
     vectors, dtype = given.vectors, given.vectors.dtype
     tables = (
         pipeline
         | "ListVectors" >> beam.Create(done.vectors_to_cut(vectors))
-        | "ShardVectors" >> ShardVectors(run, vectors, done.shard_tables(), done.pieces())
+        | "ShardVectors" >> ShardVectors(run, shards, vectors, done.shard_tables(), done.pieces())
     )
     reports = tables["main"] | "EmbedPins" >> EmbedPins(
-        run, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()
+        run, date, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()
     )
     return tables["main"], (tables[REPORTS], reports) | "PinBranchReports" >> beam.Flatten()
 
@@ -78,10 +81,11 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
     run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
 
-    tables, pin_reports = pin_branch(pipeline, run, given, done)
+    tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch)
 
     # The user branch.
-    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> ReadLogs(run, given.columns, done.histories)
+    read = ReadLogs(run, given.columns, run.layout.user_buckets, run.instructions.repair, done.histories)
+    rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> read
     histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
     joined = histories["main"] | "JoinPinVectors" >> on_embedding_workers(
         JoinPinVectors(run, given.config, tables, given.vectors.dtype, given.settings.join), given
@@ -186,7 +190,7 @@ def finish_run(
     )
     stage(run.root, name, manifest, reports)
     thresholds = Thresholds.from_manifest(plan["settings"]["thresholds"])
-    outcome = finish(run.root, name, thresholds, target, lease=run.lease)["outcome"]
+    outcome = finish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
     run.note_progress("finish", 1)
     return outcome
 
@@ -211,8 +215,13 @@ def make_parser() -> Parser:
     return parser
 
 
-def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *, shown: bool) -> dict[str, Any] | None:
+def execute(
+    plan: Plan, lease: str, target: Publication | None, options: PipelineOptions, *, shown: bool
+) -> dict[str, Any] | None:
     """Runs what is not done yet of a plan; returns how it ended, None if nothing says so.
+
+    Args:
+        lease: Who must still hold the root when the release is committed.
 
     Raises:
         PinnerFormerError: in the words of the worker that failed.
@@ -221,9 +230,9 @@ def execute(plan: Plan, target: Publication | None, options: PipelineOptions, *,
     if taken_over and shown:
         print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
     run.root.remove(f"{run.staging}/{OUTCOME}")
-    run = run.leave_token()
-    plan = dataclasses.replace(plan, run=run)
-    with Progress(run, rows=sum(f.rows for f in plan.inputs.files), pins=plan.given.vectors.rows, shown=shown):
+    plan = plan.launched(lease=lease)
+    rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows
+    with Progress(plan.run, run.layout.user_buckets, rows=rows, pins=pins, shown=shown):
         run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target))
     return read_outcome(run.root, run.name)
 
@@ -233,10 +242,10 @@ def submit(plan: Plan, target: Publication | None, options: PipelineOptions) -> 
 
     The lease ends with the launcher: of two runs on one root the one that moves CURRENT first wins, the other fails.
     """
-    run = plan.run.leave_token()
+    run = plan.run
     for name in (OUTCOME, STAGED):  # of an earlier attempt
         run.root.remove(f"{run.staging}/{name}")
-    plan = dataclasses.replace(plan, run=run)
+    plan = plan.launched()
     result = run_pipeline(run.name, options, lambda pipeline: define_pipeline(pipeline, plan, target), wait=False)
     note_submitted(run.root, run.name, options, result)
     print(run.name, flush=True)
@@ -263,11 +272,10 @@ def run(argv: list[str]) -> int:
         if arguments.detach and not plan.committed:
             submit(plan, target, options)
             return 0
-        plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, lease=lease))
         if plan.committed:
             outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
-            outcome = execute(plan, target, options, shown=not arguments.quiet)
+            outcome = execute(plan, lease, target, options, shown=not arguments.quiet)
     outcome = conclude(root, plan.run.name, outcome)
     if not arguments.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)

@@ -28,7 +28,7 @@ from transforms.gates import Thresholds, read_thresholds
 from transforms.model import ModelReference, local_model
 from transforms.receipts import PARTS_VERSION
 from transforms.resume import Finished, find_finished
-from transforms.run import Run
+from transforms.run import Instructions, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +134,10 @@ class Plan:
     finished: Finished
     committed: bool
 
+    def launched(self, *, lease: str = "", progress_run: str = "") -> "Plan":
+        """The plan with its run as workers get it; see `RunFolder.launched`."""
+        return dataclasses.replace(self, run=self.run.launched(lease=lease, progress_run=progress_run))
+
 
 def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
     """Looks at everything the run was given and refuses what cannot work, before any work starts.
@@ -154,11 +158,10 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
             release=next_release_id(root, arguments.date),
             previous=previous.release if previous else None,
             layout=layout,
-            everyone_active=not same_model(previous, given),
-            ageing=given.settings.ageing,
+            instructions=Instructions(not same_model(previous, given), given.settings.ageing),
             after=previous.day if previous else None,
         )
-        finished = find_finished(run, given.vectors)
+        finished = find_finished(run)
         return Plan(run, inputs, given, bootstrap_from, finished, committed=False)
 
     current = read_current(root)

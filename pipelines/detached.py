@@ -1,4 +1,4 @@
-"""Runs that their launcher does not wait for: how they are handed over, and what is known of them later."""
+"""Runs that their launcher does not wait for: how they are handed over."""
 
 import datetime
 from typing import Any
@@ -6,10 +6,9 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.beam_options import is_local
-from stores.errors import StoreError, UsageError
+from pipelines.submitted import SUBMITTED
+from stores.errors import UsageError
 from stores.files import Root
-
-SUBMITTED = "submitted.json"
 
 
 def check_detachable(options: PipelineOptions) -> None:
@@ -37,16 +36,4 @@ def note_submitted(root: Root, run: str, options: PipelineOptions, result: Any) 
             "job": job and str(job),
             "submitted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
-    )
-
-
-def not_finished(root: Root, run: str) -> StoreError:
-    """The error for a run that has staged nothing yet: still running, as far as anybody knows, or cut off."""
-    try:
-        found = root.read_json(f"staging/{run}/{SUBMITTED}")
-    except FileNotFoundError:
-        return StoreError(f"{root.path(f'staging/{run}')}: run {run} was not finished, start it again")
-    return StoreError(
-        f"run {run} has no outcome yet: handed to {found['engine']} as job {found['job']} at {found['submitted']}; ask "
-        "again when the engine is done with it, and if the engine gave it up, start the same `daily` command again"
     )

@@ -29,7 +29,7 @@ from transforms.evaluation import (
     make_evaluation,
 )
 from transforms.model import local_model
-from transforms.timelines import TrainingData, load_training_data
+from transforms.training_data import TrainingData, load_training_data
 
 DESCRIPTION = """\
 Measures models on the users that training did not see: what they engage with positively in the window, [cut, cut + 14

@@ -19,7 +19,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from transforms.run import Run
+from transforms.run import RunFolder
 
 STAGES = {  # stage -> (label, what a unit is)
     "read_logs": ("read logs", "rows"),
@@ -68,6 +68,7 @@ class Progress:
 
     Args:
         run: What to watch.
+        buckets: Of users.
         rows: Log rows to read.
         pins: Pins to embed and index.
         bucket_days: Buckets times days, of a backfill.
@@ -78,7 +79,8 @@ class Progress:
 
     def __init__(
         self,
-        run: Run,
+        run: RunFolder,
+        buckets: int,
         *,
         rows: int,
         pins: int,
@@ -91,7 +93,7 @@ class Progress:
         self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins}
         self._totals |= {"finish": releases}
         self._totals |= {"walk_buckets": bucket_days} if bucket_days else {}
-        self._buckets = bucket_days or run.layout.user_buckets
+        self._buckets = bucket_days or buckets
         self._shown = shown
         self._every_s = every_s
         self._stop = threading.Event()

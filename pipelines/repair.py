@@ -1,6 +1,5 @@
 """`pinnerformer repair`: after a bad input was corrected, makes everything anew for the users whom it touched."""
 
-import dataclasses
 import datetime
 import hashlib
 import os
@@ -18,7 +17,7 @@ from pipelines.arguments import Parser, date
 from pipelines.beam_options import parse_beam_options
 from pipelines.daily_inference import execute
 from pipelines.daily_plan import Plan, add_shared_flags, fingerprint, read_given, same_model
-from pipelines.release import conclude, open_target
+from pipelines.outcomes import conclude, open_target
 from pipelines.summary import print_summary
 from stores.erasure import read_user_list, write_ids
 from stores.errors import InputError, StoreError, UsageError
@@ -30,7 +29,7 @@ from stores.manifests import Manifest
 from stores.releases import chain, next_release_id, read_current, refuse_pinned
 from stores.tables import read_files
 from transforms.resume import find_finished
-from transforms.run import Run
+from transforms.run import Instructions, Repair, Run
 
 DAY_MS = 86_400_000
 
@@ -120,7 +119,11 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
     start = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
     digest = hashlib.sha256((fingerprint(given, current, inputs, start, layout) + listed).encode()).hexdigest()[:12]
     name = f"repair-{current.date}-{digest}"
-    write_ids(root, f"staging/{name}/users", users)
+    repair = Repair(
+        users=f"staging/{name}/users",
+        rebuilt_from_ms=(min(inputs.partitions) - datetime.date(1970, 1, 1)).days * DAY_MS,
+    )
+    write_ids(root, repair.users, users)
     run = Run(
         root=root,
         name=name,
@@ -128,13 +131,10 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         release=next_release_id(root, current.day),
         previous=current.release,
         layout=layout,
-        everyone_active=False,
-        ageing=given.settings.ageing,
+        instructions=Instructions(everyone_active=False, ageing=given.settings.ageing, repair=repair),
         after=current.day,
-        repaired=f"staging/{name}/users",
-        rebuilt_from_ms=(min(inputs.partitions) - datetime.date(1970, 1, 1)).days * DAY_MS,
     )
-    return Plan(run, inputs, given, start, find_finished(run, given.vectors), committed=False)
+    return Plan(run, inputs, given, start, find_finished(run), committed=False)
 
 
 def run(argv: list[str]) -> int:
@@ -153,8 +153,7 @@ def run(argv: list[str]) -> int:
     with hold_lease(root, "repair") as lease:
         refuse_pinned(root)
         plan = make_plan(arguments, options)
-        plan = dataclasses.replace(plan, run=dataclasses.replace(plan.run, lease=lease))
-        outcome = execute(plan, target, options, shown=not arguments.quiet)
+        outcome = execute(plan, lease, target, options, shown=not arguments.quiet)
     outcome = conclude(root, plan.run.name, outcome)
     if not arguments.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)

@@ -5,7 +5,7 @@ import datetime
 import sys
 
 from pipelines.arguments import Parser
-from pipelines.release import open_target
+from pipelines.outcomes import open_target
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import hold_lease

@@ -18,13 +18,14 @@ from pipelines.arguments import Parser, date, positive, seconds
 from pipelines.evaluate import load_evaluation
 from pipelines.study_cells import Source, Task, run_task
 from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, make_grid
-from pipelines.study_report import Study, write_page
+from pipelines.study_report import write_page
+from pipelines.study_results import Study
 from pipelines.synth_oracle import oracle_scores, read_world
 from pipelines.workers import start_worker
 from stores.errors import InputError, StoreError
 from stores.files import replace_atomically
 from transforms.evaluation import choose_baselines
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 DESCRIPTION = """\
 Trains and measures the grid behind the paper's tables 1-4, 6 and 10 on timelines of yours: PinnerSage beside

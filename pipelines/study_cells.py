@@ -19,7 +19,7 @@ from pipelines.evaluate import load_evaluation
 from pipelines.study_grid import Cell, Size
 from stores.files import replace_atomically
 from transforms.evaluation import Evaluation
-from transforms.timelines import TrainingData
+from transforms.training_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """One picture of a study: each table's figures relative to the served configuration, the paper's beside ours."""
 
 import statistics
-from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -10,14 +9,12 @@ import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first: the
 
 from pipelines.study_claims import PAPER  # noqa: E402
 from pipelines.study_grid import BASE  # noqa: E402
-
-if TYPE_CHECKING:
-    from pipelines.study_report import Study
+from pipelines.study_results import Study  # noqa: E402
 
 PAPER_COLOUR, OUR_COLOUR = "#b0b7c3", "#1f6feb"
 
 
-def draw(study: "Study", path: str) -> None:
+def draw(study: Study, path: str) -> None:
     """Writes a PNG of six panels."""
     figure, axes = plt.subplots(2, 3, figsize=(15, 8.5), constrained_layout=True)
     for name, axis in zip(("objectives", "negatives", "features", "frequency"), axes.flat, strict=False):
@@ -32,7 +29,7 @@ def draw(study: "Study", path: str) -> None:
     plt.close(figure)
 
 
-def _bars(study: "Study", name: str, axis) -> None:
+def _bars(study: Study, name: str, axis) -> None:
     content = PAPER[name]
     base = study.values(BASE, study.figure)
     rows = [row for row in content.rows if study.values(row[1], study.figure)]
@@ -51,7 +48,7 @@ def _bars(study: "Study", name: str, axis) -> None:
     axis.set_xlabel("relative to dense all action, mixed, with log Q", fontsize=8)
 
 
-def _lines(study: "Study", axis) -> None:
+def _lines(study: Study, axis) -> None:
     size = study.facts["size"]
     for label, stem, base, tried, marker in (
         ("sequence length M", "length", size["max_sequence_length"], size["lengths"], "o-"),
@@ -85,7 +82,7 @@ DIVERSITY = (  # cell, its name in the picture, its mark
 )
 
 
-def _diversity(study: "Study", axis) -> None:
+def _diversity(study: Study, axis) -> None:
     for cell, name, mark in DIVERSITY:
         recall, coverage = study.values(cell, study.figure), study.values(cell, "coverage")
         if recall and coverage:

@@ -32,7 +32,7 @@ from pinnerformer_model.training_state import changed_settings, load_state, save
 from pinnerformer_model.user_tower import UserTower
 from pipelines.arguments import Parser, date, positive
 from stores.errors import InputError, TrainingError, UsageError
-from transforms.timelines import TrainingData, load_training_data
+from transforms.training_data import TrainingData, load_training_data
 
 DESCRIPTION = """\
 Trains the two towers on the timelines that `pinnerformer training-data` wrote, and writes a model that `daily` takes:

@@ -21,7 +21,6 @@ from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
-from stores.layout import Layout
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
@@ -29,7 +28,9 @@ from stores.timelines import SPLITS, write_vector_matrix
 from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.run import REPORTS, MergeReports, Run, StageReport
+from transforms.report_outputs import REPORTS, MergeReports
+from transforms.run import RunFolder
+from transforms.step_reports import StageReport
 from transforms.timelines import STAGE, MakeTimelines, TimelineRules
 
 DESCRIPTION = """\
@@ -55,7 +56,9 @@ example:
 class Plan:
     """Everything the job needs to know, decided before it starts."""
 
-    run: Run
+    run: RunFolder
+    buckets: int
+    shards: int
     inputs: InputSelection
     columns: ColumnNames
     vectors: VectorSet
@@ -69,11 +72,11 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
     groups = [group for file in plan.inputs.files for group in row_groups(file)]
 
     vectors = pipeline | "ListVectors" >> beam.Create(vector_groups(plan.vectors))
-    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.vectors)
+    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.shards, plan.vectors)
     rows = (
         pipeline
         | "ListLogs" >> beam.Create(groups)
-        | "ReadLogs" >> ReadLogs(run, plan.columns, erased_root=plan.erased_root)
+        | "ReadLogs" >> ReadLogs(run, plan.columns, plan.buckets, erased_root=plan.erased_root)
     )
     built = rows.main | "MakeTimelines" >> MakeTimelines(
         run, plan.rules, tables["main"], plan.vectors.dtype, plan.erased_root
@@ -202,16 +205,9 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, arguments.evaluation_share, arguments.split_salt
     )
     name = hashlib.sha256(repr([rules, [f.name for f in inputs.files], vectors.version]).encode()).hexdigest()[:12]
-    run = Run(
-        root=root,
-        name=f"training-data-{arguments.end}-{name}",
-        date=arguments.end,
-        release="",
-        previous=None,
-        layout=Layout(user_buckets=arguments.buckets, pin_shards=arguments.pin_shards),
-        everyone_active=True,
-    )
-    return Plan(run, inputs, columns, vectors, rules, Root(arguments.root) if arguments.root else None)
+    run = RunFolder(root, f"training-data-{arguments.end}-{name}")
+    erased_root = Root(arguments.root) if arguments.root else None
+    return Plan(run, arguments.buckets, arguments.pin_shards, inputs, columns, vectors, rules, erased_root)
 
 
 def share(text: str) -> float:
@@ -257,7 +253,7 @@ def run(argv: list[str]) -> int:
     options = parse_beam_options(parser, rest)
     plan = make_plan(arguments)
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
-    with Progress(plan.run, rows=rows, pins=pins, shown=not arguments.quiet):
+    with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not arguments.quiet):
         run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
     root = plan.run.root
     if not root.exists(TIMELINES_JSON):

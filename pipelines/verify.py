@@ -2,7 +2,6 @@
 
 import zlib
 
-from pinnerformer_model.checkpoint import model_digest
 from pinnerformer_model.config import ModelError
 from pipelines.arguments import Parser, positive
 from stores.erasure import find_users, read_erased, read_user_list
@@ -109,6 +108,13 @@ def run(argv: list[str]) -> int:
 
 
 def digest_of(model: str) -> str:
+    """The digest of a model's folder.
+
+    Raises:
+        InputError: there is no model in it.
+    """
+    from pinnerformer_model.checkpoint import model_digest  # brings torch, which only --model computes with
+
     try:
         return model_digest(model)
     except ModelError as error:

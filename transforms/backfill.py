@@ -32,9 +32,11 @@ from transforms.embed_users import embed_slice, slice_reports
 from transforms.histories import cut_slices, update_bucket
 from transforms.model import ModelReference
 from transforms.receipts import Receipt, read_receipts, write_receipt
-from transforms.run import REPORTS, Run, StageReport, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Run
 from transforms.sequences import LookUp, join_slice
 from transforms.snapshots import merge_bucket
+from transforms.step_reports import StageReport, part_report
 
 STAGE = "walk_buckets"
 
@@ -198,7 +200,9 @@ def walk_day(
         for stage, report in slice_reports(found).items():
             reports.setdefault(stage, StageReport()).add(report)
     # Under a new model yesterday's vectors lie in another space: none of them is carried over.
-    old, entries = (schema.empty_table(), []) if run.everyone_active else (hand.snapshot, list(state.embeddings))
+    old, entries = (
+        (schema.empty_table(), []) if run.instructions.everyone_active else (hand.snapshot, list(state.embeddings))
+    )
     merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded))
     hand.snapshot = merged.rows
     reports[snapshots.STAGE] = merged.report

@@ -13,7 +13,9 @@ from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_valid, write_dead_letters
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Run
+from transforms.step_reports import part_report
 
 Staged = tuple[int, FileEntry]  # (number of the day, a file of row pieces)
 

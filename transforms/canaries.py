@@ -22,8 +22,9 @@ from stores.pin_vectors import VectorTable, find_sorted
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import read_files, write_part
 from transforms.model import ModelReference
-from transforms.run import Run, StageReport, part_report
+from transforms.run import Run
 from transforms.sequences import LookUp, assemble
+from transforms.step_reports import StageReport, part_report
 
 STAGE = "check_canaries"
 CANARIES = 64

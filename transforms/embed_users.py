@@ -20,9 +20,11 @@ from stores.schemas import to_binary_column, user_embeddings_schema
 from stores.tables import part_stem, write_rows
 from transforms.model import ModelReference
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, StageReport, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Run
 from transforms.sequences import STAGE as JOIN_STAGE
 from transforms.sequences import JoinedSlice
+from transforms.step_reports import StageReport, part_report
 
 STAGE = "embed_users"
 LOG = logging.getLogger(__name__)

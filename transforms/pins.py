@@ -1,6 +1,7 @@
 """The pin branch: vectors sorted by shard, embedded by the pin tower, indexed."""
 
 import dataclasses
+import datetime
 import os
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -28,7 +29,9 @@ from stores.tables import part_stem, read_files, write_part
 from transforms.embed_users import norm_range
 from transforms.model import ModelReference
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import RunFolder
+from transforms.step_reports import part_report
 
 CUT_STAGE, SHARD_STAGE, EMBED_STAGE, INDEX_STAGE = "cut_vectors", "shard_pins", "embed_pins", "build_indexes"
 
@@ -57,8 +60,9 @@ class CutVectors(beam.DoFn):
     Only names are shuffled: vectors are the largest thing the job moves.
     """
 
-    def __init__(self, run: Run, finished: Collection[int]):
+    def __init__(self, run: RunFolder, shards: int, finished: Collection[int]):
         self._run = run
+        self._shards = shards
         self._finished = frozenset(finished)
 
     def setup(self):
@@ -66,7 +70,7 @@ class CutVectors(beam.DoFn):
 
     def process(self, group: VectorGroup):
         started = time.perf_counter()
-        run, shards = self._run, self._run.layout.pin_shards
+        run, shards = self._run, self._shards
         ids, vectors = read_vectors(group.file, group.index)
         usable = vectors.any(axis=1)  # an all-zero vector has no direction: its pin counts as one without a vector
         shard = bucket_of(ids, shards)
@@ -86,7 +90,7 @@ class CutVectors(beam.DoFn):
 class SortShard(beam.DoFn):
     """(shard, its pieces) -> the shard's vector table, sorted by pin_id."""
 
-    def __init__(self, run: Run, vectors: VectorSet):
+    def __init__(self, run: RunFolder, vectors: VectorSet):
         self._run = run
         self._dtype = vectors.dtype
 
@@ -120,19 +124,21 @@ class ShardVectors(beam.PTransform):
     Input: VectorGroup. Output: `main`, one FileEntry a shard, and `reports`.
 
     Attributes:
+        shards: How many there are.
         finished: The tables that an earlier attempt of the run wrote.
         pieces: What it cut for the others.
     """
 
-    run: Run
+    run: RunFolder
+    shards: int
     vectors: VectorSet
     finished: Sequence[FileEntry] = ()
     pieces: Sequence[FileEntry] = ()
 
     def expand(self, groups: beam.PCollection[VectorGroup]):
         pipeline = groups.pipeline
-        shards = {entry.part for entry in self.finished}
-        cut = groups | "CutVectors" >> beam.ParDo(CutVectors(self.run, shards)).with_outputs(REPORTS, main="main")
+        cut_vectors = CutVectors(self.run, self.shards, {entry.part for entry in self.finished})
+        cut = groups | "CutVectors" >> beam.ParDo(cut_vectors).with_outputs(REPORTS, main="main")
         found = pipeline | "FinishedPieces" >> beam.Create([(piece.part, piece) for piece in self.pieces])
         ordered = (
             (cut.main, found)
@@ -150,8 +156,9 @@ class ShardVectors(beam.PTransform):
 class EmbedShard(beam.DoFn):
     """A shard's vector table -> its file of pin_embeddings."""
 
-    def __init__(self, run: Run, model: ModelReference, dtype: str):
+    def __init__(self, run: RunFolder, date: datetime.date, model: ModelReference, dtype: str):
         self._run = run
+        self._date = date
         self._reference = model
         self._dtype = dtype
 
@@ -165,7 +172,7 @@ class EmbedShard(beam.DoFn):
         ids, vectors = map_vector_table(run.root, entry, self._dtype)
         embeddings = encode_pins(self._model.pin_tower, vectors)
         rows = pa.table([ids, to_binary_column(embeddings)], schema=pin_embeddings_schema(config.embedding_dim))
-        written = write_part(run.root, "pin_embeddings", run.date, entry.part, rows)
+        written = write_part(run.root, "pin_embeddings", self._date, entry.part, rows)
         lowest, highest, not_finite, constant = norm_range(embeddings)
         run.note_progress(EMBED_STAGE, len(ids))
         counters = {"pins_embedded": len(ids), "pins_not_finite": not_finite, "pins_constant": constant}
@@ -178,8 +185,9 @@ class EmbedShard(beam.DoFn):
 class BuildIndex(beam.DoFn):
     """A shard's file of pin_embeddings -> its HNSW file."""
 
-    def __init__(self, run: Run, parameters: IndexParameters):
+    def __init__(self, run: RunFolder, date: datetime.date, parameters: IndexParameters):
         self._run = run
+        self._date = date
         self._parameters = parameters
 
     def setup(self):
@@ -191,7 +199,7 @@ class BuildIndex(beam.DoFn):
         rows = read_files(run.root, [entry])
         ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
         shard, built = build_findable_index(ids, embeddings, self._parameters)
-        written = write_shard(run.root, run.date, entry.part, shard)
+        written = write_shard(run.root, self._date, entry.part, shard)
         run.note_progress(INDEX_STAGE, len(ids))
         counters = {
             "pins_indexed": len(shard),
@@ -212,11 +220,13 @@ class EmbedPins(beam.PTransform):
     Input: one vector table a shard. Output: reports, which name the files.
 
     Attributes:
+        date: Of the release; files lie in the folder of its name.
         finished: Shards whose pins an earlier attempt of the run embedded.
         unindexed: Their files of pin_embeddings, as far as they have no index yet.
     """
 
-    run: Run
+    run: RunFolder
+    date: datetime.date
     model: ModelReference
     dtype: str
     parameters: IndexParameters
@@ -225,18 +235,18 @@ class EmbedPins(beam.PTransform):
 
     def expand(self, tables: beam.PCollection[FileEntry]):
         finished = frozenset(self.finished)
+        embed = EmbedShard(self.run, self.date, self.model, self.dtype)
         embedded = (
             tables
             | "ShardsToEmbed" >> beam.Filter(lambda entry: entry.part not in finished)
             | "SpreadShards" >> beam.Reshuffle()
-            | "EmbedShard"
-            >> beam.ParDo(EmbedShard(self.run, self.model, self.dtype)).with_outputs(REPORTS, main="main")
+            | "EmbedShard" >> beam.ParDo(embed).with_outputs(REPORTS, main="main")
         )
         found = tables.pipeline | "EmbeddedShards" >> beam.Create(list(self.unindexed))
         indexed = (
             (embedded.main, found)
             | "ShardsToIndex" >> beam.Flatten()
             | "SpreadEmbedded" >> beam.Reshuffle()
-            | "BuildIndex" >> beam.ParDo(BuildIndex(self.run, self.parameters)).with_outputs(REPORTS)
+            | "BuildIndex" >> beam.ParDo(BuildIndex(self.run, self.date, self.parameters)).with_outputs(REPORTS)
         )
         return (embedded[REPORTS], indexed[REPORTS]) | "PinReports" >> beam.Flatten()

@@ -19,7 +19,9 @@ from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Repair, RunFolder
+from transforms.step_reports import part_report
 
 STAGE = "read_logs"
 BATCH_ROWS = 1 << 18
@@ -179,7 +181,7 @@ def read_valid(
         yield batch
 
 
-def write_dead_letters(run: Run, group: RowGroup, dead: list[pa.Table]) -> list[FileEntry]:
+def write_dead_letters(run: RunFolder, group: RowGroup, dead: list[pa.Table]) -> list[FileEntry]:
     """Writes the dropped rows of a row group, with the file they came from, into the run's folder; none, no file."""
     if not dead:
         return []
@@ -200,16 +202,26 @@ def write_dead_letters(run: Run, group: RowGroup, dead: list[pa.Table]) -> list[
 class ReadAndPartition(beam.DoFn):
     """RowGroup -> (bucket, Arrow IPC bytes) of its good rows; the bad ones go to the dead letters of the run."""
 
-    def __init__(self, run: Run, columns: ColumnNames, finished: Collection[int], erased_root: Root):
+    def __init__(
+        self,
+        run: RunFolder,
+        columns: ColumnNames,
+        buckets: int,
+        repair: Repair | None,
+        finished: Collection[int],
+        erased_root: Root,
+    ):
         self._erased_root = erased_root
         self._run = run
         self._columns = columns
+        self._buckets = buckets
+        self._repair = repair
         self._finished = frozenset(finished)
 
     def setup(self):
         self._run.check_root()
         self._erased = read_erased(self._erased_root)
-        self._repaired = self._run.repaired_users()
+        self._repaired = self._repair.read_users(self._run.root) if self._repair else None
 
     def process(self, group: RowGroup):
         started = time.perf_counter()
@@ -220,7 +232,7 @@ class ReadAndPartition(beam.DoFn):
                 mine = np.isin(batch["user_id"].to_numpy(), self._repaired)
                 counters["rows_of_others"] = counters.get("rows_of_others", 0) + int((~mine).sum())
                 batch = batch.filter(pa.array(mine))
-            for bucket, rows in split_by_bucket(batch, self._run.layout.user_buckets):
+            for bucket, rows in split_by_bucket(batch, self._buckets):
                 for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
                     counters["bytes_shuffled"] += len(chunk)
                     if bucket not in self._finished:
@@ -239,16 +251,21 @@ class ReadLogs(beam.PTransform):
     Input: row groups. Output: `main`, (bucket, Arrow IPC bytes of at most 1 MB), and `reports`.
 
     Attributes:
+        buckets: How many own the users.
+        repair: Whose rows alone are read; None: everybody's.
         finished: Buckets whose histories are up to date already: their rows are not shuffled.
         erased_root: The root whose erased users are left out, also of the dead letters; None: the run's own.
     """
 
-    run: Run
+    run: RunFolder
     columns: ColumnNames
+    buckets: int
+    repair: Repair | None = None
     finished: Collection[int] = ()
     erased_root: Root | None = None
 
     def expand(self, groups: beam.PCollection[RowGroup]):
-        return groups | "ReadAndPartition" >> beam.ParDo(
-            ReadAndPartition(self.run, self.columns, self.finished, self.erased_root or self.run.root)
-        ).with_outputs(REPORTS, main="main")
+        read = ReadAndPartition(
+            self.run, self.columns, self.buckets, self.repair, self.finished, self.erased_root or self.run.root
+        )
+        return groups | "ReadAndPartition" >> beam.ParDo(read).with_outputs(REPORTS, main="main")

@@ -6,7 +6,7 @@ from typing import Any
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 # Part of every run's name: raised when parts that an older version of this code finished may not be used any more.
 PARTS_VERSION = 1

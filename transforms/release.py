@@ -24,7 +24,7 @@ from stores.tables import read_files
 from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
 from transforms.receipts import forget_parts
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
 FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes

@@ -1,4 +1,4 @@
-"""What every worker of a run knows, and what every part of it reports back."""
+"""What every worker of a run knows of it: who it is, what it was told, how it was launched."""
 
 import contextlib
 import dataclasses
@@ -8,93 +8,79 @@ import json
 import os
 import secrets
 import socket
-import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Self
 
-import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 
 from stores.erasure import read_ids
 from stores.errors import StoreError
-from stores.files import FileEntry, Root
+from stores.files import Root
 from stores.layout import Layout
 from transforms.ageing import Ageing
 
-REPORTS = "reports"
-TOKEN = "token"
+SENTINEL = "token"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One run of the daily job; small and picklable.
+class Launch:
+    """How a run was launched; nothing that comes of the run depends on it.
+
+    Attributes:
+        root_sentinel: What the launcher left in the run's folder for the workers to find; "" if they need not look.
+        lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
+        progress_run: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
+    """
+
+    root_sentinel: str = ""
+    lease: str = ""
+    progress_run: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run under its root: all that a step needs that reads and writes there, whatever the run is.
+
+    Small and picklable, as is every kind of run: workers hold it.
 
     Attributes:
         root: Where everything lies.
         name: Of the run: names its folder under `staging/`.
-        date: The UTC day whose logs it includes last.
-        release: The id its release will have.
-        previous: The release it starts from; None on an empty root.
-        layout: Of the root.
-        everyone_active: Whether every user is embedded anew: first release, or another model than `previous`'s.
-        repaired: Of a repair, the file under the root that lists the users whose histories are built anew.
-        rebuilt_from_ms: Their rows before this moment are kept: the logs that had them are gone.
-        ageing: How long rows, users and vectors last.
-        after: The date of `previous`; None on an empty root.
-        watched: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
-        token: What the launcher left in the run's folder for the workers to find; "" if they need not look.
-        lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
+        launch: As `launched` made it.
     """
 
     root: Root
     name: str
-    date: datetime.date
-    release: str
-    previous: str | None
-    layout: Layout
-    everyone_active: bool
-    watched: str = ""
-    token: str = ""
-    lease: str = ""
-    repaired: str = ""
-    rebuilt_from_ms: int = 0
-    ageing: Ageing = Ageing()
-    after: datetime.date | None = None
-
-    def repaired_users(self) -> np.ndarray | None:
-        """Sorted int64 ids of the users that a repair builds anew; None for every other run."""
-        return read_ids(self.root, self.repaired) if self.repaired else None
+    launch: Launch = dataclasses.field(default=Launch(), kw_only=True)
 
     @property
     def staging(self) -> str:
         """The run's folder, relative to the root."""
         return f"staging/{self.name}"
 
-    def leave_token(self) -> "Run":
-        """Writes a token into the run's folder, and returns the run that knows it: for the launcher."""
-        token = secrets.token_hex(8)
-        self.root.write_bytes(f"{self.staging}/{TOKEN}", token.encode())
-        return dataclasses.replace(self, token=token)
+    def launched(self, *, lease: str = "", progress_run: str = "") -> Self:
+        """The run as workers get it: leaves a sentinel in its folder, which they look for. For the launcher."""
+        sentinel = secrets.token_hex(8)
+        self.root.write_bytes(f"{self.staging}/{SENTINEL}", sentinel.encode())
+        return dataclasses.replace(self, launch=Launch(sentinel, lease, progress_run))
 
     def check_root(self) -> None:
         """Makes sure that this worker sees the launcher's root, and not a folder of the same name.
 
-        Every DoFn that reads or writes under the root calls it in its setup; the file is read once a process.
+        Every DoFn that reads or writes under the root calls it in its setup; the file is read once per process.
 
         Raises:
             StoreError: it does not; says on which machine, and what to do.
         """
-        if self.token:
-            _find_token(self.root, f"{self.staging}/{TOKEN}", self.token)
+        if self.launch.root_sentinel:
+            _find_sentinel(self.root, f"{self.staging}/{SENTINEL}", self.launch.root_sentinel)
 
     @property
     def progress_folder(self) -> str:
         """Where the workers of this machine note how far they are: a local folder, wherever the root lies."""
-        return self.root.local_folder(f"staging/{self.watched or self.name}/progress")
+        return self.root.local_folder(f"staging/{self.launch.progress_run or self.name}/progress")
 
     def note_progress(self, stage: str, units: int = 0, parts: int = 1) -> None:
-        """Tells whoever watches that `parts` parts of a stage, with `units` rows or users, are done.
+        """Tells whoever watches that `parts` tasks of a step, with `units` rows or users, are done.
 
         A hint for the display only: appended to a file of this process, whole lines, never read by the job.
         """
@@ -114,133 +100,71 @@ class Run:
 
 
 @functools.lru_cache(maxsize=16)
-def _find_token(root: Root, path: str, token: str) -> None:
+def _find_sentinel(root: Root, path: str, sentinel: str) -> None:
     try:
         found = root.read_bytes(path).decode()
     except FileNotFoundError:
         found = ""
-    if found != token:
+    if found != sentinel:
         raise StoreError(
             f"{root.path(path)}: {'another one' if found else 'not there'} on worker {socket.gethostname()}: it does "
             "not see the launcher's --root; use s3:// or gs://, or mount the folder at the same path on every worker"
         )
 
 
-@dataclasses.dataclass
-class StageReport:
-    """What one part of a stage, or all of them together, did.
+@dataclasses.dataclass(frozen=True)
+class Repair:
+    """Whose histories are built again, and from when on.
 
     Attributes:
-        seconds: Of work, summed over parts.
-        parts: How many.
-        counters: Name -> sum.
-        lowest: Name -> minimum over parts.
-        highest: Name -> maximum over parts.
-        histograms: Name -> counts a bin, summed.
-        files: Table name -> files written or carried over.
-        failures: (user_id, why) of users that could not be embedded.
+        users: The file under the root that lists the users.
+        rebuilt_from_ms: Their rows before this moment are kept: the logs that had them are gone.
     """
 
-    seconds: float = 0.0
-    parts: int = 0
-    counters: dict[str, int] = dataclasses.field(default_factory=dict)
-    lowest: dict[str, float] = dataclasses.field(default_factory=dict)
-    highest: dict[str, float] = dataclasses.field(default_factory=dict)
-    histograms: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
-    failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    users: str
+    rebuilt_from_ms: int
 
-    def add(self, other: "StageReport") -> None:
-        """Adds another part's report to this one."""
-        self.seconds += other.seconds
-        self.parts += other.parts
-        for name, number in other.counters.items():
-            self.counters[name] = self.counters.get(name, 0) + number
-        for name, value in other.lowest.items():
-            self.lowest[name] = min(self.lowest.get(name, value), value)
-        for name, value in other.highest.items():
-            self.highest[name] = max(self.highest.get(name, value), value)
-        for name, counts in other.histograms.items():
-            before = self.histograms.get(name, [0] * len(counts))
-            self.histograms[name] = [a + b for a, b in zip(before, counts, strict=True)]
-        for table, entries in other.files.items():
-            self.files.setdefault(table, []).extend(entries)
-        self.failures += other.failures
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "StageReport":
-        """Reads a report that was written as a plain dict."""
-        files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
-        return cls(**{**found, "files": files, "failures": [(user, why) for user, why in found["failures"]]})
+    def read_users(self, root: Root) -> np.ndarray:
+        """Sorted int64 ids of the users."""
+        return read_ids(root, self.users)
 
 
-def part_report(
-    started: float,
-    counters: Mapping[str, int],
-    *,
-    files: Mapping[str, Iterable[FileEntry]] | None = None,
-    lowest: Mapping[str, float] | None = None,
-    highest: Mapping[str, float] | None = None,
-    histograms: Mapping[str, list[int]] | None = None,
-    failures: Iterable[tuple[int, str]] = (),
-) -> StageReport:
-    """What one part of a stage did.
+@dataclasses.dataclass(frozen=True)
+class Instructions:
+    """What a run was told to do with the users that there are, beside taking in new rows.
 
-    Args:
-        started: `time.perf_counter()` when the part's work began.
+    Attributes:
+        everyone_active: Whether every user is embedded again: first release, or another model than the previous one's.
+        ageing: How long rows, users and vectors last.
+        repair: Of a repair, what it rebuilds; None for every other run.
     """
-    return StageReport(
-        seconds=time.perf_counter() - started,
-        parts=1,
-        counters={name: int(number) for name, number in counters.items()},
-        lowest=dict(lowest or {}),
-        highest=dict(highest or {}),
-        histograms=dict(histograms or {}),
-        files={table: list(entries) for table, entries in (files or {}).items()},
-        failures=list(failures),
-    )
+
+    everyone_active: bool
+    ageing: Ageing = Ageing()
+    repair: Repair | None = None
 
 
-def tagged(stage: str, report: StageReport) -> beam.pvalue.TaggedOutput:
-    """A part's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
+@dataclasses.dataclass(frozen=True)
+class Run(RunFolder):
+    """One run on the way to a release: of the daily job, of a repair, or of one day of a backfill.
 
-    Reports travel as elements, so that they count the attempts that the engine kept, and those only.
+    Attributes:
+        date: The UTC day whose logs it includes last.
+        release: The id its release will have.
+        previous: The release it starts from; None on an empty root.
+        layout: Of the root.
+        instructions: What it was told.
+        after: The date of `previous`; None on an empty root.
     """
-    for name, number in report.counters.items():
-        Metrics.counter(stage, name).inc(number)
-    return beam.pvalue.TaggedOutput(REPORTS, (stage, report))
 
+    date: datetime.date
+    release: str
+    previous: str | None
+    layout: Layout
+    instructions: Instructions
+    after: datetime.date | None = None
 
-def report(
-    stage: str,
-    started: float,
-    counters: Mapping[str, int],
-    *,
-    files: Mapping[str, Iterable[FileEntry]] | None = None,
-    lowest: Mapping[str, float] | None = None,
-    highest: Mapping[str, float] | None = None,
-) -> beam.pvalue.TaggedOutput:
-    """`part_report` for the `reports` output, where no receipt is kept of the part."""
-    return tagged(stage, part_report(started, counters, files=files, lowest=lowest, highest=highest))
-
-
-class MergeReports(beam.CombineFn):
-    """(stage, report) elements -> one dict, stage -> report."""
-
-    def create_accumulator(self) -> dict[str, StageReport]:
-        return {}
-
-    def add_input(self, accumulator: dict[str, StageReport], element: tuple[str, StageReport]) -> Any:
-        stage, part = element
-        accumulator.setdefault(stage, StageReport()).add(part)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[dict[str, StageReport]]) -> dict[str, StageReport]:
-        merged: dict[str, StageReport] = {}
-        for accumulator in accumulators:
-            for stage, part in accumulator.items():
-                merged.setdefault(stage, StageReport()).add(part)
-        return merged
-
-    def extract_output(self, accumulator: dict[str, StageReport]) -> dict[str, StageReport]:
-        return accumulator
+    def repaired_users(self) -> np.ndarray | None:
+        """Sorted int64 ids of the users that a repair builds again; None for every other run."""
+        repair = self.instructions.repair
+        return repair.read_users(self.root) if repair else None

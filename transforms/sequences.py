@@ -15,7 +15,8 @@ from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
-from transforms.run import Run, StageReport, part_report
+from transforms.run import Run
+from transforms.step_reports import StageReport, part_report
 
 STAGE = "join_vectors"
 SliceKey = tuple[int, int]  # (bucket, number within it)

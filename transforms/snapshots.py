@@ -16,7 +16,9 @@ from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
 from transforms.gates.drift import HISTOGRAM, cosine_histogram
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import REPORTS, Run, StageReport, part_report, tagged
+from transforms.report_outputs import REPORTS, tagged
+from transforms.run import Run
+from transforms.step_reports import StageReport, part_report
 
 STAGE = "merge_snapshot"
 
@@ -87,7 +89,7 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
     """
     started = time.perf_counter()
     rows = merge_snapshot(old, new) if new.num_rows or not entries else old
-    idle = rows["last_action_ms"].to_numpy() < run.ageing.oldest_action_ms(run.date)
+    idle = rows["last_action_ms"].to_numpy() < run.instructions.ageing.oldest_action_ms(run.date)
     if idle.any():
         rows = rows.filter(pa.array(~idle)).combine_chunks()
     if new.num_rows or idle.any() or not entries:
@@ -100,7 +102,7 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         "users_stale": pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(STAGE, rows.num_rows)
-    acted = who_acted(old, new) if run.ageing.refresh_days else new
+    acted = who_acted(old, new) if run.instructions.ageing.refresh_days else new
     moved = {HISTOGRAM: cosine_histogram(old, acted)}
     report = part_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
     return MergedBucket(rows, entries, report)
@@ -117,7 +119,7 @@ class MergeBucket(beam.DoFn):
         self._run.check_root()
         run, self._files = self._run, {}
         # Under a new model yesterday's vectors lie in another space: none of them is carried over.
-        if run.previous is not None and not run.everyone_active:
+        if run.previous is not None and not run.instructions.everyone_active:
             self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
 
         self._repaired = run.repaired_users()

@@ -1,4 +1,4 @@
-"""Builds whole timelines, one row a user, from the log rows of a bucket; and loads them for training."""
+"""Builds whole timelines, one row a user, from the log rows of a bucket."""
 
 import dataclasses
 import time
@@ -17,17 +17,11 @@ from stores.files import FileEntry, Root
 from stores.ids import uniform_of
 from stores.pin_vectors import VectorTable
 from stores.schemas import ENGAGEMENTS
-from stores.timelines import (
-    SPLITS,
-    entries_of,
-    read_description,
-    read_timelines,
-    read_vector_matrix,
-    write_timelines,
-)
+from stores.timelines import SPLITS, write_timelines
 from transforms.batches import from_ipc
-from transforms.histories import sorted_vocabulary, to_engagements
-from transforms.run import REPORTS, Run, report
+from transforms.engagements import sorted_vocabulary, to_engagements
+from transforms.report_outputs import REPORTS, report
+from transforms.run import RunFolder
 from transforms.sequences import model_codes
 
 STAGE = "build_timelines"
@@ -123,7 +117,7 @@ def count_kinds(timelines: Timelines, rules: TimelineRules) -> dict[str, int]:
 class BuildTimelines(beam.DoFn):
     """(bucket, IPC chunks) -> reports that name the bucket's file in each split."""
 
-    def __init__(self, run: Run, rules: TimelineRules, dtype: str, erased_root: Root | None):
+    def __init__(self, run: RunFolder, rules: TimelineRules, dtype: str, erased_root: Root | None):
         self._run = run
         self._rules = rules
         self._dtype = dtype
@@ -162,7 +156,7 @@ class MakeTimelines(beam.PTransform):
     Input: (bucket, Arrow IPC bytes). Output: reports, which name the files.
     """
 
-    run: Run
+    run: RunFolder
     rules: TimelineRules
     tables: beam.PCollection[FileEntry]
     dtype: str
@@ -175,37 +169,3 @@ class MakeTimelines(beam.PTransform):
             | "GroupByBucket" >> beam.GroupByKey()
             | "BuildTimelines" >> beam.ParDo(build, tables=beam.pvalue.AsList(self.tables)).with_outputs(REPORTS)
         )[REPORTS]
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """Timelines and what belongs to them.
-
-    Attributes:
-        timelines: Of one split.
-        pin_ids: int64 [P], the corpus.
-        vectors: float16 or float32 [P, 256], mapped into memory; `timelines.pin_row` counts its rows.
-        description: What `timelines.json` says: vocabularies, label rule, PinSage version, counts.
-        digest: Hex sha256 that names the timelines.
-    """
-
-    timelines: Timelines
-    pin_ids: np.ndarray
-    vectors: np.ndarray
-    description: dict[str, Any]
-    digest: str
-
-
-def load_training_data(folder: str, split: str) -> TrainingData:
-    """Loads what `pinnerformer training-data` wrote.
-
-    Args:
-        split: `train` or `evaluation`.
-
-    Raises:
-        InputError: missing or damaged; names the file.
-    """
-    description, digest = read_description(folder)
-    user_ids, offsets, events = read_timelines(folder, entries_of(description, split))
-    pin_ids, vectors = read_vector_matrix(folder)
-    return TrainingData(Timelines(user_ids, offsets, **events), pin_ids, vectors, description, digest)

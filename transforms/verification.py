@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 
 from pinnerformer_model.plain import PlainModel
-from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS
 from stores.errors import PinnerFormerError
 from stores.files import Root
 from stores.ids import bucket_of
@@ -18,9 +17,9 @@ from stores.manifests import Manifest
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.schemas import from_binary_column
 from stores.tables import read_files
+from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
-from transforms.histories import sorted_vocabulary, to_engagements
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 MIN_COSINE = 0.9999
 INDEX_GATES = (vectors.users_alike, vectors.pins_alike, recall.index_recall_at_10, recall.coverage_pins)
@@ -136,6 +135,9 @@ def check_users(
     Args:
         model: A local folder.
     """
+    # Here and not above: it brings torch, which only this check computes with.
+    from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS
+
     plain = PlainModel(model, ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS)
     drawn = drawn.filter(pa.array(~drawn["stale"].to_numpy()))
     histories = {user: rows for user, rows in _histories_of(root, manifest, drawn["user_id"].to_numpy())}

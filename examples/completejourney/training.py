@@ -10,7 +10,7 @@ from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.evaluation import DAY_MS, embed_moments, find_hits, measure, moments_of
 from pinnerformer_model.inference import encode_pins
 from pinnerformer_model.ranking import Scorer, constant_scorer, vector_scorer
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 FIRST_RECEIPT = datetime.date(2017, 1, 1)
 EVALUATION_DAYS = 14

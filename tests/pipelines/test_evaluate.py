@@ -10,7 +10,7 @@ from pipelines.cli import main
 from pipelines.synth import interests_on, spread_ids
 from pipelines.synth_oracle import oracle_scores, read_world
 from tests.worlds import write_model
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 CUT_MS = 20_634 * 86_400_000  # 2026-06-30
 

@@ -11,7 +11,8 @@ from pipelines import study as command
 from pipelines.cli import main
 from pipelines.study_claims import CLAIMS, PAPER, Claim
 from pipelines.study_grid import BASE, FULL, QUICK, SMALL, make_grid
-from pipelines.study_report import Study, difference, difference_of_losses, sentence, verdict
+from pipelines.study_report import sentence
+from pipelines.study_results import Study, difference, difference_of_losses, verdict
 
 
 def made_up(cells: dict[str, list[np.ndarray]], targets: np.ndarray) -> Study:

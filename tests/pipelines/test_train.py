@@ -26,7 +26,7 @@ from pinnerformer_model.training_state import load_state
 from pipelines import train as train_command
 from pipelines.cli import main
 from pipelines.train import Evaluation
-from transforms.timelines import TrainingData, load_training_data
+from transforms.training_data import TrainingData, load_training_data
 
 FLAGS = [
     "--preset=tiny",

@@ -21,7 +21,7 @@ from tests.worlds import (
     write_model,
     write_vectors,
 )
-from transforms.timelines import load_training_data
+from transforms.training_data import load_training_data
 
 RULE = {"surfaces": ["home", "search"], "actions": {"repin": 0, "closeup": 10}}
 USERS, PINS = 60, 40

@@ -16,7 +16,7 @@ from stores.tables import read_files
 from tests.worlds import day, midnight
 from transforms.ageing import DAY_MS, Ageing
 from transforms.histories import update_bucket
-from transforms.run import Run
+from transforms.run import Instructions, Run
 from transforms.snapshots import merge_bucket, who_acted
 
 SCHEMA = user_embeddings_schema(1)
@@ -25,17 +25,8 @@ LENGTH = 3
 
 def night(root: Root, number: int, after: int | None, ageing: Ageing) -> Run:
     before = None if after is None else day(after)
-    return Run(
-        root,
-        f"night-{number}",
-        day(number),
-        str(day(number)),
-        None,
-        Layout(1, 1, LENGTH),
-        False,
-        ageing=ageing,
-        after=before,
-    )
+    told = Instructions(everyone_active=False, ageing=ageing)
+    return Run(root, f"night-{number}", day(number), str(day(number)), None, Layout(1, 1, LENGTH), told, before)
 
 
 def engagements(rows: list[tuple[int, int, int]]) -> pa.Table:

@@ -7,14 +7,16 @@ from stores.files import FileEntry, Root
 from stores.layout import Layout
 from transforms.backfill import STAGE, BucketStart, BucketState, find_walked, state_after
 from transforms.receipts import Receipt, write_receipt
-from transforms.run import Run, StageReport
+from transforms.run import Instructions, Run
+from transforms.step_reports import StageReport
 
 DAYS = [datetime.date(2026, 11, n) for n in (1, 2, 3)]
 
 
 def make_runs(root: Root) -> list[Run]:
     layout = Layout(user_buckets=2)
-    return [Run(root, f"backfill-{day}", day, str(day), None, layout, everyone_active=False) for day in DAYS]
+    told = Instructions(everyone_active=False)
+    return [Run(root, f"backfill-{day}", day, str(day), None, layout, told) for day in DAYS]
 
 
 def walk(run: Run, bucket: int, state: BucketState, failed: int | None = None) -> BucketState:

@@ -17,7 +17,7 @@ from tests.worlds import day, make_vectors, write_model, write_vectors
 from transforms.canaries import canary_cosines, draw_canaries, frozen_look_up
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.canaries import canaries_cosine, pin_vectors_cosine
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 CANARY_GATES = (canaries_cosine, pin_vectors_cosine)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from stores.files import Root
 from stores.manifests import Manifest
 from transforms.gates.thresholds import ThresholdValues
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from stores.files import FileEntry, Root
 from stores.manifests import Manifest
 from transforms.gates import GateSpec, StagedRelease, Thresholds, check_gates
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 
 def manifest_of(users: int, pins: int, indexed: int) -> Manifest:

@@ -4,7 +4,7 @@ import dataclasses
 
 from tests.transforms.gates.releases import manifest_of, staged_of
 from transforms.gates.staged import StagedRelease, measured_once
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 COUNTERS = {"read_logs": {"rows_read": 5, "rows_dropped": 2}}
 

@@ -8,7 +8,7 @@ from tests.transforms.gates.releases import closed, manifest_of, staged_of
 from transforms.embed_users import norm_range
 from transforms.gates import GATES, vectors
 from transforms.gates.sample import Sample
-from transforms.run import StageReport
+from transforms.step_reports import StageReport
 
 NOBODY = Neighbours(np.empty((0, 10), np.int64), np.empty((0, 10), np.float32))
 

@@ -1,0 +1,83 @@
+"""What every task of a step reports back: seconds, counters, bounds, files, failures."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stores.files import FileEntry
+
+
+@dataclasses.dataclass
+class StageReport:
+    """What one part of a stage, or all of them together, did.
+
+    Attributes:
+        seconds: Of work, summed over parts.
+        parts: How many.
+        counters: Name -> sum.
+        lowest: Name -> minimum over parts.
+        highest: Name -> maximum over parts.
+        histograms: Name -> counts a bin, summed.
+        files: Table name -> files written or carried over.
+        failures: (user_id, why) of users that could not be embedded.
+    """
+
+    seconds: float = 0.0
+    parts: int = 0
+    counters: dict[str, int] = dataclasses.field(default_factory=dict)
+    lowest: dict[str, float] = dataclasses.field(default_factory=dict)
+    highest: dict[str, float] = dataclasses.field(default_factory=dict)
+    histograms: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
+    failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+    def add(self, other: "StageReport") -> None:
+        """Adds another part's report to this one."""
+        self.seconds += other.seconds
+        self.parts += other.parts
+        for name, number in other.counters.items():
+            self.counters[name] = self.counters.get(name, 0) + number
+        for name, value in other.lowest.items():
+            self.lowest[name] = min(self.lowest.get(name, value), value)
+        for name, value in other.highest.items():
+            self.highest[name] = max(self.highest.get(name, value), value)
+        for name, counts in other.histograms.items():
+            before = self.histograms.get(name, [0] * len(counts))
+            self.histograms[name] = [a + b for a, b in zip(before, counts, strict=True)]
+        for table, entries in other.files.items():
+            self.files.setdefault(table, []).extend(entries)
+        self.failures += other.failures
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "StageReport":
+        """Reads a report that was written as a plain dict."""
+        files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
+        return cls(**{**found, "files": files, "failures": [(user, why) for user, why in found["failures"]]})
+
+
+def part_report(
+    started: float,
+    counters: Mapping[str, int],
+    *,
+    files: Mapping[str, Iterable[FileEntry]] | None = None,
+    lowest: Mapping[str, float] | None = None,
+    highest: Mapping[str, float] | None = None,
+    histograms: Mapping[str, list[int]] | None = None,
+    failures: Iterable[tuple[int, str]] = (),
+) -> StageReport:
+    """What one part of a stage did.
+
+    Args:
+        started: `time.perf_counter()` when the part's work began.
+    """
+    return StageReport(
+        seconds=time.perf_counter() - started,
+        parts=1,
+        counters={name: int(number) for name, number in counters.items()},
+        lowest=dict(lowest or {}),
+        highest=dict(highest or {}),
+        histograms=dict(histograms or {}),
+        files={table: list(entries) for table, entries in (files or {}).items()},
+        failures=list(failures),
+    )
