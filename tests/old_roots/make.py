@@ -1,4 +1,4 @@
-"""Makes an old root for the tests of versions to come: `python -m tests.old_roots.make vN`, run on the version it is of.
+"""Makes an old root for the tests of later versions: `python -m tests.old_roots.make vN`, run on version N itself.
 
 A folder here is never made again by a later version: it is what that version wrote. Beside the root lie what else it
 left in the world: the records and values of its key-value store (`kv.json`, hex), the file that `rollback` holds a root
