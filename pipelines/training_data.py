@@ -98,6 +98,7 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
     Raises:
         InputError: there is no event, or no positive one; says what there is.
     """
+    plan.run.check_root()
     root, rules = plan.run.root, plan.rules
     built = reports.get(STAGE, StageReport())
     kinds = {k.removeprefix("events "): n for k, n in sorted(built.counters.items()) if k.startswith("events ")}
@@ -256,6 +257,7 @@ def run(argv: list[str]) -> int:
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
     plan = make_plan(arguments)
+    plan = dataclasses.replace(plan, run=plan.run.leave_token())
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
     with Progress(plan.run, rows=rows, pins=pins, shown=not arguments.quiet):
         run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
