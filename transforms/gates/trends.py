@@ -22,18 +22,16 @@ class Night:
         days: Partitions it was the first to read; more than one where nights were missed.
         rows: Log rows read, a day.
         active: Users whose history changed.
-        vectorless: Share of the tokens looked up whose pin has no vector; None if none was looked up.
     """
 
     date: datetime.date
     days: int
     rows: float
     active: int
-    vectorless: float | None
 
 
 def vectorless_share(manifest: Manifest) -> float | None:
-    """Share of a release's tokens whose pin has no vector."""
+    """Share of the tokens that a release looked up whose pin has no vector; None if none was looked up."""
     joined = manifest.counters.get("join_vectors", {})
     without = joined.get("tokens_without_vector", 0)
     looked_up = without + joined.get("tokens", 0)
@@ -48,7 +46,7 @@ def night_of(manifest: Manifest, previous: Manifest | None) -> Night | None:
     counters = manifest.counters
     rows = counters.get("read_logs", {}).get("rows_read", 0) / days
     active = counters.get("update_histories", {}).get("users_changed", 0)
-    return Night(manifest.day, days, rows, active, vectorless_share(manifest))
+    return Night(manifest.day, days, rows, active)
 
 
 def factor(measured: float, usual: float) -> float:
