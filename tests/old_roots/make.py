@@ -14,9 +14,9 @@ import tempfile
 import lmdb
 
 from pipelines.cli import main
+from tests.old_roots import OLD_ROOTS
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 USERS, PINS, ROWS, LENGTH = 6, 12, 24, 32
 
 
@@ -63,4 +63,4 @@ def make(out: str) -> None:
 
 
 if __name__ == "__main__":
-    make(f"{HERE}/{sys.argv[1]}")
+    make(f"{OLD_ROOTS}/{sys.argv[1]}")
