@@ -13,7 +13,6 @@ from pinnerformer_model.user_tower import UserTower
 
 DAY_MS = 86_400_000
 FREQUENCIES = ("once", "daily", "realtime")
-_MOMENT_BITS = 36  # 2^36 ms are two years
 _QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
 
 
@@ -71,9 +70,16 @@ def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str
         cut_ms: int64; events from this moment on are the future.
         days: Length of the window.
         frequency: One of `FREQUENCIES`.
+
+    Raises:
+        ValueError: another frequency, or more users x milliseconds of the window than int64 counts.
     """
     if frequency not in FREQUENCIES:
         raise ValueError(f"frequency must be one of {', '.join(FREQUENCIES)}, got {frequency!r}")
+    if len(timelines) * days * DAY_MS >= 1 << 63:  # 10 million users have 29 years each
+        raise ValueError(
+            f"{len(timelines):,} users x {days:,} days, in ms, are more than int64 counts; take a shorter window"
+        )
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
     time, pin = timelines.timestamp_ms, timelines.pin_row.astype(np.int64)
     has_past = stops_before(timelines, cut_ms) > timelines.offsets[:-1]
@@ -89,9 +95,10 @@ def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str
         moment = cut_ms + (time[event] - cut_ms) // DAY_MS * DAY_MS
     else:
         moment = time[event]
-    key = (owner[event] << _MOMENT_BITS) | (moment - cut_ms)
-    asked, query = np.unique(key, return_inverse=True)  # sorted by user, then time
-    user, cut = asked >> _MOMENT_BITS, cut_ms + (asked & ((1 << _MOMENT_BITS) - 1))
+    # A (user, moment) is one number, user x span + moment: one sort, where two columns would take two.
+    span = days * DAY_MS
+    asked, query = np.unique(owner[event] * span + (moment - cut_ms), return_inverse=True)  # by user, then time
+    user, cut = asked // span, cut_ms + asked % span
     targets = Pairs.sorted(query, pin[event])
     placed = np.lexsort((pin[event], query))
     new = ~np.isin(_pair_key(owner[event], pin[event], pin), _pair_key(owner[past], pin[past], pin))[placed]
@@ -101,6 +108,7 @@ def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str
 
 
 def _pair_key(user: np.ndarray, pin: np.ndarray, pins: np.ndarray) -> np.ndarray:
+    """One int64 a (user, pin): pins are int32 rows of a matrix, so that 2^32 users have room."""
     return user * (int(pins.max(initial=0)) + 1) + pin
 
 

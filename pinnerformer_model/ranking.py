@@ -164,9 +164,11 @@ def interest_entropy(topics: np.ndarray) -> float:
         topics: int64 [U, k], >= 0.
     """
     users, k = topics.shape
-    codes = np.arange(users)[:, None] * (int(topics.max(initial=0)) + 1) + topics
+    # Ranks, not the topics themselves: those may be any int64, and user x topic would not be one.
+    names, rank = np.unique(topics, return_inverse=True)
+    codes = np.arange(users)[:, None] * len(names) + rank.reshape(topics.shape)
     found, count = np.unique(codes, return_counts=True)
-    user = found // (int(topics.max(initial=0)) + 1)
+    user = found // len(names)
     return float((np.log(k) - np.bincount(user, count * np.log(count), users) / k).mean())
 
 

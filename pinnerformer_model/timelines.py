@@ -145,21 +145,6 @@ def sequences_ending(
     )
 
 
-def sequences_at(
-    timelines: Timelines, vectors: np.ndarray, cut_ms: np.ndarray | int, max_sequence_length: int
-) -> Sequences:
-    """The newest M events strictly before a moment, newest first; users without one are left out.
-
-    Args:
-        vectors: float16 or float32 [P, D], the matrix of pin vectors.
-        cut_ms: int64 [N], one a user, or one for all.
-        max_sequence_length: M.
-    """
-    stops = stops_before(timelines, cut_ms)
-    rows = np.flatnonzero(stops > timelines.offsets[:-1])
-    return sequences_ending(timelines, vectors, rows, stops[rows], max_sequence_length)
-
-
 def pad_windows(
     timelines: Timelines, vectors: np.ndarray, rows: np.ndarray, stops: np.ndarray, max_sequence_length: int
 ) -> PaddedBatch:

@@ -115,11 +115,10 @@ def define_pipeline(
     )
     _ = (
         pipeline
-        | "Barrier" >> beam.Create([runs[-1].name])
+        | "Barrier" >> beam.Create([tuple(runs)])
         | "CheckCommitPublish"
         >> beam.Map(
             finish_days,
-            runs=runs,
             target=target,
             reports=beam.pvalue.AsDict(reports),
             pins=beam.pvalue.AsSingleton(pins),
@@ -141,7 +140,6 @@ def day_part(day: Plan, over: str | None) -> dict[str, Any]:
 
 
 def finish_days(
-    name: str,
     runs: Sequence[Run],
     target: Publication | None,
     reports: dict[int, dict[str, StageReport]],
@@ -153,6 +151,7 @@ def finish_days(
 
     The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
     """
+    runs[0].check_root()  # before what was planned is read there
     outcome, one_look = COMMITTED, OneLook(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1

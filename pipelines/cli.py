@@ -3,7 +3,9 @@
 import importlib
 import logging
 import os
+import select
 import sys
+from typing import TextIO
 
 from stores.errors import PinnerFormerError, UsageError
 
@@ -40,9 +42,52 @@ def usage() -> str:
     )
 
 
+READER_GONE = 141  # what a shell says of a program that SIGPIPE ended: 128 + 13
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; errors become one line that says what to do, and an exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs one command; errors become one line that says what to do, and an exit code.
+
+    Where whoever reads the output has gone (`| head -1`), the command ends without a word, as programs do that SIGPIPE
+    ends. Python ignores that signal, rightly: a socket that its other end closed must not end a night.
+    """
+    try:
+        try:
+            return run_command(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # here, where it can be answered: the interpreter's own comes too late for that
+    except BrokenPipeError:
+        if not any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
+            raise  # of another pipe or socket
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        # rich answers a closed pipe itself: it ends the process with 1, a failure to whoever asks for the exit code.
+    _discard_output()
+    return READER_GONE
+
+
+def _reader_is_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe or socket that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+    except (OSError, ValueError):  # not a file of the system's, or closed
+        return False
+
+
+def _discard_output() -> None:
+    """Lets what is still in the buffers of closed pipes go nowhere, when the interpreter flushes them at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if _reader_is_gone(stream):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def run_command(argv: list[str]) -> int:
+    """Runs one command; returns its exit code."""
     # One screen for the operator: the libraries' own chatter only where it is asked for.
     level = logging.DEBUG if os.environ.get("PINNERFORMER_DEBUG") else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")

@@ -61,7 +61,7 @@ example:
 
 
 def pin_branch(
-    pipeline: beam.Pipeline, run: RunFolder, date: datetime.date, shards: int, given: "Given", done: CompletedPins
+    pipeline: beam.Pipeline, run: RunFolder, date: datetime.date, shards: int, given: Given, done: CompletedPins
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Sorts, embeds and indexes the pins; returns the vector tables, one a shard, and the reports."""
     vectors, dtype = given.vectors, given.vectors.dtype
@@ -120,7 +120,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, target: Publication | N
     )
 
 
-def on_embedding_workers(step: beam.PTransform, given: "Given") -> beam.PTransform:
+def on_embedding_workers(step: beam.PTransform, given: Given) -> beam.PTransform:
     """Asks the engine for the machines that embedding needs, if it was told of any.
 
     Join and tower ask for the same: between steps that ask for different machines, engines write elements down, and a
@@ -129,7 +129,7 @@ def on_embedding_workers(step: beam.PTransform, given: "Given") -> beam.PTransfo
     return step.with_resource_hints(**given.embed_on) if given.embed_on else step
 
 
-def canary_check(given: "Given") -> CanaryCheck:
+def canary_check(given: Given) -> CanaryCheck:
     return CanaryCheck(given.model, given.vectors.dtype, given.settings.token_budget)
 
 

@@ -129,7 +129,7 @@ class Plan:
 
     run: Run
     inputs: InputSelection
-    given: "Given"
+    given: Given
     bootstrap_from: datetime.date
     finished: Finished
     committed: bool

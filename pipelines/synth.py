@@ -36,6 +36,8 @@ TIMED = (0, 2)  # closeup and click have a duration
 DAY_MS = 86_400_000
 TOPIC_SKEW = 1.6  # of a uniform draw, the power that makes low topics popular
 INTERESTS = 4  # topics a user is interested in at a time
+FIRST_SHARE = 0.5  # of the engagements with interests: the first has it, each later one as much of what is left
+STRAY_SHARE = 0.1  # of the engagements, those with a pin of any topic
 SESSIONS = 3  # a day at most
 PACE_MS = 8 * 60_000  # mean time from a session's begin to an action of it
 DETOUR_PACE_MS = 20_000
@@ -179,6 +181,20 @@ def topic_shares(world: World) -> np.ndarray:
     return np.diff((np.arange(world.topics + 1) / world.topics) ** (1 / TOPIC_SKEW))
 
 
+def engagement_shares(world: World) -> tuple[np.ndarray, np.ndarray]:
+    """What `engagements_of` draws topics by, as shares of a user's engagements: the oracle's half of one rule.
+
+    Returns:
+        float64 [INTERESTS], of each interest as one, the dearest first; float64 [T], of each topic besides, for
+        everybody. They sum to 1.
+    """
+    slot = FIRST_SHARE * (1 - FIRST_SHARE) ** np.arange(INTERESTS)
+    slot[-1] = (1 - FIRST_SHARE) ** (INTERESTS - 1)  # the last has all that is left
+    of_interests = (1 - STRAY_SHARE) * (1 - world.detour_share)
+    anybody = STRAY_SHARE / world.topics + (1 - STRAY_SHARE) * world.detour_share * topic_shares(world)
+    return of_interests * slot, anybody
+
+
 def _hash(seed: int, purpose: int, *parts: np.ndarray) -> np.ndarray:
     """uint64 of the broadcast shape: splitmix64 folded over the parts."""
     state = splitmix64(np.array([seed * 1_000_003 + purpose], np.int64))
@@ -220,11 +236,11 @@ def engagements_of(world: World, pins: Pins, day: int, chunk: int) -> dict[str, 
     rows_each = np.minimum(rows_each, 400)
     row = np.repeat(np.arange(len(acting)), rows_each)
     session = random.integers(0, SESSIONS, len(row))
-    slot = np.minimum(random.geometric(0.5, len(row)) - 1, INTERESTS - 1)
+    slot = np.minimum(random.geometric(FIRST_SHARE, len(row)) - 1, INTERESTS - 1)
     detour = (random.random((len(acting), SESSIONS)) < world.detour_share)[row, session]
     anybodys = popular_topics(world, random.random((len(acting), SESSIONS)))[row, session]
     topic = np.where(detour, anybodys, interests_on(world, acting, day)[row, slot])
-    stray = random.random(len(row)) < 0.1
+    stray = random.random(len(row)) < STRAY_SHARE
     topic[stray] = random.integers(0, world.topics, int(stray.sum()))
     pin, good = draw_pins(pins, topic, day, random)
     row, session, pin, detour = row[good], session[good], pin[good], detour[good]  # a topic may have no pin born yet

@@ -7,11 +7,9 @@ import os
 
 import numpy as np
 
-from pipelines.synth import INTERESTS, World, interests_on, make_pins, spread_ids, topic_shares
+from pipelines.synth import INTERESTS, World, engagement_shares, interests_on, make_pins, spread_ids
 from stores.errors import InputError
 from stores.pin_vectors import find_sorted
-
-STRAY = 0.1  # of the engagements, those with a pin of any topic
 
 
 def read_world(folder: str) -> World:
@@ -62,8 +60,7 @@ def oracle_scores(world: World, user_ids: np.ndarray, pin_ids: np.ndarray, cut_m
     rank = np.arange(len(pins.topic)) - pins.first[pins.topic]
     zipf = np.log((rank + 2) / (rank + 1)) / np.log(size + 1)  # draw_pins: floor((size + 1)^u - 1)
     begin = (datetime.date(1970, 1, 1) + datetime.timedelta(cut_ms // 86_400_000) - world.start).days
-    weight = (1 - STRAY) * (1 - world.detour_share) * np.array([0.5, 0.25, 0.125, 0.125])
-    anybody = STRAY / world.topics + (1 - STRAY) * world.detour_share * topic_shares(world)
+    weight, anybody = engagement_shares(world)
     scores = np.zeros((len(users), len(pin_ids)), np.float32)
     for day in range(begin, min(begin + days, world.days)):
         share = np.tile(anybody.astype(np.float32), (len(users), 1))

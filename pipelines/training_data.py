@@ -1,11 +1,11 @@
 """Training data: the logs of a range of days in, whole timelines out, one row a user."""
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import sys
 from typing import Any
 
@@ -24,7 +24,7 @@ from stores.files import Root
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
-from stores.timelines import SPLITS, write_vector_matrix
+from stores.timelines import PIN_IDS, SPLITS, unnamed_files, write_vector_matrix
 from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
@@ -50,6 +50,9 @@ example:
   pinnerformer training-data --logs WORLD/logs --pins WORLD/pins --out TIMELINES \\
     --start 2026-06-01 --end 2026-11-23 --root ROOT
 """
+
+
+RUN_PREFIX = "training-data-"  # of the names of its runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,7 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
     Raises:
         InputError: there is no event, or no positive one; says what there is.
     """
+    plan.run.check_root()
     root, rules = plan.run.root, plan.rules
     built = reports.get(STAGE, StageReport())
     kinds = {k.removeprefix("events "): n for k, n in sorted(built.counters.items()) if k.startswith("events ")}
@@ -111,9 +115,9 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
     if not counts.get("events"):
         raise InputError(
             f"no engagement to train on: {read.get('rows_read', 0):,} rows read, {read.get('rows_dropped', 0):,} "
-            f"invalid, {counts.get('rows_erased', 0):,} of erased users, {counts.get('rows_out_of_vocabulary', 0):,} "
-            f"out of the vocabularies, {counts.get('rows_without_vector', 0):,} without a pin vector; "
-            "look at --start, --end, --pins and --model"
+            f"invalid{_reasons(read)}, {counts.get('rows_erased', 0):,} of erased users, "
+            f"{counts.get('rows_out_of_vocabulary', 0):,} out of the vocabularies, "
+            f"{counts.get('rows_without_vector', 0):,} without a pin vector; look at --start, --end, --pins and --model"
         )
     if not counts["positives"]:
         found = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda x: -x[1])[:8])
@@ -146,6 +150,28 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
             "files": files,
         },
     )
+
+
+def _reasons(read: dict[str, int]) -> str:
+    """Why rows were invalid, with counts, in brackets; empty if none was."""
+    dropped = {name.removeprefix("dropped_"): n for name, n in sorted(read.items()) if name.startswith("dropped_")}
+    why = [f"{name} {n:,}" for name, n in dropped.items() if n]
+    return f" ({', '.join(why)})" if why else ""
+
+
+def remove_leftovers(root: Root) -> None:
+    """Leaves the timelines and nothing else of the job, of earlier attempts neither; without timelines, nothing at all.
+
+    No attempt goes on from another, so that what a failed one leaves helps nobody. Files of other names stay.
+    """
+    for name in root.list("staging"):
+        if name.startswith(RUN_PREFIX):
+            root.remove(f"staging/{name}")
+    for path in unnamed_files(root):
+        root.remove(path)
+    for folder in ("staging", *SPLITS, os.path.dirname(PIN_IDS)):
+        with contextlib.suppress(OSError):  # there is something of somebody else in it
+            os.rmdir(root.path(folder))
 
 
 def read_label_rule(path: str) -> dict[str, Any]:
@@ -205,7 +231,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, arguments.evaluation_share, arguments.split_salt
     )
     name = hashlib.sha256(repr([rules, [f.name for f in inputs.files], vectors.version]).encode()).hexdigest()[:12]
-    run = RunFolder(root, f"training-data-{arguments.end}-{name}")
+    run = RunFolder(root, f"{RUN_PREFIX}{arguments.end}-{name}")
     erased_root = Root(arguments.root) if arguments.root else None
     return Plan(run, arguments.buckets, arguments.pin_shards, inputs, columns, vectors, rules, erased_root)
 
@@ -252,14 +278,16 @@ def run(argv: list[str]) -> int:
     arguments, rest = parser.parse_known_args(argv)
     options = parse_beam_options(parser, rest)
     plan = make_plan(arguments)
+    plan = dataclasses.replace(plan, run=plan.run.launched())
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
-    with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not arguments.quiet):
-        run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
     root = plan.run.root
-    if not root.exists(TIMELINES_JSON):
-        raise StoreError(f"{root.path(TIMELINES_JSON)}: was not written; look into the engine's log")
-    for name in ("vectors", "vector_pieces", "progress"):
-        shutil.rmtree(root.path(f"{plan.run.staging}/{name}"), ignore_errors=True)
+    try:
+        with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not arguments.quiet):
+            run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
+        if not root.exists(TIMELINES_JSON):
+            raise StoreError(f"{root.path(TIMELINES_JSON)}: was not written; look into the engine's log")
+    finally:
+        remove_leftovers(root)
     if not arguments.quiet:
         counts = root.read_json(TIMELINES_JSON)["counts"]
         print(

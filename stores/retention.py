@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stores.files import FileEntry, Root
+from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.releases import chain, read_pin
 from stores.tables import TABLES
@@ -179,9 +179,3 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
         for path in files:
             root.remove(path)
     return Collected(slimmed, runs, files, size)
-
-
-def entries_of(manifest: Manifest) -> Iterator[FileEntry]:
-    """Every file of a release."""
-    for entries in manifest.tables.values():
-        yield from entries

@@ -11,6 +11,7 @@ OUT/pins/vectors.npy        float16 or float32 [P, 256], mapped into memory; an 
 
 import hashlib
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from stores.pin_vectors import WIDTH
 
 DESCRIPTION, PIN_IDS, VECTORS = "timelines.json", "pins/pin_ids.npy", "pins/vectors.npy"
 SPLITS = ("train", "evaluation")
+_OURS = re.compile(r"part-\d{5,}-[0-9a-f]{16}\.parquet$|\.tmp-")  # of a split, by Root.write_named_by_content
 EVENT_TYPES = {
     "pin_row": pa.int32(),
     "action": pa.int32(),
@@ -110,6 +112,20 @@ def write_vector_matrix(root: Root, shards: list[tuple[np.ndarray, np.ndarray]],
         np.lib.format.write_array_header_2_0(file, header)
         for _, vectors in shards:
             file.write(np.ascontiguousarray(vectors, dtype).data)
+
+
+def unnamed_files(root: Root) -> list[str]:
+    """Paths of what `training-data` wrote and `timelines.json` does not name: everything, where there is none."""
+    named: set[str] = set()
+    finished = root.exists(DESCRIPTION)
+    if finished:
+        description, _ = read_description(root.url)
+        named = {entry.path for split in description["files"] for entry in entries_of(description, split)}
+    written = [f"{split}/{name}" for split in SPLITS for name in root.list(split, temporary=True) if _OURS.match(name)]
+    matrix = [] if finished else [path for path in (PIN_IDS, VECTORS) if root.exists(path)]
+    folder = os.path.dirname(PIN_IDS)
+    temporary = [f"{folder}/{name}" for name in root.list(folder, temporary=True) if name.startswith(".tmp-")]
+    return [path for path in written if path not in named] + matrix + temporary
 
 
 def read_vector_matrix(folder: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
 from stores.erasure import read_erased
-from stores.files import FileEntry, Root
+from stores.files import FileEntry
 from stores.logs import ColumnNames
 from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
@@ -58,9 +58,18 @@ class StageRows(beam.DoFn):
         yield day, entry
 
 
-def find_buckets(element: Staged, root: Root) -> list[tuple[int, Staged]]:
-    """(bucket, (day, file)) for every bucket that has rows in a staged file."""
-    return [(int(bucket), element) for bucket in list_buckets(root, element[1])]
+class FindBuckets(beam.DoFn):
+    """(day, staged file) -> (bucket, (day, file)) for every bucket that has rows in it."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self._runs = runs
+
+    def setup(self):
+        self._runs[0].check_root()
+
+    def process(self, element: Staged) -> Iterator[tuple[int, Staged]]:
+        for bucket in list_buckets(self._runs[0].root, element[1]):
+            yield int(bucket), element
 
 
 @dataclasses.dataclass
@@ -83,8 +92,6 @@ class StageRowsByBucket(beam.PTransform):
         read = groups | "StageRows" >> beam.ParDo(StageRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
         found = groups.pipeline | "StagedBefore" >> beam.Create(list(self.staged))
         by_bucket = (
-            (read.main, found)
-            | "AllStaged" >> beam.Flatten()
-            | "FindBuckets" >> beam.FlatMap(find_buckets, root=self.runs[0].root)
+            (read.main, found) | "AllStaged" >> beam.Flatten() | "FindBuckets" >> beam.ParDo(FindBuckets(self.runs))
         )
         return {"main": by_bucket, REPORTS: read[REPORTS]}

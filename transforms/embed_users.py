@@ -174,6 +174,9 @@ class WriteEmbedded(beam.DoFn):
     def __init__(self, run: Run):
         self._run = run
 
+    def setup(self):
+        self._run.check_root()
+
     def process(self, embedded: EmbeddedSlice):
         run = self._run
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))

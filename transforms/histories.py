@@ -248,6 +248,9 @@ class CutBucket(beam.DoFn):
     def __init__(self, run: Run):
         self._run = run
 
+    def setup(self):
+        self._run.check_root()
+
     def process(self, element: OpenBucket):
         rows = read_files(self._run.root, element.histories, verify=True)
         active = read_files(self._run.root, [element.active], verify=True)["user_id"].to_numpy()

@@ -94,6 +94,9 @@ class SortShard(beam.DoFn):
         self._run = run
         self._dtype = vectors.dtype
 
+    def setup(self):
+        self._run.check_root()
+
     def process(self, element: tuple[int, Iterable[FileEntry]]):
         started = time.perf_counter()
         run, (shard, entries) = self._run, element

@@ -122,6 +122,9 @@ class _Joiner(beam.DoFn):
         self._config = config
         self._dtype = dtype
 
+    def setup(self):
+        self._run.check_root()
+
     def join(self, key: SliceKey, rows: pa.Table, look_up: LookUp, started: float) -> JoinedSlice:
         return join_slice(self._run, key, rows, self._config, look_up, started)
 
@@ -168,6 +171,9 @@ class AnswerPins(beam.DoFn):
     def __init__(self, run: Run, dtype: str):
         self._run = run
         self._dtype = dtype
+
+    def setup(self):
+        self._run.check_root()
 
     def process(self, element):
         _, groups = element

@@ -125,6 +125,7 @@ class BuildTimelines(beam.DoFn):
         self._shared = Shared()
 
     def setup(self):
+        self._run.check_root()
         self._erased = read_erased(self._erased_root) if self._erased_root else np.empty(0, np.int64)
 
     def process(self, element: tuple[int, Iterable[bytes]], tables: list[FileEntry]):

@@ -70,6 +70,31 @@ def test_moments_equal_walking_the_events(frequency):
         assert set(moments.known.row[moments.known.of(q, q + 1)]) == mine | past
 
 
+@pytest.mark.parametrize("frequency", FREQUENCIES)
+@pytest.mark.parametrize("late", [700, 800, 1_700, 30_000])  # days after the cut
+def test_a_positive_is_its_own_users_however_long_the_window(late, frequency):
+    at = CUT + np.array([-1, late, -1, 2 * late]) * DAY_MS + 5
+    timelines = Timelines(
+        user_ids=np.array([3, 8]),
+        offsets=np.array([0, 2, 4]),
+        pin_row=np.array([0, 1, 2, 3], np.int32),
+        action=np.zeros(4, np.int32),
+        surface=np.zeros(4, np.int32),
+        timestamp_ms=at,
+        duration_s=np.full(4, np.nan, np.float32),
+        positive=np.array([False, True, False, True]),
+    )
+    moments = moments_of(timelines, CUT, 3 * late, frequency)
+    assert moments.target_user.tolist() == [0, 1] and moments.targets.row.tolist() == [1, 3]
+    cuts = {"once": np.array([CUT, CUT]), "daily": at[[1, 3]] - 5, "realtime": at[[1, 3]]}[frequency]
+    np.testing.assert_array_equal(moments.cut_ms, cuts)
+
+
+def test_a_window_that_has_no_room_in_int64_is_refused():
+    with pytest.raises(ValueError, match="more than int64 counts; take a shorter window"):
+        moments_of(make_timelines(), CUT, days=10**10)
+
+
 def test_the_future_moves_no_vector_and_repeats_are_told_apart():
     timelines = make_timelines()
     random = np.random.default_rng(4)

@@ -89,6 +89,7 @@ def test_entropy_and_coverage_by_counting():
             share = row.count(topic) / 50
             total -= share * math.log(share)
     assert interest_entropy(topics) == pytest.approx(total / 30)
+    assert interest_entropy(topics * (2**60) + 17) == interest_entropy(topics)  # ids of topics may be any number
     top = (random.random((30, 10)) ** 2 * 80).astype(np.int64)
     counts = sorted((int((top == pin).sum()) for pin in range(80)), reverse=True)
     needed = next(m for m in range(1, 81) if sum(counts[:m]) >= 0.9 * 300)

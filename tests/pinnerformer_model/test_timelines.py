@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pinnerformer_model.timelines import Timelines, search_sorted, sequences_at, sequences_ending, stops_before
+from pinnerformer_model.sequences import Sequences
+from pinnerformer_model.timelines import Timelines, search_sorted, sequences_ending, stops_before
 
 
 def make_timelines(lengths: list[int], pins: int = 50, seed: int = 0, days: int = 60) -> Timelines:
@@ -39,6 +40,13 @@ def test_search_sorted_is_numpys_in_every_slice(side):
     for row, target, place in zip(rows, targets, found, strict=True):
         a, b = t.offsets[row], t.offsets[row + 1]
         assert place == a + np.searchsorted(t.timestamp_ms[a:b], target, side)
+
+
+def sequences_at(t: Timelines, vectors: np.ndarray, cut_ms: np.ndarray | int, max_sequence_length: int) -> Sequences:
+    """The newest events strictly before a moment, newest first; users without one are left out."""
+    stops = stops_before(t, cut_ms)
+    rows = np.flatnonzero(stops > t.offsets[:-1])
+    return sequences_ending(t, vectors, rows, stops[rows], max_sequence_length)
 
 
 def test_sequences_at_are_the_newest_events_strictly_before_the_cut():

@@ -9,11 +9,17 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.ml.inference.base import ModelHandler
 
 import transforms
+from pipelines import training_data
+from pipelines.backfill import finish_days
 from pipelines.cli import main
+from pipelines.daily_inference import finish_run
 from stores.embedding_client import EmbeddingClient
+from stores.errors import StoreError
 from stores.files import Root
+from stores.layout import Layout
 from stores.manifests import Manifest
 from stores.releases import read_current
 from stores.retriever import Retriever
@@ -30,6 +36,8 @@ from tests.worlds import (
     write_model,
     write_vectors,
 )
+from transforms.embed_users import UserTowerHandler
+from transforms.run import Run
 
 USERS, PINS, ROWS, LENGTH = 40, 90, 260, 40
 
@@ -190,15 +198,66 @@ def test_same_inputs_same_bytes_and_every_dofn_may_run_twice(tmp_path, monkeypat
     world = make_world(str(tmp_path))
     once = [m.tables for m in run_all(world, str(tmp_path / "once"), [], ["--join=shuffle"])]
     (tmp_path / "logs" / f"ds={day(1)}" / "late.parquet").unlink()
-    doubled = []
-    for module in pkgutil.iter_modules(transforms.__path__):
-        for _, kind in inspect.getmembers(importlib.import_module(f"transforms.{module.name}"), inspect.isclass):
-            if kind.__module__ == f"transforms.{module.name}" and issubclass(kind, beam.DoFn):
-                doubled.append(kind)
-                monkeypatch.setattr(kind, "process", run_twice(kind.process))
+    doubled = [kind for kind in classes_of_transforms(beam.DoFn) if "process" in vars(kind)]
+    for kind in doubled:
+        monkeypatch.setattr(kind, "process", run_twice(kind.process))
     assert len(doubled) >= 8
     twice = [m.tables for m in run_all(world, str(tmp_path / "twice"), [], ["--join=shuffle"])]
     assert twice == once
+
+
+def classes_of_transforms(base: type) -> list[type]:
+    """Every class of that kind that a module of transforms/ defines."""
+    names = [module.name for module in pkgutil.walk_packages(transforms.__path__, "transforms.")]
+    return [
+        kind
+        for name in names
+        for _, kind in inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        if kind.__module__ == name and issubclass(kind, base)
+    ]
+
+
+class Anything:
+    """Stands for whatever else a constructor takes."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __iter__(self):
+        return iter(())
+
+
+def made_for(kind: type, run: Run):
+    """An instance that works for a run; that it takes one, as `run` or `runs`, is part of the test."""
+    names = [name for name in inspect.signature(kind).parameters if name not in ("args", "kwargs")]
+    assert {"run", "runs"} & set(names), f"{kind.__name__} is not given the run whose root it has to find"
+    given = {"run": run, "runs": [run], "dim": 4}
+    return kind(**{name: given.get(name, Anything()) for name in names})
+
+
+@pytest.mark.parametrize("kind", [*classes_of_transforms(beam.DoFn), *classes_of_transforms(ModelHandler)])
+def test_every_dofn_makes_sure_of_the_launchers_root_before_anything_else(kind, tmp_path):
+    set_up = getattr(made_for(kind, run_elsewhere(tmp_path)), "load_model" if kind is UserTowerHandler else "setup")
+    with pytest.raises(StoreError, match="does not see the launcher's --root"):
+        set_up()
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("last", [finish_run, finish_days, training_data.finish])
+def test_so_does_the_last_step(last, tmp_path):
+    run = run_elsewhere(tmp_path)
+    given = {"run": run, "runs": [run]}
+    names = inspect.signature(last).parameters
+    plan = dataclasses.make_dataclass("Plan", ["run"])(run) if last is training_data.finish else Anything()
+    with pytest.raises(StoreError, match="does not see the launcher's --root"):
+        last(**{name: plan if name == "plan" else given.get(name, Anything()) for name in names})
+    assert not (tmp_path / "root").exists()
+
+
+def run_elsewhere(tmp_path) -> Run:
+    """A run as a worker knows it to which --root is another folder, an empty one of the same name."""
+    root = Root(str(tmp_path / "root"))
+    return Run(root, "a-run", day(0), "r", None, Layout(), everyone_active=True, token="left by the launcher")
 
 
 def run_twice(process):

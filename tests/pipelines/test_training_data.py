@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from pinnerformer_model.labels import check_label_rule, find_positives
+from pipelines import training_data
 from pipelines.cli import main
+from stores.errors import StoreError
+from stores.files import Root
 from stores.ids import bucket_of, uniform_of
 from tests.worlds import (
     ACTIONS,
@@ -130,6 +133,59 @@ def test_without_a_model_the_logs_say_the_vocabularies_and_the_paper_the_rule(wo
     data = load_training_data(out, "train")
     assert data.description["action_vocabulary"] == sorted([*ACTIONS, "unheard_of"])
     assert data.description["label_rule"] == RULE and data.description["pinsage_version"] == "v1"
+
+
+def files_under(folder: str) -> set[str]:
+    return {os.path.relpath(f"{at}/{name}", folder) for at, folders, names in os.walk(folder) for name in names}
+
+
+def named_by(out: str) -> set[str]:
+    """The files that timelines consist of."""
+    with open(f"{out}/timelines.json") as file:
+        splits = json.load(file)["files"]
+    matrix = {"timelines.json", "pins/pin_ids.npy", "pins/vectors.npy"}
+    return matrix | {entry["path"] for entries in splits.values() for entry in entries}
+
+
+def test_nothing_but_the_timelines_remains(world, tmp_path):
+    folder, _ = world
+    out = str(tmp_path / "out")
+    for leftover in ("staging/training-data-of-a-killed-attempt/done", "train", "pins"):
+        os.makedirs(f"{out}/{leftover}")
+    theirs = {"train/part-00000-0a1b.snappy.parquet", "pins/notes.txt"}
+    stale = {"train/part-00000-0123456789abcdef.parquet", "train/.tmp-1"}
+    for name in theirs | stale | {"staging/training-data-of-a-killed-attempt/done/x.json"}:
+        (tmp_path / "out" / name).write_text("x")
+    assert run_job(folder, out, f"--label-rule={folder}/rule.json") == 0
+    assert files_under(out) == named_by(out) | theirs and len(named_by(out)) > 5
+    assert not os.path.exists(f"{out}/staging")
+
+
+@pytest.mark.parametrize("broken", ["no positive", "after the matrix", "interrupted"])
+def test_nothing_at_all_remains_of_a_failed_attempt(world, tmp_path, monkeypatch, broken):
+    folder, _ = world
+    out = str(tmp_path / "out")
+    flags = [] if broken == "no positive" else [f"--label-rule={folder}/rule.json"]
+    if broken == "after the matrix":  # the last write of the job
+        write_json = Root.write_json
+
+        def fail(self, relative, *arguments, **named):
+            if relative == "timelines.json":
+                raise StoreError("the disk is full")
+            write_json(self, relative, *arguments, **named)
+
+        monkeypatch.setattr(Root, "write_json", fail)
+    if broken == "interrupted":
+        run_pipeline = training_data.run_pipeline
+
+        def interrupt(*arguments):
+            run_pipeline(*arguments)
+            os.remove(f"{out}/timelines.json")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(training_data, "run_pipeline", interrupt)
+    assert run_job(folder, out, *flags) == 1
+    assert os.listdir(out) == []
 
 
 def test_it_never_writes_over_timelines(world, tmp_path, capsys):
