@@ -37,7 +37,7 @@ from tests.worlds import (
     write_vectors,
 )
 from transforms.embed_users import UserTowerHandler
-from transforms.run import Run
+from transforms.run import Instructions, Launch, Run
 
 USERS, PINS, ROWS, LENGTH = 40, 90, 260, 40
 
@@ -257,7 +257,8 @@ def test_so_does_the_last_step(last, tmp_path):
 def run_elsewhere(tmp_path) -> Run:
     """A run as a worker knows it to which --root is another folder, an empty one of the same name."""
     root = Root(str(tmp_path / "root"))
-    return Run(root, "a-run", day(0), "r", None, Layout(), everyone_active=True, token="left by the launcher")
+    launch = Launch(root_sentinel="left by the launcher")
+    return Run(root, "a-run", day(0), "r", None, Layout(), Instructions(everyone_active=True), launch=launch)
 
 
 def run_twice(process):
