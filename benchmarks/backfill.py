@@ -38,6 +38,7 @@ from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.inference import UserEncoder
 from stores.files import Root
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from stores.releases import chain
 from stores.tables import read_files
 
@@ -217,7 +218,7 @@ def main() -> int:
         backfilled, nightly = made(at_once, days), made(one_by_one, nights)
         check_equal(backfilled[:nights], nightly)
 
-    embedded = sum(manifest.counters["embed_users"]["users_embedded"] for manifest in backfilled)
+    embedded = sum(manifest.counters[Step.EMBED_USERS][Counter.USERS_EMBEDDED] for manifest in backfilled)
     bare_users, bare_seconds = bare_first[0] + bare_second[0], bare_first[1] + bare_second[1]
     bare, branch = bare_seconds / bare_users * embedded, summed(backfilled, USER_BRANCH)
     print(f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all")
@@ -228,8 +229,8 @@ def main() -> int:
     print(f"(a) user branch / bare inference: {branch:,.0f} / {bare:,.0f} s = {branch / bare:.3f} (to be <= 1.15)")
     workers = max(1, sum(int(f.partition("=")[2]) for f in beam_flags if f.startswith("--direct_num_workers=")))
     daily_seconds = (first[0] + second[0]) * days / nights
-    rest = seconds - summed(backfilled, ("embed_users",)) / workers
-    daily_rest = daily_seconds - summed(nightly, ("embed_users",)) / workers * days / nights
+    rest = seconds - summed(backfilled, (Step.EMBED_USERS,)) / workers
+    daily_rest = daily_seconds - summed(nightly, (Step.EMBED_USERS,)) / workers * days / nights
     taken = f" ({nights} of {days} nights were run)" if nights < days else ""
     clock = f"{'CPU' if arguments.cpu else 'wall'}, {workers} worker(s)"
     print(f"{clock}: {seconds:,.0f} s at once, {daily_seconds:,.0f} s one by one{taken}")

@@ -31,6 +31,7 @@ from stores.files import Root
 from stores.ids import bucket_of
 from stores.layout import open_layout
 from stores.manifests import Manifest, write_manifest
+from stores.names import Counter, Step
 from stores.releases import move_current, read_current
 from stores.schemas import ENGAGEMENTS, to_binary_column, user_embeddings_schema
 from stores.tables import TABLES, read_files, write_part
@@ -39,7 +40,7 @@ YESTERDAY, TONIGHT = datetime.date(2026, 11, 1), datetime.date(2026, 11, 2)
 MIDNIGHT_MS = (TONIGHT - datetime.date(1970, 1, 1)).days * 86_400_000
 ACTIONS, SURFACES = ("click", "closeup", "repin"), ("board", "home", "search")
 MEDIAN, MEAN, LONGEST = 60, 85, 256
-USER_BRANCH = ("read_logs", "update_histories", "join_vectors", "embed_users", "merge_snapshot")
+USER_BRANCH = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.JOIN_VECTORS, Step.EMBED_USERS, Step.MERGE_SNAPSHOT)
 PIECE = 5000  # users at a time through the bare model
 
 
@@ -213,8 +214,8 @@ def main() -> int:
     between = seconds - sum(timings.values())
     print(f"wall {seconds:,.0f} s; start-up, Beam's own work and what no stage counts: {between:,.1f} s")
     print(f"other stages / user branch: {100 * (1 - timings['embed_users'] / branch):.1f} % (to be < 15 %)")
-    users = manifest.counters["embed_users"]["users_embedded"]
-    pipeline, bare = users / timings["embed_users"], (before[0] + after[0]) / (before[1] + after[1])
+    users = manifest.counters[Step.EMBED_USERS][Counter.USERS_EMBEDDED]
+    pipeline, bare = users / timings[Step.EMBED_USERS], (before[0] + after[0]) / (before[1] + after[1])
     print(
         f"inference: {pipeline:,.1f} users/s in the pipeline, {bare:,.1f} bare: {100 * pipeline / bare:.0f} % (>= 90 %)"
     )

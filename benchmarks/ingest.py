@@ -29,6 +29,7 @@ from stores.files import Root
 from stores.layout import Layout, open_layout
 from stores.logs import ColumnNames, describe_files
 from stores.manifests import Manifest, write_manifest
+from stores.names import Step
 from stores.tables import TABLES
 from transforms.histories import UpdateHistories
 from transforms.read_logs import ReadLogs, row_groups
@@ -69,7 +70,7 @@ class Columnar:
     def __init__(self, world: str, folder: str):
         self._world, self._folder = world, folder
         layout = open_layout(Root(folder), {"history_length": HISTORY_LENGTH})
-        entries = self._merge(START, None, layout)["update_histories"].files["histories"]
+        entries = self._merge(START, None, layout)[Step.UPDATE_HISTORIES].files["histories"]
         tables: dict[str, Any] = {**{name: [] for name in TABLES}, "histories": entries}
         first = Manifest(str(START), str(START), None, "", tables, [], {}, {}, [], {}, [])
         write_manifest(Root(folder), first)

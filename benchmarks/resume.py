@@ -20,6 +20,7 @@ import time
 
 from benchmarks.daily import TONIGHT, make_inputs
 from stores.files import Root
+from stores.names import Step
 from stores.releases import read_current
 
 
@@ -32,14 +33,14 @@ def command(folder: str, root: str) -> list[str]:
 
 # Folder of receipts -> the stages that a part of it reports.
 STAGES = {
-    "read_logs": ("read_logs",),
-    "update_histories": ("update_histories",),
-    "embed_users": ("join_vectors", "embed_users"),
-    "merge_snapshot": ("merge_snapshot",),
-    "cut_vectors": ("shard_pins",),
-    "shard_pins": ("shard_pins",),
-    "embed_pins": ("embed_pins",),
-    "build_indexes": ("build_indexes",),
+    Step.READ_LOGS: (Step.READ_LOGS,),
+    Step.UPDATE_HISTORIES: (Step.UPDATE_HISTORIES,),
+    Step.EMBED_USERS: (Step.JOIN_VECTORS, Step.EMBED_USERS),
+    Step.MERGE_SNAPSHOT: (Step.MERGE_SNAPSHOT,),
+    Step.CUT_VECTORS: (Step.SHARD_PINS,),
+    Step.SHARD_PINS: (Step.SHARD_PINS,),
+    Step.EMBED_PINS: (Step.EMBED_PINS,),
+    Step.BUILD_INDEXES: (Step.BUILD_INDEXES,),
 }
 
 

@@ -24,11 +24,11 @@ from stores.files import FileEntry, Root
 from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
+from stores.names import Step
 from stores.releases import current_release, move_current, read_current, refuse_pinned
 from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
 from transforms.backfill_rows import StageRowsByBucket
 from transforms.canaries import CanaryCheck, OneLook
-from transforms.read_logs import STAGE as READ_STAGE
 from transforms.read_logs import row_groups
 from transforms.receipts import forget_parts, read_receipts
 from transforms.release import COMMITTED, OUTCOME, Publication, publish, read_outcome
@@ -83,7 +83,7 @@ def define_pipeline(
 
     groups = [(n, group) for n, day in enumerate(days) for file in day.inputs.files for group in row_groups(file)]
     staged_before, read_before, to_read = [], [], []
-    receipts = [read_receipts(run.root, run.staging, READ_STAGE) for run in runs]
+    receipts = [read_receipts(run.root, run.staging, Step.READ_LOGS) for run in runs]
     for n, group in groups:
         receipt = receipts[n].get(group.part)
         if receipt is None:
@@ -142,8 +142,8 @@ def day_part(day: Plan, over: str | None) -> dict[str, Any]:
 def finish_days(
     runs: Sequence[Run],
     target: Publication | None,
-    reports: dict[int, dict[str, StageReport]],
-    pins: dict[str, StageReport],
+    reports: dict[int, dict[Step, StageReport]],
+    pins: dict[Step, StageReport],
     canaries: CanaryCheck,
     tables: list[FileEntry],
 ) -> str:

@@ -20,9 +20,9 @@ from pipelines.summary import print_summary
 from stores.files import FileEntry, Root
 from stores.lease import hold_lease
 from stores.manifests import Manifest
+from stores.names import Step
 from stores.releases import refuse_pinned
 from stores.tables import TABLES
-from transforms.canaries import STAGE as CANARY_STAGE
 from transforms.canaries import CanaryCheck, OneLook
 from transforms.embed_users import EmbedUsers
 from transforms.gates import Thresholds
@@ -154,7 +154,7 @@ def finish_run(
     plan: dict[str, Any],
     run: Run,
     target: Publication | None,
-    reports: dict[str, StageReport],
+    reports: dict[Step, StageReport],
     canaries: CanaryCheck | OneLook,
     tables: list[FileEntry],
 ) -> str:
@@ -168,7 +168,7 @@ def finish_run(
         The outcome's one word.
     """
     run.check_root()
-    reports = {**reports, CANARY_STAGE: canaries.look(run, tables, reports)}
+    reports = {**reports, Step.CHECK_CANARIES: canaries.look(run, tables, reports)}
     files: dict[str, list] = {table: [] for table in TABLES}
     for report in reports.values():
         for table, entries in report.files.items():
@@ -183,7 +183,7 @@ def finish_run(
         inputs=plan["inputs"],
         settings=plan["settings"],
         counters={stage_name: dict(sorted(r.counters.items())) for stage_name, r in sorted(reports.items())},
-        statistics={HISTOGRAM: reports["merge_snapshot"].histograms.get(HISTOGRAM, [])},
+        statistics={HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, [])},
         gates=[],
         timings={stage_name: r.seconds for stage_name, r in sorted(reports.items())},
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
@@ -191,7 +191,7 @@ def finish_run(
     stage(run.root, name, manifest, reports)
     thresholds = Thresholds.from_manifest(plan["settings"]["thresholds"])
     outcome = finish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
-    run.note_progress("finish", 1)
+    run.note_progress(Step.FINISH, 1)
     return outcome
 
 

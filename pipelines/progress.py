@@ -19,20 +19,21 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from stores.names import Step
 from transforms.run import RunFolder
 
-STAGES = {  # stage -> (label, what a unit is)
-    "read_logs": ("read logs", "rows"),
-    "walk_buckets": ("walk buckets", "bucket-days"),
-    "update_histories": ("update histories", "active users"),
-    "build_timelines": ("build timelines", "users"),
-    "join_vectors": ("join vectors", "history rows"),
-    "embed_users": ("embed users", "users"),
-    "merge_snapshot": ("merge snapshot", "users"),
-    "shard_pins": ("sort vectors", "pins"),
-    "embed_pins": ("embed pins", "pins"),
-    "build_indexes": ("build indexes", "pins"),
-    "finish": ("check, commit, publish", "releases"),
+STAGES: dict[Step, tuple[str, str]] = {  # stage -> (label, what a unit is)
+    Step.READ_LOGS: ("read logs", "rows"),
+    Step.WALK_BUCKETS: ("walk buckets", "bucket-days"),
+    Step.UPDATE_HISTORIES: ("update histories", "active users"),
+    Step.BUILD_TIMELINES: ("build timelines", "users"),
+    Step.JOIN_VECTORS: ("join vectors", "history rows"),
+    Step.EMBED_USERS: ("embed users", "users"),
+    Step.MERGE_SNAPSHOT: ("merge snapshot", "users"),
+    Step.SHARD_PINS: ("sort vectors", "pins"),
+    Step.EMBED_PINS: ("embed pins", "pins"),
+    Step.BUILD_INDEXES: ("build indexes", "pins"),
+    Step.FINISH: ("check, commit, publish", "releases"),
 }
 
 
@@ -90,9 +91,9 @@ class Progress:
         every_s: float = 10.0,
     ):
         self._run = run
-        self._totals = {"read_logs": rows, "shard_pins": pins, "embed_pins": pins, "build_indexes": pins}
-        self._totals |= {"finish": releases}
-        self._totals |= {"walk_buckets": bucket_days} if bucket_days else {}
+        self._totals = {Step.READ_LOGS: rows, Step.SHARD_PINS: pins, Step.EMBED_PINS: pins, Step.BUILD_INDEXES: pins}
+        self._totals |= {Step.FINISH: releases}
+        self._totals |= {Step.WALK_BUCKETS: bucket_days} if bucket_days else {}
         self._buckets = bucket_days or buckets
         self._shown = shown
         self._every_s = every_s
@@ -115,12 +116,12 @@ class Progress:
         if self._thread:
             self._thread.join()
 
-    def _total(self, stage: str) -> int | None:
+    def _total(self, stage: Step) -> int | None:
         if stage in self._totals:
             return self._totals[stage]
-        buckets_done = self._log.parts["update_histories"] >= self._buckets
-        if stage == "embed_users" and buckets_done:  # how many there are is known once every history is up to date
-            return self._log.units["update_histories"]
+        buckets_done = self._log.parts[Step.UPDATE_HISTORIES] >= self._buckets
+        if stage == Step.EMBED_USERS and buckets_done:  # how many there are is known once every history is up to date
+            return self._log.units[Step.UPDATE_HISTORIES]
         return None
 
     def _draw(self) -> None:
@@ -148,7 +149,7 @@ class Progress:
                     if stage not in tasks:
                         tasks[stage] = bars.add_task(label, total=None, done="")
                     rate = units / max(1e-3, time.perf_counter() - began[stage])
-                    shown = f"{units:,} {unit}" + (f"  {rate:,.0f}/s" if stage == "embed_users" else "")
+                    shown = f"{units:,} {unit}" + (f"  {rate:,.0f}/s" if stage == Step.EMBED_USERS else "")
                     bars.update(tasks[stage], completed=units, total=self._total(stage), done=shown)
 
     def _print(self) -> None:

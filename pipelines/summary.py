@@ -9,6 +9,7 @@ from rich.table import Table
 from pipelines.figures import summarise
 from stores.files import Root
 from stores.manifests import read_manifest
+from stores.names import Counter
 from transforms.release import FAILED_USERS, STAGED
 
 
@@ -20,7 +21,7 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts["rows_dropped"].items())
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts[Counter.ROWS_DROPPED].items())
     recall = facts["index_recall_at_10"]
     rows = [
         ("log rows read", f"{facts['rows_read']:,}", f"{facts['log_files']} files"),
@@ -41,10 +42,10 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
             f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else "",
         ),
     ]
-    if facts["rows_expired"] or facts["users_expired"] or facts["users_due"]:
+    if facts[Counter.ROWS_EXPIRED] or facts[Counter.USERS_EXPIRED] or facts[Counter.USERS_DUE]:
         why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
         rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))
-    if facts["users_failed"]:
+    if facts[Counter.USERS_FAILED]:
         rows.insert(
             5,
             (
@@ -65,7 +66,7 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
     console.print(f"{seconds:.1f} s in all; seconds of work a stage: {work}", highlight=False)
-    if facts["users_failed"]:
+    if facts[Counter.USERS_FAILED]:
         staging = f"staging/{manifest.settings['run']}"
         console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
         console.print(

@@ -22,6 +22,7 @@ from pipelines.progress import Progress
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.logs import ColumnNames, InputSelection, select_inputs
+from stores.names import Counter, Step
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, unnamed_files, write_vector_matrix
@@ -31,7 +32,7 @@ from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.run import RunFolder
 from transforms.step_reports import StageReport
-from transforms.timelines import STAGE, MakeTimelines, TimelineRules
+from transforms.timelines import MakeTimelines, TimelineRules
 
 DESCRIPTION = """\
 Turns engagement logs into training data: one row a user with everything the user did, oldest first, marked where an
@@ -98,7 +99,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
     )
 
 
-def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: list) -> None:
+def finish(record: str, plan: Plan, reports: dict[Step, StageReport], shards: list) -> None:
     """Writes the vector matrix, then `timelines.json`: with it the timelines are there. May run twice.
 
     Raises:
@@ -106,12 +107,12 @@ def finish(record: str, plan: Plan, reports: dict[str, StageReport], shards: lis
     """
     plan.run.check_root()
     root, rules = plan.run.root, plan.rules
-    built = reports.get(STAGE, StageReport())
+    built = reports.get(Step.BUILD_TIMELINES, StageReport())
     kinds = {k.removeprefix("events "): n for k, n in sorted(built.counters.items()) if k.startswith("events ")}
     counts = {k: n for k, n in sorted(built.counters.items()) if not k.startswith("events ")}
-    read = reports.get("read_logs", StageReport()).counters
-    for name in ("rows", "rows_erased"):
-        counts[name] = counts.get(name, 0) + read.get("rows_erased", 0)
+    read = reports.get(Step.READ_LOGS, StageReport()).counters
+    for name in ("rows", Counter.ROWS_ERASED):
+        counts[name] = counts.get(name, 0) + read.get(Counter.ROWS_ERASED, 0)
     if not counts.get("events"):
         raise InputError(
             f"no engagement to train on: {read.get('rows_read', 0):,} rows read, {read.get('rows_dropped', 0):,} "

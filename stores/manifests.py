@@ -9,6 +9,7 @@ from typing import Any
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.names import Counter, Step
 from stores.tables import TABLES
 
 DIGEST = "digest"  # the key, last in the file, that holds what the rest of it is held against
@@ -63,6 +64,10 @@ class Manifest:
     def rows(self, table: str) -> int:
         """Rows of a table over all parts."""
         return sum(entry.rows for entry in self.tables[table])
+
+    def count(self, step: Step, counter: Counter) -> int:
+        """What a step counted; 0 where it did not run, or where the version that wrote this did not count it."""
+        return self.counters.get(step, {}).get(counter, 0)
 
     @property
     def day(self) -> datetime.date:

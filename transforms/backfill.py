@@ -21,11 +21,11 @@ from pinnerformer_model.inference import UserEncoder
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from stores.pin_vectors import VectorTable
 from stores.row_pieces import read_pieces
 from stores.schemas import ENGAGEMENTS, user_embeddings_schema
 from stores.tables import part_stem, read_files
-from transforms import embed_users, histories, snapshots
 from transforms.backfill_rows import Staged, of_day
 from transforms.batches import from_ipc
 from transforms.embed_users import embed_slice, slice_reports
@@ -37,8 +37,6 @@ from transforms.run import Run
 from transforms.sequences import LookUp, join_slice
 from transforms.snapshots import merge_bucket
 from transforms.step_reports import StageReport, part_report
-
-STAGE = "walk_buckets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,15 +84,15 @@ def first_states(release: Manifest | None, buckets: int) -> dict[int, BucketStat
 def state_after(receipt: Receipt) -> BucketState:
     """The state that a finished (bucket, day) left."""
     return BucketState(
-        tuple(receipt.reports[histories.STAGE].files["histories"]),
-        tuple(receipt.reports[snapshots.STAGE].files["user_embeddings"]),
+        tuple(receipt.reports[Step.UPDATE_HISTORIES].files["histories"]),
+        tuple(receipt.reports[Step.MERGE_SNAPSHOT].files["user_embeddings"]),
         tuple(sorted(user for user, _ in _failures(receipt))),
     )
 
 
 def _failures(receipt: Receipt) -> list[tuple[int, str]]:
     """The users that could not be embedded, and why."""
-    return receipt.reports.get(embed_users.STAGE, StageReport()).failures
+    return receipt.reports.get(Step.EMBED_USERS, StageReport()).failures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Walked:
     finished: list[tuple[int, Receipt]]
     starts: dict[int, BucketStart]
 
-    def reports(self) -> list[tuple[int, tuple[str, StageReport]]]:
+    def reports(self) -> list[tuple[int, tuple[Step, StageReport]]]:
         """(day, (stage, report)) of what is finished."""
         return [(day, (stage, report)) for day, receipt in self.finished for stage, report in receipt.reports.items()]
 
@@ -123,7 +121,7 @@ def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walke
         runs: One a day, in order.
         states: Every bucket before the first day.
     """
-    receipts = [read_receipts(run.root, run.staging, STAGE) for run in runs]
+    receipts = [read_receipts(run.root, run.staging, Step.WALK_BUCKETS) for run in runs]
     finished, starts = [], {}
     for bucket, state in states.items():
         day = 0
@@ -169,7 +167,7 @@ class Tools:
 
 def walk_day(
     run: Run, bucket: int, state: BucketState, hand: BucketInHand, new: pa.Table, tools: Tools
-) -> dict[str, StageReport]:
+) -> dict[Step, StageReport]:
     """Takes a bucket through one day: histories, join, embeddings, snapshot; `hand` is brought up to date.
 
     Args:
@@ -185,9 +183,9 @@ def walk_day(
     updated = update_bucket(run, bucket, hand.histories, list(state.histories), new, retry)
     hand.histories = updated.rows
     slices = list(cut_slices(updated.rows, updated.active))
-    counters = {**updated.counters, "slices": len(slices)}
-    run.note_progress(histories.STAGE, len(updated.active))
-    reports = {histories.STAGE: part_report(started, counters, files={"histories": updated.entries})}
+    counters = {**updated.counters, Counter.SLICES: len(slices)}
+    run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
+    reports = {Step.UPDATE_HISTORIES: part_report(started, counters, files={"histories": updated.entries})}
     schema = user_embeddings_schema(tools.config.embedding_dim)
     embedded = [schema.empty_table()]
     for number, piece in slices:
@@ -205,7 +203,7 @@ def walk_day(
     )
     merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded))
     hand.snapshot = merged.rows
-    reports[snapshots.STAGE] = merged.report
+    reports[Step.MERGE_SNAPSHOT] = merged.report
     return reports
 
 
@@ -246,8 +244,8 @@ class WalkBucket(beam.DoFn):
                 pieces = [piece for entry in files.get(day, ()) for piece in read_pieces(root, entry, bucket)]
                 new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
                 receipt = Receipt(walk_day(run, bucket, state, hand, new, tools))
-                write_receipt(root, run.staging, STAGE, state.part(bucket), receipt)
-                run.note_progress(STAGE, 1)
+                write_receipt(root, run.staging, Step.WALK_BUCKETS, state.part(bucket), receipt)
+                run.note_progress(Step.WALK_BUCKETS, 1)
                 state = state_after(receipt)
                 for stage, report in receipt.reports.items():
                     yield of_day(day, tagged(stage, report))

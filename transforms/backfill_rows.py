@@ -9,9 +9,10 @@ import apache_beam as beam
 from stores.erasure import read_erased
 from stores.files import FileEntry
 from stores.logs import ColumnNames
+from stores.names import Counter, Step
 from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
-from transforms.read_logs import STAGE, ReadCounts, RowGroup, read_valid, write_dead_letters
+from transforms.read_logs import ReadCounts, RowGroup, read_valid, write_dead_letters
 from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
@@ -48,13 +49,13 @@ class StageRows(beam.DoFn):
             for chunk in to_ipc(rows)
         ]
         counters = counts.counters
-        kept = counters["rows_read"] - counters["rows_dropped"] - counters["rows_erased"]
+        kept = counters[Counter.ROWS_READ] - counters[Counter.ROWS_DROPPED] - counters[Counter.ROWS_ERASED]
         entry = write_pieces(run.root, f"{run.staging}/rows", group.part, pieces, kept)
         files = {"dead_letters": write_dead_letters(run, group, counts.dead)}
-        run.note_progress(STAGE, counters["rows_read"])
+        run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
         done = part_report(started, counters, files=files)
-        write_receipt(run.root, run.staging, STAGE, group.part, Receipt({STAGE: done}, [entry]))
-        yield of_day(day, tagged(STAGE, done))
+        write_receipt(run.root, run.staging, Step.READ_LOGS, group.part, Receipt({Step.READ_LOGS: done}, [entry]))
+        yield of_day(day, tagged(Step.READ_LOGS, done))
         yield day, entry
 
 

@@ -18,6 +18,7 @@ from pinnerformer_model.isolation import encode_healthy
 from stores.files import FileEntry, Root
 from stores.ids import splitmix64
 from stores.manifests import read_manifest
+from stores.names import Counter, Step
 from stores.pin_vectors import VectorTable, find_sorted
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import read_files, write_part
@@ -26,7 +27,6 @@ from transforms.run import Run
 from transforms.sequences import LookUp, assemble
 from transforms.step_reports import StageReport, part_report
 
-STAGE = "check_canaries"
 CANARIES = 64
 
 
@@ -132,7 +132,7 @@ class CanaryCheck:
     dtype: str
     token_budget: int
 
-    def look(self, run: Run, tables: list[FileEntry], reports: dict[str, StageReport]) -> StageReport:
+    def look(self, run: Run, tables: list[FileEntry], reports: dict[Step, StageReport]) -> StageReport:
         """The canaries' cosines, and the file that holds them.
 
         Args:
@@ -149,21 +149,21 @@ class CanaryCheck:
         if not entries:
             drawn = draw_canaries(
                 run.root,
-                reports["update_histories"].files["histories"],
-                reports["merge_snapshot"].files["user_embeddings"],
+                reports[Step.UPDATE_HISTORIES].files["histories"],
+                reports[Step.MERGE_SNAPSHOT].files["user_embeddings"],
                 np.datetime64(run.date),
                 tonight,
             )
             entries = [] if drawn is None else [write_part(run.root, "canaries", run.date, 0, drawn)]
         if not entries:
-            return part_report(started, {"canaries": 0}, files={"canaries": []})
+            return part_report(started, {Counter.CANARIES: 0}, files={"canaries": []})
         frozen = read_files(run.root, entries, verify=True)
         encoder = UserEncoder(model.user_tower, self.token_budget, self.model.device)
         kept = canary_cosines(frozen, frozen_look_up(frozen), model.config, encoder)
         pins = pin_cosines(frozen, tonight)
         lowest = {"cosine": float(kept.min())} if len(kept) else {}
         lowest |= {"pin_vectors_cosine": float(np.median(pins))} if len(pins) else {}
-        counters = {"canaries": len(kept), "canary_pins": len(pins)}
+        counters: dict[str, int] = {Counter.CANARIES: len(kept), Counter.CANARY_PINS: len(pins)}
         return part_report(started, counters, files={"canaries": entries}, lowest=lowest)
 
 
@@ -178,7 +178,7 @@ class OneLook:
     check: CanaryCheck
     found: StageReport | None = None
 
-    def look(self, run: Run, tables: list[FileEntry], reports: dict[str, StageReport]) -> StageReport:
+    def look(self, run: Run, tables: list[FileEntry], reports: dict[Step, StageReport]) -> StageReport:
         """As `CanaryCheck.look`."""
         if self.found is None or not self.found.files["canaries"]:
             self.found = self.check.look(run, tables, reports)

@@ -16,17 +16,16 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import encode_healthy
 from stores.errors import InputError
+from stores.names import Counter, Step
 from stores.schemas import to_binary_column, user_embeddings_schema
 from stores.tables import part_stem, write_rows
 from transforms.model import ModelReference
 from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
-from transforms.sequences import STAGE as JOIN_STAGE
 from transforms.sequences import JoinedSlice
 from transforms.step_reports import StageReport, part_report
 
-STAGE = "embed_users"
 LOG = logging.getLogger(__name__)
 
 # A slice of at least so many users, of whom not one can be embedded, fails the job: something else is wrong.
@@ -84,8 +83,10 @@ def embed_slice(run: Run, joined: JoinedSlice, encoder: UserEncoder) -> Embedded
     """
     started = time.perf_counter()
     user_ids = joined.sequences.user_ids
-    encoded = encode_healthy(encoder, joined.sequences, on_batch=lambda users: run.note_progress(STAGE, users, parts=0))
-    run.note_progress(STAGE, 0)
+    encoded = encode_healthy(
+        encoder, joined.sequences, on_batch=lambda users: run.note_progress(Step.EMBED_USERS, users, parts=0)
+    )
+    run.note_progress(Step.EMBED_USERS, 0)
     if len(encoded.failures) == len(user_ids) >= HOPELESS_USERS:
         raise InputError(
             f"--model: none of the {len(user_ids)} users of slice {joined.number} of bucket {joined.bucket} could be "
@@ -132,7 +133,7 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         return sum(joined.sequences.pin_vectors.nbytes for joined in batch)
 
     def get_metrics_namespace(self) -> str:
-        return STAGE
+        return Step.EMBED_USERS
 
 
 def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, float], int, int]:
@@ -148,24 +149,24 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
     return lowest, highest, len(norms) - len(finite), constant
 
 
-def slice_reports(embedded: EmbeddedSlice) -> dict[str, StageReport]:
+def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StageReport]:
     """What the join and the embedding of a slice did, by stage."""
     rows = sorted(embedded.failures)
     lowest, highest, not_finite, constant = norm_range(np.delete(embedded.embeddings, rows, axis=0))
-    counters = {
-        "users_embedded": len(embedded.user_ids) - len(rows),
-        "users_failed": len(rows),
-        "batches_halved": embedded.halved,
-        "tokens": embedded.tokens,
-        "users_not_finite": not_finite,
-        "users_constant": constant,
+    counters: dict[str, int] = {
+        Counter.USERS_EMBEDDED: len(embedded.user_ids) - len(rows),
+        Counter.USERS_FAILED: len(rows),
+        Counter.BATCHES_HALVED: embedded.halved,
+        Counter.TOKENS: embedded.tokens,
+        Counter.USERS_NOT_FINITE: not_finite,
+        Counter.USERS_CONSTANT: constant,
     }
     failures = [(int(embedded.user_ids[row]), embedded.failures[row]) for row in rows]
     for user, why in failures:
         LOG.warning("user %d was not embedded: %s", user, why)
     started = time.perf_counter() - embedded.seconds
     done = part_report(started, counters, lowest=lowest, highest=highest, failures=failures)
-    return {JOIN_STAGE: embedded.joined, STAGE: done}
+    return {Step.JOIN_VECTORS: embedded.joined, Step.EMBED_USERS: done}
 
 
 class WriteEmbedded(beam.DoFn):
@@ -182,7 +183,7 @@ class WriteEmbedded(beam.DoFn):
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
         reports = slice_reports(embedded)
         part = slice_part(embedded.bucket, embedded.number)
-        write_receipt(run.root, run.staging, STAGE, part, Receipt(reports, [entry]))
+        write_receipt(run.root, run.staging, Step.EMBED_USERS, part, Receipt(reports, [entry]))
         yield embedded.bucket, entry
         for stage, done in reports.items():
             yield tagged(stage, done)

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from stores.files import FileEntry
 from stores.manifests import read_manifest
+from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from stores.tables import part_stem, read_files, write_part, write_rows
 from transforms.batches import from_ipc, to_ipc
@@ -18,8 +19,6 @@ from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.step_reports import part_report
-
-STAGE = "update_histories"
 
 # A slice is what one worker embeds at a time; its rows make one or two shuffled values.
 SLICE_USERS = 512
@@ -51,7 +50,7 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
         new: Rows of the same schema in any order.
         history_length: > 0.
     """
-    counters = {"rows_new": new.num_rows, "rows_repeated": 0, "rows_past_length": 0}
+    counters: dict[str, int] = {Counter.ROWS_NEW: new.num_rows, Counter.ROWS_REPEATED: 0, Counter.ROWS_PAST_LENGTH: 0}
     if not new.num_rows:
         return Merged(None, np.empty(0, np.int64), counters)
     actions = sorted_vocabulary([old["action"], new["action"]])
@@ -66,12 +65,12 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     work, is_new = work.take(order), is_new[order]
 
     repeated = work.equals_previous()
-    counters["rows_repeated"] = int(repeated.sum())
+    counters[Counter.ROWS_REPEATED] = int(repeated.sum())
     work, is_new = work.take(~repeated), is_new[~repeated]
     first = np.flatnonzero(np.r_[True, work.user_id[1:] != work.user_id[:-1]])
     rank = np.arange(len(work)) - np.repeat(first, np.diff(np.r_[first, len(work)]))
     kept = rank < history_length
-    counters["rows_past_length"] = int((~kept).sum())
+    counters[Counter.ROWS_PAST_LENGTH] = int((~kept).sum())
     work, is_new = work.take(kept), is_new[kept]
 
     changed = np.unique(work.user_id[is_new])
@@ -175,15 +174,15 @@ def update_bucket(
         active = np.unique(np.concatenate([merged.changed, again, due]))
     awake = users[rows["timestamp_ms"].to_numpy()[newest] >= run.instructions.ageing.oldest_action_ms(run.date)]
     active = np.intersect1d(active, awake)
-    counters = {
+    counters: dict[str, int] = {
         **merged.counters,
-        "rows_new": came,
-        "rows_expired": expired,
-        "rows_kept": rows.num_rows,
-        "users": len(users),
-        "users_changed": len(merged.changed),
-        "users_due": len(due),
-        "users_active": len(active),
+        Counter.ROWS_NEW: came,
+        Counter.ROWS_EXPIRED: expired,
+        Counter.ROWS_KEPT: rows.num_rows,
+        Counter.USERS: len(users),
+        Counter.USERS_CHANGED: len(merged.changed),
+        Counter.USERS_DUE: len(due),
+        Counter.USERS_ACTIVE: len(active),
     }
     return UpdatedBucket(rows, entries, active, counters)
 
@@ -219,11 +218,17 @@ class UpdateBucket(beam.DoFn):
             slices += 1
             for index, chunk in enumerate(to_ipc(piece)):
                 yield (bucket, number), (index, chunk)
-        run.note_progress(STAGE, len(updated.active))
-        done = part_report(started, {**updated.counters, "slices": slices}, files={"histories": updated.entries})
+        run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
+        done = part_report(started, {**updated.counters, Counter.SLICES: slices}, files={"histories": updated.entries})
         staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
-        write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}, staged))
-        yield tagged(STAGE, done)
+        write_receipt(
+            run.root,
+            run.staging,
+            Step.UPDATE_HISTORIES,
+            part_stem(bucket),
+            Receipt({Step.UPDATE_HISTORIES: done}, staged),
+        )
+        yield tagged(Step.UPDATE_HISTORIES, done)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from stores.errors import InputError
 from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.indexes import IndexParameters, build_findable_index, write_shard
+from stores.names import Counter, Step
 from stores.pin_vectors import (
     WIDTH,
     VectorFile,
@@ -32,8 +33,6 @@ from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import RunFolder
 from transforms.step_reports import part_report
-
-CUT_STAGE, SHARD_STAGE, EMBED_STAGE, INDEX_STAGE = "cut_vectors", "shard_pins", "embed_pins", "build_indexes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +81,9 @@ class CutVectors(beam.DoFn):
             folder = f"{run.staging}/vector_pieces"
             pieces.append(write_vector_table(run.root, folder, part_stem(s), s, ids[mine], vectors[mine]))
             yield s, pieces[-1]
-        done = part_report(started, {"vectors_read": len(ids), "vectors_zero": int((~usable).sum())})
-        write_receipt(run.root, run.staging, CUT_STAGE, group.part, Receipt({SHARD_STAGE: done}, pieces))
-        yield tagged(SHARD_STAGE, done)
+        done = part_report(started, {Counter.VECTORS_READ: len(ids), Counter.VECTORS_ZERO: int((~usable).sum())})
+        write_receipt(run.root, run.staging, Step.CUT_VECTORS, group.part, Receipt({Step.SHARD_PINS: done}, pieces))
+        yield tagged(Step.SHARD_PINS, done)
 
 
 class SortShard(beam.DoFn):
@@ -113,10 +112,12 @@ class SortShard(beam.DoFn):
                 "write every pin once"
             )
         entry = write_vector_table(run.root, f"{run.staging}/vectors", part_stem(shard), shard, ids, vectors[order])
-        run.note_progress(SHARD_STAGE, len(ids))
-        done = part_report(started, {"pins": len(ids)})
-        write_receipt(run.root, run.staging, SHARD_STAGE, part_stem(shard), Receipt({SHARD_STAGE: done}, [entry]))
-        yield tagged(SHARD_STAGE, done)
+        run.note_progress(Step.SHARD_PINS, len(ids))
+        done = part_report(started, {Counter.PINS: len(ids)})
+        write_receipt(
+            run.root, run.staging, Step.SHARD_PINS, part_stem(shard), Receipt({Step.SHARD_PINS: done}, [entry])
+        )
+        yield tagged(Step.SHARD_PINS, done)
         yield entry
 
 
@@ -177,11 +178,15 @@ class EmbedShard(beam.DoFn):
         rows = pa.table([ids, to_binary_column(embeddings)], schema=pin_embeddings_schema(config.embedding_dim))
         written = write_part(run.root, "pin_embeddings", self._date, entry.part, rows)
         lowest, highest, not_finite, constant = norm_range(embeddings)
-        run.note_progress(EMBED_STAGE, len(ids))
-        counters = {"pins_embedded": len(ids), "pins_not_finite": not_finite, "pins_constant": constant}
+        run.note_progress(Step.EMBED_PINS, len(ids))
+        counters: dict[str, int] = {
+            Counter.PINS_EMBEDDED: len(ids),
+            Counter.PINS_NOT_FINITE: not_finite,
+            Counter.PINS_CONSTANT: constant,
+        }
         done = part_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
-        write_receipt(run.root, run.staging, EMBED_STAGE, part_stem(entry.part), Receipt({EMBED_STAGE: done}))
-        yield tagged(EMBED_STAGE, done)
+        write_receipt(run.root, run.staging, Step.EMBED_PINS, part_stem(entry.part), Receipt({Step.EMBED_PINS: done}))
+        yield tagged(Step.EMBED_PINS, done)
         yield written
 
 
@@ -203,17 +208,19 @@ class BuildIndex(beam.DoFn):
         ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
         shard, built = build_findable_index(ids, embeddings, self._parameters)
         written = write_shard(run.root, self._date, entry.part, shard)
-        run.note_progress(INDEX_STAGE, len(ids))
-        counters = {
-            "pins_indexed": len(shard),
-            "twins": len(shard.twins.pin_id),
-            "pins_unfindable": built.unfindable,
-            "rebuilds": built.rebuilds,
+        run.note_progress(Step.BUILD_INDEXES, len(ids))
+        counters: dict[str, int] = {
+            Counter.PINS_INDEXED: len(shard),
+            Counter.TWINS: len(shard.twins.pin_id),
+            Counter.PINS_UNFINDABLE: built.unfindable,
+            Counter.REBUILDS: built.rebuilds,
         }
         # The width of search that finds every pin of every shard is the highest of theirs.
         done = part_report(started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
-        write_receipt(run.root, run.staging, INDEX_STAGE, part_stem(entry.part), Receipt({INDEX_STAGE: done}))
-        yield tagged(INDEX_STAGE, done)
+        write_receipt(
+            run.root, run.staging, Step.BUILD_INDEXES, part_stem(entry.part), Receipt({Step.BUILD_INDEXES: done})
+        )
+        yield tagged(Step.BUILD_INDEXES, done)
 
 
 @dataclasses.dataclass

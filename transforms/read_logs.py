@@ -16,6 +16,7 @@ from stores.erasure import read_erased
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
+from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.receipts import Receipt, write_receipt
@@ -23,7 +24,6 @@ from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Repair, RunFolder
 from transforms.step_reports import part_report
 
-STAGE = "read_logs"
 BATCH_ROWS = 1 << 18
 DAY_MS = 86_400_000
 OLDEST_DAYS = 366
@@ -146,7 +146,7 @@ class ReadCounts:
 
     @classmethod
     def zero(cls) -> "ReadCounts":
-        names = ("rows_read", "bytes_shuffled", "rows_erased", "rows_dropped")
+        names = (Counter.ROWS_READ, Counter.BYTES_SHUFFLED, Counter.ROWS_ERASED, Counter.ROWS_DROPPED)
         return cls(dict.fromkeys((*names, *(f"dropped_{reason}" for reason in REASONS)), 0), [])
 
 
@@ -161,13 +161,13 @@ def read_valid(
     """
     counters = counts.counters
     for batch in read_batches(group, columns):
-        counters["rows_read"] += batch.num_rows
+        counters[Counter.ROWS_READ] += batch.num_rows
         reason = find_bad_rows(batch, group.file.date)
         if (reason >= 0).any():
             bad = np.flatnonzero(reason >= 0)
             for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
                 counters[f"dropped_{REASONS[index]}"] += int(count)
-            counters["rows_dropped"] += len(bad)
+            counters[Counter.ROWS_DROPPED] += len(bad)
             if len(erased_users):  # counted, and kept nowhere
                 ids = batch["user_id"].take(pa.array(bad))
                 bad = bad[_null(ids) | ~np.isin(ids.fill_null(0).to_numpy(), erased_users)]
@@ -176,7 +176,7 @@ def read_valid(
             batch = batch.filter(pa.array(reason < 0))
         if len(erased_users):
             erased = np.isin(batch["user_id"].to_numpy(), erased_users)
-            counters["rows_erased"] += int(erased.sum())
+            counters[Counter.ROWS_ERASED] += int(erased.sum())
             batch = batch.filter(pa.array(~erased))
         yield batch
 
@@ -230,18 +230,18 @@ class ReadAndPartition(beam.DoFn):
         for batch in read_valid(group, self._columns, self._erased, counts):
             if self._repaired is not None:
                 mine = np.isin(batch["user_id"].to_numpy(), self._repaired)
-                counters["rows_of_others"] = counters.get("rows_of_others", 0) + int((~mine).sum())
+                counters[Counter.ROWS_OF_OTHERS] = counters.get(Counter.ROWS_OF_OTHERS, 0) + int((~mine).sum())
                 batch = batch.filter(pa.array(mine))
             for bucket, rows in split_by_bucket(batch, self._buckets):
                 for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
-                    counters["bytes_shuffled"] += len(chunk)
+                    counters[Counter.BYTES_SHUFFLED] += len(chunk)
                     if bucket not in self._finished:
                         yield bucket, chunk
         files = write_dead_letters(self._run, group, counts.dead)
-        self._run.note_progress(STAGE, counters["rows_read"])
+        self._run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
         done = part_report(started, counters, files={"dead_letters": files})
-        write_receipt(self._run.root, self._run.staging, STAGE, group.part, Receipt({STAGE: done}))
-        yield tagged(STAGE, done)
+        write_receipt(self._run.root, self._run.staging, Step.READ_LOGS, group.part, Receipt({Step.READ_LOGS: done}))
+        yield tagged(Step.READ_LOGS, done)
 
 
 @dataclasses.dataclass

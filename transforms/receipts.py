@@ -6,6 +6,7 @@ from typing import Any
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.names import Step
 from transforms.step_reports import StageReport
 
 # Part of every run's name: raised when parts that an older version of this code finished may not be used any more.
@@ -24,7 +25,7 @@ class Receipt:
         staged: Its files that later parts read and no release keeps.
     """
 
-    reports: dict[str, StageReport]
+    reports: dict[Step, StageReport]
     staged: list[FileEntry] = dataclasses.field(default_factory=list)
 
     def files(self) -> list[FileEntry]:
@@ -88,9 +89,9 @@ def forget_parts(root: Root, folder: str) -> None:
         root.remove(f"{folder}/{name}")
 
 
-def merge_reports(receipts: Iterable[Receipt]) -> list[tuple[str, StageReport]]:
+def merge_reports(receipts: Iterable[Receipt]) -> list[tuple[Step, StageReport]]:
     """What finished parts did, added up: one (stage, report) a stage."""
-    merged: dict[str, StageReport] = {}
+    merged: dict[Step, StageReport] = {}
     for receipt in receipts:
         for stage, report in receipt.reports.items():
             merged.setdefault(stage, StageReport()).add(report)

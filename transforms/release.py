@@ -18,6 +18,7 @@ from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import encode_values
 from stores.lease import check_lease
 from stores.manifests import Manifest, read_manifest, write_manifest
+from stores.names import Step
 from stores.releases import CURRENT, chain, current_release, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -39,7 +40,7 @@ class Publication:
     namespace: str
 
 
-def stage(root: Root, name: str, manifest: Manifest, reports: dict[str, StageReport]) -> None:
+def stage(root: Root, name: str, manifest: Manifest, reports: dict[Step, StageReport]) -> None:
     """Writes what a run has made so far, for `finish` and for whoever looks into a refused run."""
     if manifest.retry_users:
         root.write_bytes(f"staging/{name}/{FAILED_USERS}", "".join(f"{u}\n" for u in manifest.retry_users).encode())
@@ -52,7 +53,7 @@ def stage(root: Root, name: str, manifest: Manifest, reports: dict[str, StageRep
     )
 
 
-def read_staged(root: Root, name: str) -> tuple[Manifest, dict[str, StageReport]]:
+def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StageReport]]:
     """What `stage` wrote.
 
     Raises:

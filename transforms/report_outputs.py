@@ -7,6 +7,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from stores.files import FileEntry
+from stores.names import Step
 from transforms.step_reports import StageReport, part_report
 
 REPORTS = "reports"
@@ -38,20 +39,20 @@ def report(
 class MergeReports(beam.CombineFn):
     """(stage, report) elements -> one dict, stage -> report."""
 
-    def create_accumulator(self) -> dict[str, StageReport]:
+    def create_accumulator(self) -> dict[Step, StageReport]:
         return {}
 
-    def add_input(self, accumulator: dict[str, StageReport], element: tuple[str, StageReport]) -> Any:
+    def add_input(self, accumulator: dict[Step, StageReport], element: tuple[Step, StageReport]) -> Any:
         stage, part = element
         accumulator.setdefault(stage, StageReport()).add(part)
         return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[dict[str, StageReport]]) -> dict[str, StageReport]:
-        merged: dict[str, StageReport] = {}
+    def merge_accumulators(self, accumulators: Iterable[dict[Step, StageReport]]) -> dict[Step, StageReport]:
+        merged: dict[Step, StageReport] = {}
         for accumulator in accumulators:
             for stage, part in accumulator.items():
                 merged.setdefault(stage, StageReport()).add(part)
         return merged
 
-    def extract_output(self, accumulator: dict[str, StageReport]) -> dict[str, StageReport]:
+    def extract_output(self, accumulator: dict[Step, StageReport]) -> dict[Step, StageReport]:
         return accumulator

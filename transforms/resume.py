@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from stores.files import FileEntry
+from stores.names import Counter, Step
 from stores.pin_vectors import VectorSet
-from transforms import embed_users, histories, pins, read_logs, snapshots
 from transforms.embed_users import slice_key
 from transforms.histories import OpenBucket
 from transforms.pins import VectorGroup, vector_groups
@@ -35,7 +35,7 @@ class CompletedPins:
         for found in (self.cuts, self.tables, self.pins, self.indexes):
             yield from found.values()
 
-    def reports(self) -> list[tuple[str, StageReport]]:
+    def reports(self) -> list[tuple[Step, StageReport]]:
         """What the finished tasks did, one report per step."""
         return merge_reports(self.receipts())
 
@@ -57,7 +57,7 @@ class CompletedPins:
             entry
             for shard, receipt in self.pins.items()
             if shard not in self.indexes
-            for entry in receipt.reports[pins.EMBED_STAGE].files["pin_embeddings"]
+            for entry in receipt.reports[Step.EMBED_PINS].files["pin_embeddings"]
         ]
 
 
@@ -81,7 +81,7 @@ class Finished:
     snapshots: dict[int, Receipt]
     pin_branch: CompletedPins
 
-    def reports(self) -> list[tuple[str, StageReport]]:
+    def reports(self) -> list[tuple[Step, StageReport]]:
         """What the finished tasks did, one report per step."""
         users = (self.logs, self.histories, self.slices, self.snapshots)
         return merge_reports([*(r for found in users for r in found.values()), *self.pin_branch.receipts()])
@@ -97,7 +97,9 @@ class Finished:
             numbers = frozenset(number for b, number in self.slices if b == bucket)
             if len(numbers) < _slices(receipt):
                 (active,) = receipt.staged
-                found.append(OpenBucket(bucket, receipt.reports[histories.STAGE].files["histories"], active, numbers))
+                found.append(
+                    OpenBucket(bucket, receipt.reports[Step.UPDATE_HISTORIES].files["histories"], active, numbers)
+                )
         return found
 
     def embedded(self) -> list[tuple[int, FileEntry]]:
@@ -126,7 +128,7 @@ NOTHING = Finished({}, {}, {}, {}, CompletedPins({}, {}, {}, {}))
 
 
 def _slices(bucket: Receipt) -> int:
-    return bucket.reports[histories.STAGE].counters["slices"]
+    return bucket.reports[Step.UPDATE_HISTORIES].counters[Counter.SLICES]
 
 
 def _last_number(part: str) -> int:
@@ -140,32 +142,32 @@ def _receipts(run: RunFolder, stage: str, key: Callable[[str], Any]) -> dict[Any
 
 def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
     """Reads the receipts of a run's pin branch; on its first attempt there are none."""
-    tables = _receipts(run, pins.SHARD_STAGE, _last_number)
+    tables = _receipts(run, Step.SHARD_PINS, _last_number)
     open_shards = set(range(shards)) - tables.keys()
     cuts = {
         part: found
-        for part, found in _receipts(run, pins.CUT_STAGE, str).items()
+        for part, found in _receipts(run, Step.CUT_VECTORS, str).items()
         if open_shards <= {entry.part for entry in found.staged}
     }
-    embedded = _receipts(run, pins.EMBED_STAGE, _last_number)
-    indexes = _receipts(run, pins.INDEX_STAGE, _last_number)
+    embedded = _receipts(run, Step.EMBED_PINS, _last_number)
+    indexes = _receipts(run, Step.BUILD_INDEXES, _last_number)
     indexed = {shard: found for shard, found in indexes.items() if shard in embedded}
     return CompletedPins(cuts, tables, embedded, indexed)
 
 
 def find_finished(run: Run) -> Finished:
     """Reads the receipts of a run; on its first attempt there are none."""
-    buckets = _receipts(run, histories.STAGE, _last_number)
+    buckets = _receipts(run, Step.UPDATE_HISTORIES, _last_number)
     slices = {
         key: found
-        for key, found in _receipts(run, embed_users.STAGE, slice_key).items()
-        if key[0] in buckets and not found.reports[embed_users.STAGE].failures
+        for key, found in _receipts(run, Step.EMBED_USERS, slice_key).items()
+        if key[0] in buckets and not found.reports[Step.EMBED_USERS].failures
     }
     whole = {
         bucket for bucket, receipt in buckets.items() if all((bucket, n) in slices for n in range(_slices(receipt)))
     }
     merged = {
-        bucket: found for bucket, found in _receipts(run, snapshots.STAGE, _last_number).items() if bucket in whole
+        bucket: found for bucket, found in _receipts(run, Step.MERGE_SNAPSHOT, _last_number).items() if bucket in whole
     }
-    logs = _receipts(run, read_logs.STAGE, str) if len(buckets) == run.layout.user_buckets else {}
+    logs = _receipts(run, Step.READ_LOGS, str) if len(buckets) == run.layout.user_buckets else {}
     return Finished(logs, buckets, slices, merged, find_completed_pins(run, run.layout.pin_shards))

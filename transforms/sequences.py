@@ -13,12 +13,12 @@ from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.sequences import Sequences
 from stores.files import FileEntry
 from stores.ids import bucket_of
+from stores.names import Counter, Step
 from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
 from transforms.run import Run
 from transforms.step_reports import StageReport, part_report
 
-STAGE = "join_vectors"
 SliceKey = tuple[int, int]  # (bucket, number within it)
 
 # pin_id int64 [N] -> (found bool [N], vector [found.sum(), 256])
@@ -83,11 +83,11 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
     usable, vectors = usable[kept], vectors[kept] if not kept.all() else vectors
     everyone, start = np.unique(user_id, return_index=True)
     with_token = user[first]
-    counters = {
-        "tokens": len(usable),
-        "tokens_out_of_vocabulary": rows.num_rows - len(known),
-        "tokens_without_vector": len(known) - int(found.sum()),
-        "users_without_token": len(everyone) - len(with_token),
+    counters: dict[str, int] = {
+        Counter.TOKENS: len(usable),
+        Counter.TOKENS_OUT_OF_VOCABULARY: rows.num_rows - len(known),
+        Counter.TOKENS_WITHOUT_VECTOR: len(known) - int(found.sum()),
+        Counter.USERS_WITHOUT_TOKEN: len(everyone) - len(with_token),
     }
     timestamp = rows["timestamp_ms"].to_numpy()
     sequences = Sequences(
@@ -112,7 +112,7 @@ def join_slice(
 ) -> JoinedSlice:
     """Assembles the sequences of a slice and says what it did; `started` is when that began."""
     sequences, last_action_ms, counters = assemble(rows, config, look_up)
-    run.note_progress(STAGE, rows.num_rows)
+    run.note_progress(Step.JOIN_VECTORS, rows.num_rows)
     return JoinedSlice(*key, sequences, last_action_ms, part_report(started, counters))
 
 

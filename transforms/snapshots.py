@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stores.files import FileEntry
 from stores.manifests import read_manifest
+from stores.names import Counter, Step
 from stores.pin_vectors import find_sorted
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
@@ -19,8 +20,6 @@ from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.step_reports import StageReport, part_report
-
-STAGE = "merge_snapshot"
 
 
 def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
@@ -95,13 +94,13 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
     if new.num_rows or idle.any() or not entries:
         entries = [write_part(run.root, "user_embeddings", run.date, bucket, rows)]
     embedded = new.num_rows - new["embedding"].null_count
-    counters = {
-        "users": rows.num_rows,
-        "users_carried_over": rows.num_rows - embedded,
-        "users_expired": int(idle.sum()),
-        "users_stale": pc.sum(rows["stale"]).as_py() or 0,
+    counters: dict[str, int] = {
+        Counter.USERS: rows.num_rows,
+        Counter.USERS_CARRIED_OVER: rows.num_rows - embedded,
+        Counter.USERS_EXPIRED: int(idle.sum()),
+        Counter.USERS_STALE: pc.sum(rows["stale"]).as_py() or 0,
     }
-    run.note_progress(STAGE, rows.num_rows)
+    run.note_progress(Step.MERGE_SNAPSHOT, rows.num_rows)
     acted = who_acted(old, new) if run.instructions.ageing.refresh_days else new
     moved = {HISTOGRAM: cosine_histogram(old, acted)}
     report = part_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
@@ -135,8 +134,10 @@ class MergeBucket(beam.DoFn):
         written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
         done = merge_bucket(run, bucket, old, entries, new).report
-        write_receipt(run.root, run.staging, STAGE, part_stem(bucket), Receipt({STAGE: done}))
-        yield tagged(STAGE, done)
+        write_receipt(
+            run.root, run.staging, Step.MERGE_SNAPSHOT, part_stem(bucket), Receipt({Step.MERGE_SNAPSHOT: done})
+        )
+        yield tagged(Step.MERGE_SNAPSHOT, done)
 
 
 @dataclasses.dataclass

@@ -15,6 +15,7 @@ from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines
 from stores.erasure import read_erased
 from stores.files import FileEntry, Root
 from stores.ids import uniform_of
+from stores.names import Counter, Step
 from stores.pin_vectors import VectorTable
 from stores.schemas import ENGAGEMENTS
 from stores.timelines import SPLITS, write_timelines
@@ -23,8 +24,6 @@ from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
 from transforms.sequences import model_codes
-
-STAGE = "build_timelines"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +57,15 @@ def build_timelines(
     Returns:
         The timelines of the users with at least one event; counters.
     """
-    counters = {"rows": rows.num_rows}
+    counters: dict[str, int] = {Counter.ROWS: rows.num_rows}
     if len(erased):
         rows = rows.filter(pa.array(~np.isin(rows["user_id"].to_numpy(), erased)))
-    counters["rows_erased"] = counters["rows"] - rows.num_rows
+    counters[Counter.ROWS_ERASED] = counters[Counter.ROWS] - rows.num_rows
     actions, surfaces = sorted_vocabulary([rows["action"]]), sorted_vocabulary([rows["surface"]])
     engagements = to_engagements(rows, actions, surfaces)
     order = engagements.order()
     order = order[~engagements.take(order).equals_previous()]
-    counters["rows_repeated"] = rows.num_rows - len(order)
+    counters[Counter.ROWS_REPEATED] = rows.num_rows - len(order)
     order = order[::-1]  # the order of the histories backwards: oldest first, users descending
 
     action = model_codes(rows["action"], rules.action_vocabulary)[order]
@@ -74,8 +73,8 @@ def build_timelines(
     known = (action >= 0) & (surface >= 0)
     pin_row = rows_of(engagements.pin_id[order])
     usable = np.flatnonzero(known & (pin_row >= 0))
-    counters["rows_out_of_vocabulary"] = int((~known).sum())
-    counters["rows_without_vector"] = int(known.sum()) - len(usable)
+    counters[Counter.ROWS_OUT_OF_VOCABULARY] = int((~known).sum())
+    counters[Counter.ROWS_WITHOUT_VECTOR] = int(known.sum()) - len(usable)
 
     event = usable[np.argsort(engagements.user_id[order][usable], kind="stable")]
     user_ids, first = np.unique(engagements.user_id[order][event], return_index=True)
@@ -100,7 +99,7 @@ def build_timelines(
         duration_s=duration,
         positive=positive,
     )
-    counters |= {"users": len(timelines), "events": len(event), "positives": int(positive.sum())}
+    counters |= {Counter.USERS: len(timelines), Counter.EVENTS: len(event), Counter.POSITIVES: int(positive.sum())}
     return timelines, counters
 
 
@@ -146,8 +145,8 @@ class BuildTimelines(beam.DoFn):
                 events = {name: getattr(part, name) for name in EVENT_COLUMNS}
                 files[split] = [write_timelines(self._run.root, split, bucket, part.user_ids, part.offsets, events)]
         kinds = {f"events {kind}": number for kind, number in count_kinds(timelines, self._rules).items()}
-        self._run.note_progress(STAGE, len(timelines))
-        yield report(STAGE, started, counters | kinds, files=files)
+        self._run.note_progress(Step.BUILD_TIMELINES, len(timelines))
+        yield report(Step.BUILD_TIMELINES, started, counters | kinds, files=files)
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ from stores.indexes import load_shards
 from stores.kv.base import KeyValueStore
 from stores.kv.codec import decode_values
 from stores.manifests import Manifest
+from stores.names import Step
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -95,7 +96,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
             strange = np.setxor1d(held, wanted)
             problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
     # At the width that it is served with, and no narrower one.
-    reports = {"build_indexes": StageReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
+    reports = {Step.BUILD_INDEXES: StageReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
     gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], Thresholds()))
     problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
     return problems

@@ -4,6 +4,7 @@ import html
 
 from stores.files import replace_atomically
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2.5rem auto; padding: 0 1rem; color: #222 }
@@ -96,11 +97,11 @@ def write_report(
     days = [
         [
             manifest.date,
-            counted(manifest, "read_logs", "rows_read"),
-            counted(manifest, "read_logs", "rows_dropped"),
-            counted(manifest, "update_histories", "users_active"),
-            counted(manifest, "embed_users", "users_embedded"),
-            counted(manifest, "merge_snapshot", "users_carried_over"),
+            counted(manifest, Step.READ_LOGS, Counter.ROWS_READ),
+            counted(manifest, Step.READ_LOGS, Counter.ROWS_DROPPED),
+            counted(manifest, Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE),
+            counted(manifest, Step.EMBED_USERS, Counter.USERS_EMBEDDED),
+            counted(manifest, Step.MERGE_SNAPSHOT, Counter.USERS_CARRIED_OVER),
             f"{manifest.rows('user_embeddings'):,}",
             f"{manifest.rows('pin_embeddings'):,}",
             f"{manifest.settings['index']['recall_at_10']:.4f}",

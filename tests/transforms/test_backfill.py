@@ -5,7 +5,8 @@ import datetime
 
 from stores.files import FileEntry, Root
 from stores.layout import Layout
-from transforms.backfill import STAGE, BucketStart, BucketState, find_walked, state_after
+from stores.names import Step
+from transforms.backfill import BucketStart, BucketState, find_walked, state_after
 from transforms.receipts import Receipt, write_receipt
 from transforms.run import Instructions, Run
 from transforms.step_reports import StageReport
@@ -37,7 +38,7 @@ def walk(run: Run, bucket: int, state: BucketState, failed: int | None = None) -
         "embed_users": StageReport(failures=[] if failed is None else [(failed, "poison")]),
     }
     receipt = Receipt(reports)
-    write_receipt(run.root, run.staging, STAGE, state.part(bucket), receipt)
+    write_receipt(run.root, run.staging, Step.WALK_BUCKETS, state.part(bucket), receipt)
     return state_after(receipt)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from stores.files import FileEntry, Root
+from stores.names import Counter, Step
 from stores.tables import read_files
 from transforms.gates.gate import Measured, at_least, at_most
 from transforms.gates.staged import StagedRelease
@@ -21,14 +22,17 @@ JOB_AT_FAULT = "a fault of the job: keep the run's folder, report it"
 @at_most(MAX_DROPPED_SHARE, advice="the dead letters, reason by reason, in the run's folder")
 def rows_dropped_share(staged: StagedRelease) -> Measured:
     """Too many of the log rows read went to the dead letters."""
-    dropped, read = staged.count("read_logs", "rows_dropped"), staged.count("read_logs", "rows_read")
+    dropped, read = staged.count(Step.READ_LOGS, Counter.ROWS_DROPPED), staged.count(Step.READ_LOGS, Counter.ROWS_READ)
     return Measured(dropped / max(1, read), "share of the rows read that were dropped")
 
 
 @at_most(MAX_FAILED_SHARE, advice="why users failed: the staged manifest says it of each")
 def users_failed_share(staged: StagedRelease) -> Measured:
     """Too many of the users tried raised, or gave NaN, at inference."""
-    failed, embedded = staged.count("embed_users", "users_failed"), staged.count("embed_users", "users_embedded")
+    failed, embedded = (
+        staged.count(Step.EMBED_USERS, Counter.USERS_FAILED),
+        staged.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED),
+    )
     return Measured(failed / max(1, failed + embedded), "share of the users tried that could not be embedded")
 
 
@@ -39,25 +43,27 @@ def users_failed_share(staged: StagedRelease) -> Measured:
 @at_most(0, advice=JOB_AT_FAULT)
 def rows_unaccounted(staged: StagedRelease) -> Measured:
     """A valid log row reached no history, or two."""
-    valid = staged.count("read_logs", "rows_read")
-    valid -= staged.count("read_logs", "rows_dropped", "rows_erased", "rows_of_others")
-    missing = valid - staged.count("update_histories", "rows_new")
+    valid = staged.count(Step.READ_LOGS, Counter.ROWS_READ)
+    valid -= staged.count(Step.READ_LOGS, Counter.ROWS_DROPPED, Counter.ROWS_ERASED, Counter.ROWS_OF_OTHERS)
+    missing = valid - staged.count(Step.UPDATE_HISTORIES, Counter.ROWS_NEW)
     return Measured(abs(missing), "valid log rows that reached no history, or twice")
 
 
 @at_most(0, advice=JOB_AT_FAULT)
 def users_unaccounted(staged: StagedRelease) -> Measured:
     """An active user was neither embedded nor failed nor is without a usable token."""
-    active = staged.count("update_histories", "users_active")
-    tried = staged.count("embed_users", "users_embedded", "users_failed")
-    missing = active - tried - staged.count("join_vectors", "users_without_token")
+    active = staged.count(Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE)
+    tried = staged.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED, Counter.USERS_FAILED)
+    missing = active - tried - staged.count(Step.JOIN_VECTORS, Counter.USERS_WITHOUT_TOKEN)
     return Measured(abs(missing), "active users neither embedded nor failed nor without a usable token")
 
 
 @at_most(0, advice=JOB_AT_FAULT)
 def snapshot_rows_unaccounted(staged: StagedRelease) -> Measured:
     """A user embedded or carried over is not in the snapshot."""
-    made = staged.count("embed_users", "users_embedded") + staged.count("merge_snapshot", "users_carried_over")
+    made = staged.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED) + staged.count(
+        Step.MERGE_SNAPSHOT, Counter.USERS_CARRIED_OVER
+    )
     missing = made - staged.manifest.rows("user_embeddings")
     return Measured(abs(missing), "users embedded or carried over that are not in the snapshot")
 
@@ -65,7 +71,7 @@ def snapshot_rows_unaccounted(staged: StagedRelease) -> Measured:
 @at_most(0, advice=JOB_AT_FAULT)
 def pins_unaccounted(staged: StagedRelease) -> Measured:
     """A pin with a vector has no embedding."""
-    usable = staged.count("shard_pins", "vectors_read") - staged.count("shard_pins", "vectors_zero")
+    usable = staged.count(Step.SHARD_PINS, Counter.VECTORS_READ) - staged.count(Step.SHARD_PINS, Counter.VECTORS_ZERO)
     missing = usable - staged.manifest.rows("pin_embeddings")
     return Measured(abs(missing), "pins with a vector but without an embedding")
 
@@ -92,7 +98,7 @@ def pins_not_indexed(staged: StagedRelease) -> Measured:
 @at_most(0, advice="--pins: crowds of nearly equal vectors? try a larger --index-m")
 def pins_unfindable(staged: StagedRelease) -> Measured:
     """A search for a pin's own vector does not find the pin."""
-    unfindable = staged.count("build_indexes", "pins_unfindable")
+    unfindable = staged.count(Step.BUILD_INDEXES, Counter.PINS_UNFINDABLE)
     return Measured(unfindable, "pins that a search for their own vector does not find")
 
 
@@ -102,7 +108,9 @@ def pins_unfindable(staged: StagedRelease) -> Measured:
 @at_most(MAX_LOST_SHARE, advice="the model's vocabularies and --pins: who has no usable token any more?")
 def users_lost_share(staged: StagedRelease) -> Measured | None:
     """Users of the previous release are missing, beyond those that `--max-idle-days` removed."""
-    return lost_share(staged, "user_embeddings", "user_id", "users", staged.count("merge_snapshot", "users_expired"))
+    return lost_share(
+        staged, "user_embeddings", "user_id", "users", staged.count(Step.MERGE_SNAPSHOT, Counter.USERS_EXPIRED)
+    )
 
 
 @at_most(MAX_LOST_SHARE, advice="--pins: is the export whole?")

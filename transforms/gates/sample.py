@@ -8,6 +8,7 @@ import numpy as np
 
 from stores.files import FileEntry, Root
 from stores.indexes import EF_CANDIDATES, IndexShard, load_shards, search_shards
+from stores.names import Step
 from stores.neighbours import Neighbours, count_found, exact_top_k, merge_top_k, tie_aware_recall
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -61,7 +62,7 @@ def seed_of(staged: StagedRelease) -> int:
 
 def find_ef_of(staged: StagedRelease) -> int:
     """The smallest width of search that finds every pin by its own vector; none below it is served."""
-    return int(staged.report("build_indexes").highest.get("find_ef", EF_CANDIDATES[0]))
+    return int(staged.report(Step.BUILD_INDEXES).highest.get("find_ef", EF_CANDIDATES[0]))
 
 
 @measured_once

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from stores.files import Root
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from transforms.gates.thresholds import ThresholdValues
 from transforms.step_reports import StageReport
 
@@ -32,7 +33,7 @@ class StagedRelease:
 
     root: Root
     manifest: Manifest
-    reports: Mapping[str, StageReport]
+    reports: Mapping[Step, StageReport]
     chain: Sequence[Manifest]
     thresholds: ThresholdValues
     measured: dict[Callable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
@@ -42,12 +43,11 @@ class StagedRelease:
         """The release it was built on; None for a first one."""
         return self.chain[0] if self.chain else None
 
-    def count(self, step: str, *counters: str) -> int:
+    def count(self, step: Step, *counters: Counter) -> int:
         """The sum of some counters of a step; one that the step does not have, or whose step did not run, is 0."""
-        found = self.manifest.counters.get(step, {})
-        return sum(found.get(name, 0) for name in counters)
+        return sum(self.manifest.count(step, counter) for counter in counters)
 
-    def report(self, step: str) -> StageReport:
+    def report(self, step: Step) -> StageReport:
         """What a step did; an empty report where it did not run."""
         return self.reports.get(step, StageReport())
 

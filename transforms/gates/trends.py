@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from transforms.gates.gate import MOST, Measured, at_most
 from transforms.gates.staged import StagedRelease, measured_once
 from transforms.gates.thresholds import Threshold
@@ -45,9 +46,8 @@ class Night:
 
 def share_without_vector(manifest: Manifest) -> float | None:
     """Share of a release's tokens looked up whose pin has no vector; None if none was looked up."""
-    joined = manifest.counters.get("join_vectors", {})
-    without = joined.get("tokens_without_vector", 0)
-    looked_up = without + joined.get("tokens", 0)
+    without = manifest.count(Step.JOIN_VECTORS, Counter.TOKENS_WITHOUT_VECTOR)
+    looked_up = without + manifest.count(Step.JOIN_VECTORS, Counter.TOKENS)
     return without / looked_up if looked_up else None
 
 
@@ -56,9 +56,8 @@ def night_of(manifest: Manifest, previous: Manifest | None) -> Night | None:
     days = (manifest.day - previous.day).days if previous else 0
     if days < 1:
         return None
-    counters = manifest.counters
-    rows = counters.get("read_logs", {}).get("rows_read", 0) / days
-    active = counters.get("update_histories", {}).get("users_changed", 0)
+    rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ) / days
+    active = manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED)
     return Night(manifest.day, days, rows, active)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from stores.names import Counter, Step
 from transforms.gates.gate import Measured, at_most
 from transforms.gates.sample import sample_of
 from transforms.gates.staged import StagedRelease
@@ -19,40 +20,40 @@ CONSTANT = "the model: vectors of one repeated number"
 @at_most(0, advice="the newest log files and the model: something made a NaN")
 def users_not_finite(staged: StagedRelease) -> Measured:
     """A user's vector has NaN or infinity in it."""
-    return Measured(staged.count("embed_users", "users_not_finite"), "users with NaN or infinity")
+    return Measured(staged.count(Step.EMBED_USERS, Counter.USERS_NOT_FINITE), "users with NaN or infinity")
 
 
 @at_most(NORM_TOLERANCE, advice="the model: the user tower must end in an L2 norm")
 def users_norm(staged: StagedRelease) -> Measured:
     """The norm of a user's vector is away from 1; a zero vector shows here."""
-    return Measured(norm_error(staged, "embed_users"), "largest distance of a norm from 1, users")
+    return Measured(norm_error(staged, Step.EMBED_USERS), "largest distance of a norm from 1, users")
 
 
 @at_most(0, advice=CONSTANT)
 def users_constant(staged: StagedRelease) -> Measured:
     """A user's vector is one number repeated."""
-    return Measured(staged.count("embed_users", "users_constant"), "users whose vector is one number repeated")
+    return Measured(staged.count(Step.EMBED_USERS, Counter.USERS_CONSTANT), "users whose vector is one number repeated")
 
 
 @at_most(0, advice="--pins and the model: something made a NaN")
 def pins_not_finite(staged: StagedRelease) -> Measured:
     """A pin's vector has NaN or infinity in it."""
-    return Measured(staged.count("embed_pins", "pins_not_finite"), "pins with NaN or infinity")
+    return Measured(staged.count(Step.EMBED_PINS, Counter.PINS_NOT_FINITE), "pins with NaN or infinity")
 
 
 @at_most(NORM_TOLERANCE, advice="the model: the pin tower must end in an L2 norm")
 def pins_norm(staged: StagedRelease) -> Measured:
     """The norm of a pin's vector is away from 1; a zero vector shows here."""
-    return Measured(norm_error(staged, "embed_pins"), "largest distance of a norm from 1, pins")
+    return Measured(norm_error(staged, Step.EMBED_PINS), "largest distance of a norm from 1, pins")
 
 
 @at_most(0, advice=CONSTANT)
 def pins_constant(staged: StagedRelease) -> Measured:
     """A pin's vector is one number repeated."""
-    return Measured(staged.count("embed_pins", "pins_constant"), "pins whose vector is one number repeated")
+    return Measured(staged.count(Step.EMBED_PINS, Counter.PINS_CONSTANT), "pins whose vector is one number repeated")
 
 
-def norm_error(staged: StagedRelease, step: str) -> float:
+def norm_error(staged: StagedRelease, step: Step) -> float:
     """The largest distance from 1 of the norms that a step measured; 0 if it embedded nothing."""
     report = staged.report(step)
     return max((abs(norm - 1.0) for norm in (*report.lowest.values(), *report.highest.values())), default=0.0)

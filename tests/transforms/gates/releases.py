@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from stores.files import FileEntry, Root
 from stores.manifests import Manifest
+from stores.names import Step
 from transforms.gates import GateSpec, StagedRelease, Thresholds, check_gates
 from transforms.step_reports import StageReport
 
@@ -17,7 +18,7 @@ def manifest_of(users: int, pins: int, indexed: int) -> Manifest:
 def staged_of(
     manifest: Manifest,
     chain: Sequence[Manifest] = (),
-    reports: dict[str, StageReport] | None = None,
+    reports: dict[Step, StageReport] | None = None,
     root: Root | None = None,
 ) -> StagedRelease:
     """A staged release; without a root for gates that open no file."""
