@@ -8,6 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.beam_options import is_local
 from stores.errors import StoreError, UsageError
 from stores.files import Root
+from stores.upgrades import SUBMITTED_RUN, read_json_record
 
 SUBMITTED = "submitted.json"
 
@@ -43,7 +44,7 @@ def note_submitted(root: Root, run: str, options: PipelineOptions, result: Any) 
 def not_finished(root: Root, run: str) -> StoreError:
     """The error for a run that has staged nothing yet: still running, as far as anybody knows, or cut off."""
     try:
-        found = root.read_json(f"staging/{run}/{SUBMITTED}")
+        found = read_json_record(root, f"staging/{run}/{SUBMITTED}", SUBMITTED_RUN)
     except FileNotFoundError:
         return StoreError(f"{root.path(f'staging/{run}')}: run {run} was not finished, start it again")
     return StoreError(

@@ -20,6 +20,7 @@ from stores.erasure import read_ids
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.layout import Layout
+from stores.upgrades import FILE_ENTRY, REPORT, read_record
 from transforms.ageing import Ageing
 
 REPORTS = "reports"
@@ -169,9 +170,18 @@ class StageReport:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "StageReport":
-        """Reads a report that was written as a plain dict."""
-        files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
-        return cls(**{**found, "files": files, "failures": [(user, why) for user, why in found["failures"]]})
+        """Reads a report that was written as a plain dict.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is something else.
+        """
+        told = read_record(REPORT, cls, found, "report")
+        told.files = {
+            table: [read_record(FILE_ENTRY, FileEntry, entry, table) for entry in entries]
+            for table, entries in told.files.items()
+        }
+        told.failures = [(user, why) for user, why in told.failures]
+        return told
 
 
 def part_report(

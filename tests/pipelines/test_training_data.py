@@ -216,6 +216,7 @@ def test_rows_that_have_no_vector_at_all_are_said(world, tmp_path, capsys):
     assert run_job(folder, str(tmp_path / "out"), f"--pins={tmp_path}/pins") == 1
     said = capsys.readouterr().err
     assert "no engagement to train on" in said and "without a pin vector" in said
+    assert "invalid (negative_duration 3, negative_pin_id 3, null_user_id 3, timestamp_after_partition 3" in said
 
 
 @pytest.mark.parametrize("job", ["training-data", "daily", "init-model"])

@@ -1,6 +1,9 @@
 """What a gate is: one measured value, the value allowed, and what an operator should look at when it closes."""
 
 import dataclasses
+from typing import Any
+
+from stores.upgrades import GATE, read_record
 
 MOST = 1e9  # stands for infinity: JSON has none
 
@@ -26,6 +29,15 @@ class Gate:
     reads: str
     at_least: bool = False
     forced: str | None = None
+
+
+def read_gate(found: dict[str, Any]) -> Gate:
+    """A gate as a manifest or an outcome has it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return read_record(GATE, Gate, found, "gate")
 
 
 def at_most(name: str, measured: float, threshold: float, reads: str) -> Gate:
