@@ -7,6 +7,7 @@ import sys
 from pipelines.arguments import Parser
 from pipelines.figures import as_json
 from stores.erasure import (
+    check_known_tables,
     erase_from_dead_letters,
     erase_from_files,
     erase_from_runs,
@@ -50,6 +51,7 @@ def run(argv: list[str]) -> int:
         store.check()
     receipt = new_receipt(users)
     with hold_lease(root, "erase"):
+        check_known_tables(root)
         keep_out(root, users)  # first: whatever comes after, they do not come back
         for store in stores:
             for generation in store.generations():

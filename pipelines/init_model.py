@@ -36,7 +36,7 @@ def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...],
                             if pa.types.is_dictionary(values.type):
                                 values = values.dictionary_decode()
                             found |= {value for value in values.to_pylist() if value is not None}
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
     return tuple(sorted(words["action"])), tuple(sorted(words["surface"]))
 

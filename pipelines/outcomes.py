@@ -10,7 +10,8 @@ from rich.table import Table
 from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import open_store
-from transforms.gates import ADVICE, Gate
+from stores.manifests import Manifest
+from transforms.gates import ADVICE, read_gate
 from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, Publication
 
 AGAIN = (
@@ -64,7 +65,7 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
     Args:
         publish: The flag, in what to type, that says where the forced release is published.
     """
-    gates = [Gate(**found) for found in outcome["refused"]]
+    gates = [read_gate(found) for found in outcome["refused"]]
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("gate", "measured", "allowed", "what it is", "where to look"):
         table.add_column(title, overflow="fold", justify="right" if title in ("measured", "allowed") else "left")
@@ -78,7 +79,8 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
     if root.exists(f"staging/{run}/{FAILED_USERS}"):
         failed = [f"why users failed: {root.path(f'staging/{run}/{STAGED}')}", AGAIN]
     names = ", ".join(gate.name for gate in gates)
-    checked = root.read_json(f"staging/{run}/checked.json")["gates"]  # those forced before have to be named again
+    path = f"staging/{run}/checked.json"
+    checked = Manifest.from_json(root.read_json(path), root.path(path)).gates  # those forced have to be named again
     force = " ".join(f"--force-gate {found['name']}" for found in checked if not found["passed"])
     rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]
     return "\n".join(
@@ -86,7 +88,7 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
             f"release {outcome['release']} was refused by {len(gates)} gate{'s'[: len(gates) != 1]}: {names}; what was "
             "served before is still served",
             *rows,
-            f"Every gate, with its value: {root.path(f'staging/{run}/checked.json')}",
+            f"Every gate, with its value: {root.path(path)}",
             *failed,
             "Mend the cause and run the same command again. Or, if it is as it should be, release it as it is:",
             f"  pinnerformer release --root {shlex.quote(root.url)} --run {run} {force} --reason 'WHY' {publish}",

@@ -1,6 +1,6 @@
 """`pinnerformer rollback`: serves an older release again, and keeps the next night from building on the bad one."""
 
-import dataclasses
+import argparse
 import datetime
 import sys
 
@@ -11,29 +11,31 @@ from stores.files import Root
 from stores.lease import hold_lease
 from stores.manifests import Manifest, read_manifest
 from stores.releases import (
-    PINNED,
     Pin,
     chain,
     current_release,
     move_current,
     read_pin,
+    remove_hold,
     rolled_back_path,
+    write_hold,
 )
+from stores.upgrades import write_record
 from transforms.release import publish
 
 DESCRIPTION = """\
 Serves an older release again: moves CURRENT to it, then brings the key-value store to it as the difference of the two
 snapshots. An older model's vectors are taken from its generation if the store still has it, else written anew.
 
-The root is then PINNED: `daily` refuses to run until `rollback --unpin`. The next run builds on the release rolled back
-to, and reads again what the bad one had read. May be repeated after any interruption.
+The root is then HELD: `daily` refuses to run until `rollback --lift-hold`. The next run builds on the release rolled
+back to, and reads again what the bad one had read. May be repeated after any interruption.
 """
 
 EPILOG = """\
 examples:
   pinnerformer rollback --root ROOT --kv URL --reason "half of the log was missing"       # to the release before
   pinnerformer rollback --root ROOT --kv URL --to 2026-11-20 --reason "bad since the 21st"
-  pinnerformer rollback --root ROOT --unpin                                               # the cause is mended
+  pinnerformer rollback --root ROOT --lift-hold                                           # the cause is mended
 """
 
 
@@ -46,16 +48,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--publish", choices=("store", "none"), default="store", help="none: move CURRENT only")
     parser.add_argument("--to", metavar="RELEASE", help="default: the release before CURRENT")
     parser.add_argument("--reason", metavar="TEXT", help="why; shown to whoever comes next")
-    parser.add_argument("--unpin", action="store_true", help="let `daily` run again")
+    parser.add_argument("--lift-hold", action="store_true", help="let `daily` run again")
+    # What the flag was called at first, in whose scripts it still stands.
+    parser.add_argument("--unpin", action="store_true", dest="lift_hold", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     root = Root(arguments.root)
-    if arguments.unpin:
+    if arguments.lift_hold:
         if arguments.to or arguments.reason:
-            raise UsageError("--unpin goes alone: it moves nothing")
-        with hold_lease(root, "rollback --unpin"):
-            pin = read_pin(root)
-            root.remove(PINNED)
-        print(f"unpinned; CURRENT is {current_release(root)}" if pin else "was not pinned", file=sys.stderr)
+            raise UsageError("--lift-hold goes alone: it moves nothing")
+        with hold_lease(root, "rollback --lift-hold"):
+            held = remove_hold(root)
+        print(f"hold lifted; CURRENT is {current_release(root)}" if held else "was not held", file=sys.stderr)
         return 0
     target = open_target(arguments)
     with hold_lease(root, "rollback"):
@@ -63,19 +66,19 @@ def run(argv: list[str]) -> int:
         sent = publish(root, to.release, target) if target else None
     words = f"{sent['users_sent']:,} users sent, {sent['users_deleted']:,} deleted" if sent else "nothing published"
     print(
-        f"CURRENT is {to.release}; {words}\npinned: `daily` refuses to run until "
-        f"pinnerformer rollback --root {root.url} --unpin",
+        f"CURRENT is {to.release}; {words}\nheld: `daily` refuses to run until "
+        f"pinnerformer rollback --root {root.url} --lift-hold",
         file=sys.stderr,
     )
     return 0
 
 
 def roll_back(root: Root, to: str | None, reason: str) -> Manifest:
-    """Pins the root at a release and moves CURRENT to it; goes on where an earlier attempt stopped.
+    """Holds the root at a release and moves CURRENT to it; goes on where an earlier attempt stopped.
 
     Args:
         to: The release; None: the one before CURRENT, or the one that an earlier attempt was on the way to.
-        reason: Kept in PINNED.
+        reason: Kept in HELD.
 
     Returns:
         The manifest of the release that CURRENT names now.
@@ -87,23 +90,23 @@ def roll_back(root: Root, to: str | None, reason: str) -> Manifest:
     current = current_release(root)
     if current is None:
         raise StoreError(f"{root.url}: no release in it, nothing to roll back")
-    pin = read_pin(root)
+    hold = read_pin(root)
     if to is None:
-        to = pin.release if pin else read_manifest(root, current).previous
+        to = hold.release if hold else read_manifest(root, current).previous
     if to is None:
         raise StoreError(f"{root.url}: {current} is the first release, there is none before it")
     manifest = read_manifest(root, to)
     check_complete(root, manifest)
-    if pin is None or pin.release != to:
+    if hold is None or hold.release != to:
         if not reason:
             raise UsageError("--reason is missing: whoever comes next has to know why")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-        pin = Pin(to, current, reason, now)
-        root.write_json(PINNED, dataclasses.asdict(pin))
+        hold = Pin(to, current, reason, now)
+        write_hold(root, hold)
     ancestors = [found.release for found in chain(root)]
     if to in ancestors:  # forward again, there is nothing to mark
         for release in ancestors[: ancestors.index(to)]:
-            root.write_json(rolled_back_path(release), dataclasses.asdict(pin))
+            root.write_json(rolled_back_path(release), write_record(hold))
     move_current(root, current, to)
     return manifest
 

@@ -2,6 +2,7 @@
 
 from stores.errors import StoreError
 from stores.files import Root
+from stores.upgrades import SUBMITTED_RUN, read_json_record
 
 SUBMITTED = "submitted.json"
 
@@ -9,7 +10,7 @@ SUBMITTED = "submitted.json"
 def not_finished(root: Root, run: str) -> StoreError:
     """The error for a run that has staged nothing yet: still running, as far as anybody knows, or cut off."""
     try:
-        found = root.read_json(f"staging/{run}/{SUBMITTED}")
+        found = read_json_record(root, f"staging/{run}/{SUBMITTED}", SUBMITTED_RUN)
     except FileNotFoundError:
         return StoreError(f"{root.path(f'staging/{run}')}: run {run} was not finished, start it again")
     return StoreError(

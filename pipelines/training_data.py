@@ -25,7 +25,7 @@ from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.names import Counter, Step
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
-from stores.timelines import PIN_IDS, SPLITS, unnamed_files, write_vector_matrix
+from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
 from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
@@ -290,7 +290,7 @@ def run(argv: list[str]) -> int:
     finally:
         remove_leftovers(root)
     if not arguments.quiet:
-        counts = root.read_json(TIMELINES_JSON)["counts"]
+        counts = read_description(root.url)[0]["counts"]
         print(
             f"{counts['users']:,} users, {counts['evaluation_users']:,} of them for evaluation; "
             f"{counts['events']:,} events, {counts['positives']:,} positive\n"

@@ -117,6 +117,22 @@ def without(rows: pa.Table, users: np.ndarray) -> pa.Table:
     return rows.filter(pa.array(~np.isin(rows["user_id"].to_numpy(), users)))
 
 
+def check_known_tables(root: Root) -> None:
+    """Makes sure that no release has a table that this version passes by: users in it would stay.
+
+    Raises:
+        StoreError: a newer version made one.
+    """
+    for release in root.list("releases"):
+        path = manifest_path(release)
+        unknown = set(read_manifest(root, release).tables) - set(TABLES) if root.exists(path) else set()
+        if unknown:
+            raise StoreError(
+                f"{root.path(path)}: has tables that this version does not know: {', '.join(sorted(unknown))}; erase "
+                "with the version that made them, nothing was erased"
+            )
+
+
 def erase_from_files(root: Root, users: np.ndarray, receipt: Receipt) -> None:
     """Writes the files that hold a user anew, then the manifests, then deletes the old files; may be repeated.
 

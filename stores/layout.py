@@ -7,6 +7,7 @@ from typing import Any
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root
+from stores.upgrades import LAYOUT, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +56,15 @@ def read_layout(root: Root) -> Layout | None:
     """The layout of a root; None where no root has been made yet.
 
     Raises:
-        StoreError: layout.json is damaged.
+        StoreError: layout.json is damaged, or of a format that this version does not read.
     """
     try:
         found = root.read_json("layout.json")
     except FileNotFoundError:
         return None
     try:
-        return Layout(**found)
-    except (TypeError, UsageError) as error:
+        return read_record(LAYOUT, Layout, found, root.path("layout.json"))
+    except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
 
 

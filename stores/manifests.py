@@ -11,9 +11,10 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.names import Counter, Step
 from stores.tables import TABLES
+from stores.upgrades import FILE_ENTRY, MANIFEST, Record, fields_of, read_record, upgrade, write_record
 
 DIGEST = "digest"  # the key, last in the file, that holds what the rest of it is held against
-FORMAT = 1  # of a manifest and of everything that it names; raised when an older reader would misread it
+FORMAT = MANIFEST.format or 0  # of a manifest and of everything that it names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Manifest:
         revision: Raised where `gc` or `erase` wrote the manifest anew.
         format: `FORMAT` of the version that wrote it.
         statistics: Distributions that the next releases are compared with: name -> counts a bin.
+        extra: Keys that a newer version wrote and this one does not know; written again with the others.
+        extra_of_files: Likewise of the files: path -> keys. They go with the file: where one is written anew, its
+            successor has another path.
     """
 
     release: str
@@ -53,6 +57,8 @@ class Manifest:
     dropped: list[str] = dataclasses.field(default_factory=list)
     revision: int = 1
     format: int = FORMAT
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra_of_files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def parts(self, table: str) -> dict[int, list[FileEntry]]:
         """Part -> its files, in the order of the manifest."""
@@ -74,8 +80,13 @@ class Manifest:
         return datetime.date.fromisoformat(self.date)
 
     def to_json(self) -> dict[str, Any]:
-        """A plain dict, keys in the order of the fields."""
-        return dataclasses.asdict(self)
+        """A plain dict, keys in the order of the fields; those of a newer version after them."""
+        content = write_record(self)
+        of_files = content.pop("extra_of_files")
+        for entries in content["tables"].values() if of_files else ():
+            for entry in entries:
+                entry |= of_files.get(entry["path"], {})
+        return content
 
     @classmethod
     def from_json(cls, found: dict[str, Any], source: str) -> "Manifest":
@@ -85,34 +96,36 @@ class Manifest:
             source: The path to name in an error.
 
         Raises:
-            StoreError: a key is missing, unknown or of another type, or another version of this software wrote it.
+            StoreError: a key is missing or of another type, or a version wrote it whose format this one does not read.
         """
-        _check_format(found, source)
         try:
-            expected = {f.name for f in dataclasses.fields(cls)}
-            if set(found) != expected:
-                raise ValueError(f"keys missing or unknown: {sorted(expected ^ set(found))}")
-            if set(found["tables"]) != set(TABLES):
-                raise ValueError(f"tables must be {list(TABLES)}, found {sorted(found['tables'])}")
+            keys = fields_of(cls) - {"extra_of_files"}
+            record = upgrade(MANIFEST, found, source, keys)
+            if not set(record["tables"]) >= set(TABLES):
+                raise ValueError(f"tables must be {list(TABLES)}, found {sorted(record['tables'])}")
             tables = {
-                name: [read_entry(entry, f"{name}/") for entry in entries] for name, entries in found["tables"].items()
+                name: [read_entry(entry, f"{name}/") for entry in entries] for name, entries in record["tables"].items()
             }
-            _check_fields(found)
-            return cls(**{**found, "tables": tables})
+            _check_fields(record)
+            return cls(
+                **{name: record[name] for name in keys if name != "tables"},
+                tables=tables,
+                extra={name: value for name, value in record.items() if name not in keys},
+                extra_of_files=_extra_of_files(record),
+            )
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise StoreError(f"{source}: not a manifest ({error}); restore it from a backup of the root") from error
 
 
-def _check_format(found: Any, source: str) -> None:
-    """Tells a manifest of another version from a damaged one."""
-    version = found.get("format", 0) if isinstance(found, dict) and "release" in found else FORMAT
-    if isinstance(version, int) and version != FORMAT:
-        age = "newer" if version > FORMAT else "older"
-        way_out = "upgrade pinnerformer" if version > FORMAT else "make a new root with `pinnerformer backfill`"
-        raise StoreError(
-            f"{source}: manifest format {version}, made by {'a' if age == 'newer' else 'an'} {age} version; this one "
-            f"reads format {FORMAT}: run the version that made this root, or {way_out}"
-        )
+def _extra_of_files(record: Record) -> dict[str, dict[str, Any]]:
+    """Path -> the keys of a file entry that this version does not know."""
+    known = fields_of(FileEntry)
+    return {
+        entry["path"]: {name: value for name, value in entry.items() if name not in known}
+        for entries in record["tables"].values()
+        for entry in entries
+        if entry.keys() != known
+    }
 
 
 def read_entry(found: dict[str, Any], folder: str) -> FileEntry:
@@ -124,7 +137,7 @@ def read_entry(found: dict[str, Any], folder: str) -> FileEntry:
     Raises:
         ValueError, TypeError: not an entry, or a path that leads elsewhere.
     """
-    entry = FileEntry(**found)
+    entry = read_record(FILE_ENTRY, FileEntry, found, folder)
     path = entry.path
     inside = isinstance(path, str) and path.startswith(folder) and not set(path) & set("\\\0\n")
     if not inside or any(part in ("", ".", "..") for part in path.split("/")):
@@ -158,7 +171,9 @@ def _check_fields(found: dict[str, Any]) -> None:
         raise ValueError("an input has no path")
     if not all(isinstance(user, int) for user in found["retry_users"]):
         raise ValueError("retry_users are not user ids")
-    if not set(found["dropped"]) <= set(TABLES) or not isinstance(found["revision"], int):
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]*", name) for name in found["tables"]):
+        raise ValueError(f"tables are called {sorted(found['tables'])}")
+    if not set(found["dropped"]) <= set(found["tables"]) or not isinstance(found["revision"], int):
         raise ValueError("dropped or revision is not understood")
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 import datetime
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from stores.errors import StoreError
 from stores.files import Root
 from stores.manifests import Manifest, check_release_id, manifest_path, read_manifest
+from stores.upgrades import HOLD, read_record, write_record
 
 CURRENT = "CURRENT"
 
@@ -38,53 +40,75 @@ def read_current(root: Root) -> Manifest | None:
     return None if release is None else read_manifest(root, release)
 
 
-PINNED = "PINNED"
+HELD = "HELD"
+HELD_BEFORE = "PINNED"  # what the file was called at first: still read, and removed when a hold is lifted
 
 
 @dataclasses.dataclass(frozen=True)
 class Pin:
-    """Why a root is held at a release: `ROOT/PINNED`.
+    """Why a root is held at a release: `ROOT/HELD`.
 
     Attributes:
         release: The one that it was rolled back to.
         rolled_back: The one that was newest before.
         reason: The operator's.
         since: When, UTC.
+        extra: Keys of a newer version.
     """
 
     release: str
     rolled_back: str
     reason: str
     since: str
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def held_by(root: Root) -> str:
+    """The name of the file that holds the root; empty if nothing does."""
+    return next((name for name in (HELD, HELD_BEFORE) if root.exists(name)), "")
 
 
 def read_pin(root: Root) -> Pin | None:
     """What holds the root at a release; None if nothing does.
 
     Raises:
-        StoreError: PINNED is damaged.
+        StoreError: the file is damaged, or of a format that this version does not read.
     """
+    path = root.path(name := held_by(root) or HELD)
     try:
-        return Pin(**root.read_json(PINNED))
+        return read_record(HOLD, Pin, root.read_json(name), path)
     except FileNotFoundError:
         return None
-    except TypeError as error:
-        raise StoreError(
-            f"{root.path(PINNED)}: not understood ({error}); `pinnerformer rollback --unpin` removes it"
-        ) from None
+    except ValueError as error:
+        raise StoreError(f"{path}: not understood ({error}); `pinnerformer rollback --lift-hold` removes it") from None
+
+
+def write_hold(root: Root, hold: Pin) -> None:
+    """Holds a root; whatever held it before does so no more."""
+    root.write_json(HELD, write_record(hold))
+    root.remove(HELD_BEFORE)
+
+
+def remove_hold(root: Root) -> bool:
+    """Lifts whatever holds a root, a damaged hold too; returns whether anything did."""
+    held = bool(held_by(root))
+    for name in (HELD, HELD_BEFORE):
+        root.remove(name)
+    return held
 
 
 def refuse_pinned(root: Root) -> None:
     """Keeps a run from building on a release that somebody rolled back to, until they say so.
 
     Raises:
-        StoreError: the root is pinned; says since when, why and what to type.
+        StoreError: the root is held; says since when, why and what to type.
     """
-    pin = read_pin(root)
-    if pin is not None:
+    hold = read_pin(root)
+    if hold is not None:
         raise StoreError(
-            f"{root.path(PINNED)}: {pin.rolled_back} was rolled back to {pin.release} on {pin.since} ({pin.reason}); "
-            f"once what made it bad is mended: pinnerformer rollback --root {root.url} --unpin, and start this again"
+            f"{root.path(held_by(root))}: {hold.rolled_back} was rolled back to {hold.release} on {hold.since} "
+            f"({hold.reason}); once what made it bad is mended: pinnerformer rollback --root {root.url} --lift-hold, "
+            "and start this again"
         )
 
 

@@ -9,6 +9,7 @@ from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.releases import chain, read_pin
 from stores.tables import TABLES
+from stores.upgrades import RUN_OUTCOME, read_json_record
 
 DAY_S = 86_400.0
 
@@ -59,9 +60,9 @@ def plan_slimming(root: Root, retention: Retention, served: Iterable[str]) -> di
     """
     newest = [manifest.release for manifest in chain(root)]
     whole = {*newest[: retention.releases], *served}
-    pin = read_pin(root)
-    if pin is not None:
-        whole |= {pin.release, pin.rolled_back}
+    hold = read_pin(root)
+    if hold is not None:
+        whole |= {hold.release, hold.rolled_back}
     with_snapshot = {*newest[: max(retention.releases, retention.snapshots)]}
     slimmed = {}
     for release in root.list("releases"):
@@ -78,7 +79,7 @@ def plan_slimming(root: Root, retention: Retention, served: Iterable[str]) -> di
 def slim(manifest: Manifest, tables: list[str]) -> Manifest:
     """A manifest without the files of some tables."""
     left = {name: [] if name in tables else entries for name, entries in manifest.tables.items()}
-    dropped = [name for name in TABLES if name in tables or name in manifest.dropped]
+    dropped = [name for name in manifest.tables if name in tables or name in manifest.dropped]
     return dataclasses.replace(manifest, tables=left, dropped=dropped, revision=manifest.revision + 1)
 
 
@@ -102,7 +103,7 @@ def old_runs(root: Root, retention: Retention, slimmed: Iterable[str], now: floa
 def is_committed(root: Root, run: str) -> bool:
     """Whether a run got as far as its release: then the manifest, and not the run, says what is kept."""
     try:
-        return root.read_json(f"staging/{run}/outcome.json").get("outcome") == "committed"
+        return read_json_record(root, f"staging/{run}/outcome.json", RUN_OUTCOME)["outcome"] == "committed"
     except FileNotFoundError:
         return False
 

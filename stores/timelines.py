@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from stores.errors import InputError
 from stores.files import FileEntry, Root, explain_os_errors, replace_atomically
 from stores.pin_vectors import WIDTH
+from stores.upgrades import FILE_ENTRY, TIMELINES, read_json_record, read_record
 
 DESCRIPTION, PIN_IDS, VECTORS = "timelines.json", "pins/pin_ids.npy", "pins/vectors.npy"
 SPLITS = ("train", "evaluation")
@@ -151,7 +152,7 @@ def read_description(folder: str) -> tuple[dict[str, Any], str]:
     """`timelines.json` and the hex sha256 of it, which names the timelines: it holds the checksum of every file.
 
     Raises:
-        InputError: there are no timelines here.
+        InputError: there are no timelines here. StoreError: they are damaged, or of a format that is not read here.
     """
     path = os.path.join(folder, DESCRIPTION)
     try:
@@ -161,9 +162,8 @@ def read_description(folder: str) -> tuple[dict[str, Any], str]:
         raise InputError(
             f"{path}: {error.strerror}; make timelines with `pinnerformer training-data --out {folder}`"
         ) from None
-    root = Root(folder)
     with explain_os_errors(path):
-        description = root.read_json(DESCRIPTION)
+        description = read_json_record(Root(folder), DESCRIPTION, TIMELINES)
     return description, hashlib.sha256(data).hexdigest()
 
 
@@ -175,4 +175,7 @@ def entries_of(description: dict[str, Any], split: str) -> list[FileEntry]:
     """
     if split not in description["files"]:
         raise InputError(f"no split {split!r} in the timelines; there are {', '.join(description['files'])}")
-    return [FileEntry(**entry) for entry in description["files"][split]]
+    try:
+        return [read_record(FILE_ENTRY, FileEntry, entry, split) for entry in description["files"][split]]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{DESCRIPTION}: files of {split} are not understood ({error}); make them again") from None

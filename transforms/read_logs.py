@@ -46,7 +46,7 @@ def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
     """Brings a batch of a log file to the schema `ENGAGEMENTS`; NaN durations become null, other nulls stay.
 
     Raises:
-        pa.ArrowInvalid: a number does not fit the column's type.
+        pa.ArrowInvalid: a number does not fit the column's type, or a word is not UTF-8.
     """
     arrays = []
     for name, field in zip(COLUMNS, ENGAGEMENTS, strict=True):
@@ -60,6 +60,8 @@ def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
         elif name in ("action", "surface") and column.type != field.type:
             column = (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(pa.string())
             column = column.dictionary_encode()
+        if name in ("action", "surface"):
+            column.dictionary.validate(full=True)  # few words; else it is a later step that meets them, and no file
         arrays.append(column.cast(field.type))
     return pa.record_batch(arrays, schema=ENGAGEMENTS)
 

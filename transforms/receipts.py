@@ -7,6 +7,7 @@ from typing import Any
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.names import Step
+from stores.upgrades import FILE_ENTRY, read_record
 from transforms.step_reports import StageReport
 
 # Part of every run's name: raised when parts that an older version of this code finished may not be used any more.
@@ -44,7 +45,7 @@ class Receipt:
             TypeError, ValueError, KeyError, AttributeError: it is something else.
         """
         reports = {stage: StageReport.from_json(report) for stage, report in found["reports"].items()}
-        return cls(reports, [FileEntry(**entry) for entry in found["staged"]])
+        return cls(reports, [read_record(FILE_ENTRY, FileEntry, entry, "staged") for entry in found["staged"]])
 
 
 def _folder(folder: str, stage: str) -> str:

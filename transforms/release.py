@@ -22,7 +22,8 @@ from stores.names import Step
 from stores.releases import CURRENT, chain, current_release, is_made_by, move_current
 from stores.schemas import from_binary_column
 from stores.tables import read_files
-from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates
+from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
+from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates, read_gate
 from transforms.gates.recall import index_settings
 from transforms.receipts import forget_parts
 from transforms.step_reports import StageReport
@@ -57,15 +58,18 @@ def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StageReport
     """What `stage` wrote.
 
     Raises:
-        StoreError: the run did not get that far, or there is no such run.
+        StoreError: the run did not get that far, there is no such run, or what it wrote is damaged.
     """
     relative = f"staging/{name}/{STAGED}"
     try:
-        found = root.read_json(relative)
+        found = read_json_record(root, relative, STAGED_RUN)
     except FileNotFoundError:
         raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
     manifest = Manifest.from_json(found["manifest"], root.path(relative))
-    return manifest, {key: StageReport.from_json(report) for key, report in found["reports"].items()}
+    try:
+        return manifest, {key: StageReport.from_json(report) for key, report in found["reports"].items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{root.path(relative)}: not understood ({error}); {STAGED_RUN.way_out}") from None
 
 
 def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
@@ -86,7 +90,7 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
 
 def refusals(manifest: Manifest) -> list[Gate]:
     """The gates that a checked manifest did not pass and that nobody forced."""
-    return [gate for gate in (Gate(**found) for found in manifest.gates) if not gate.passed and gate.forced is None]
+    return [gate for gate in map(read_gate, manifest.gates) if not gate.passed and gate.forced is None]
 
 
 def force(manifest: Manifest, forced: Mapping[str, str]) -> Manifest:
@@ -300,8 +304,12 @@ def stage_checked(root: Root, name: str, checked: Manifest) -> None:
 
 
 def read_outcome(root: Root, name: str) -> dict[str, Any] | None:
-    """How a run ended; None if it did not."""
+    """How a run ended; None if it did not.
+
+    Raises:
+        StoreError: what it wrote is damaged.
+    """
     try:
-        return root.read_json(f"staging/{name}/{OUTCOME}")
+        return read_json_record(root, f"staging/{name}/{OUTCOME}", RUN_OUTCOME)
     except FileNotFoundError:
         return None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stores.files import FileEntry
+from stores.upgrades import FILE_ENTRY, REPORT, read_record
 
 
 @dataclasses.dataclass
@@ -51,9 +52,18 @@ class StageReport:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "StageReport":
-        """Reads a report that was written as a plain dict."""
-        files = {table: [FileEntry(**entry) for entry in entries] for table, entries in found["files"].items()}
-        return cls(**{**found, "files": files, "failures": [(user, why) for user, why in found["failures"]]})
+        """Reads a report that was written as a plain dict.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is something else.
+        """
+        report = read_record(REPORT, cls, found, "report")
+        report.files = {
+            table: [read_record(FILE_ENTRY, FileEntry, entry, table) for entry in entries]
+            for table, entries in report.files.items()
+        }
+        report.failures = [(user, why) for user, why in report.failures]
+        return report
 
 
 def part_report(

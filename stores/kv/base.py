@@ -1,13 +1,21 @@
-"""What the job and its readers ask of a key-value store."""
+"""What the job and its readers ask of a key-value store.
+
+Two records say what a namespace holds: `Current` and, of each generation, `Generation`. Servers read them that are
+upgraded later than the job, and the first versions of this software refuse a record with a key that they do not know.
+So neither gets another key: a new fact of a namespace or a generation stands in the store under a key of its own,
+which older readers never ask for. What they would misread raises `format` (`stores.upgrades`).
+"""
 
 import abc
 import dataclasses
 import json
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from stores.errors import StoreError
+from stores.upgrades import STORE_CURRENT, STORE_GENERATION, read_record, write_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +27,17 @@ class Current:
         release: Whose vectors these are; readers open that release's index.
         model_digest: Hex.
         users: How many users the release has.
+        extra: Keys that a newer version wrote; whoever publishes next writes the record of its own.
     """
 
     generation: str
     release: str
     model_digest: str
     users: int
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def to_bytes(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return json.dumps(write_record(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, shown: str) -> "Current":
@@ -37,8 +47,8 @@ class Current:
             StoreError: it is something else.
         """
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError) as error:
+            return read_record(STORE_CURRENT, cls, json.loads(data), shown)
+        except ValueError as error:
             raise StoreError(f"{shown}: `current` is not understood ({error}); publish a release again") from None
 
 
@@ -51,15 +61,17 @@ class Generation:
         model_digest: Hex.
         users: How many users the release has.
         retired_at: When another generation took over, in seconds since 1970; None while it is served, or unfinished.
+        extra: Keys that a newer version wrote; they stay as long as the generation.
     """
 
     release: str | None
     model_digest: str
     users: int
     retired_at: float | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def to_bytes(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return json.dumps(write_record(self)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, shown: str) -> "Generation":
@@ -68,19 +80,48 @@ class Generation:
         Raises:
             StoreError: it is something else.
         """
+        return cls.from_json(_load(data, shown), shown)
+
+    @classmethod
+    def from_json(cls, found: Any, shown: str) -> "Generation":
+        """As `from_bytes`, of what was JSON."""
         try:
-            return cls(**json.loads(data))
-        except (ValueError, TypeError) as error:
+            return read_record(STORE_GENERATION, cls, found, shown)
+        except ValueError as error:
             raise StoreError(f"{shown}: the list of generations is not understood ({error})") from None
+
+
+def read_generations(data: bytes, shown: str) -> dict[str, Generation]:
+    """Generations by name, from one JSON object of them all.
+
+    Raises:
+        StoreError: it is something else.
+    """
+    found = _load(data, shown)
+    if not isinstance(found, dict):
+        raise StoreError(f"{shown}: the list of generations is not understood (not a JSON object)")
+    return {name: Generation.from_json(entry, shown) for name, entry in found.items()}
+
+
+def _load(data: bytes, shown: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{shown}: the list of generations is not understood ({error})") from None
 
 
 def after_move(
     known: dict[str, Generation], before: Current | None, current: Current, now: float
 ) -> dict[str, Generation]:
     """What the list of generations says once `current` has moved; holds the entries that change."""
-    changed = {current.generation: Generation(current.release, current.model_digest, current.users)}
+
+    def entry_of(now_in: Current, retired_at: float | None) -> Generation:
+        extra = known[now_in.generation].extra if now_in.generation in known else {}
+        return Generation(now_in.release, now_in.model_digest, now_in.users, retired_at, extra)
+
+    changed = {current.generation: entry_of(current, None)}
     if before is not None and before.generation != current.generation:
-        changed[before.generation] = Generation(before.release, before.model_digest, before.users, retired_at=now)
+        changed[before.generation] = entry_of(before, now)
     return {name: entry for name, entry in changed.items() if known.get(name) != entry}
 
 

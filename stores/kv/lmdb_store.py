@@ -13,7 +13,8 @@ import lmdb
 import numpy as np
 
 from stores.errors import StoreError
-from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move
+from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move, read_generations
+from stores.upgrades import write_record
 
 MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
 
@@ -142,6 +143,8 @@ class LmdbStore(KeyValueStore):
             data = transaction.get(self._current_key)
             served = Current.from_bytes(data, self.url_shown) if data else None
             known = self._read_generations(transaction)
+            if fresh:
+                known.pop(generation, None)  # of another generation, which happened to have the name
             self._write_generations(transaction, known | after_move(known, served, current, time.time()))
             transaction.put(self._current_key, current.to_bytes())
         return UploadResult(sent, deleted, stored)
@@ -151,11 +154,10 @@ class LmdbStore(KeyValueStore):
         return f"{self.namespace}:generations".encode()
 
     def _read_generations(self, transaction: lmdb.Transaction) -> dict[str, Generation]:
-        found = json.loads(bytes(transaction.get(self._generations_key) or b"{}"))
-        return {name: Generation(**entry) for name, entry in found.items()}
+        return read_generations(bytes(transaction.get(self._generations_key) or b"{}"), self.url_shown)
 
     def _write_generations(self, transaction: lmdb.Transaction, known: dict[str, Generation]) -> None:
-        entries = {name: dataclasses.asdict(entry) for name, entry in known.items()}
+        entries = {name: write_record(entry) for name, entry in known.items()}
         transaction.put(self._generations_key, json.dumps(entries).encode())
 
     def generations(self) -> dict[str, Generation]:

@@ -122,7 +122,7 @@ def test_gc_keeps_what_is_kept_and_removes_the_rest(kept, capsys):
 def test_gc_never_slims_what_a_store_serves(kept):
     root = Root(kept.root)
     assert main(["rollback", f"--root={kept.root}", f"--kv={kept.kv}", "--reason=x", f"--to={day(0)}"]) == 0
-    root.remove("PINNED")
+    root.remove("HELD")
     root.write_bytes("CURRENT", f"{day(3)}\n".encode())  # committed, and not published yet
     assert kept.of_root("gc", "--keep=1", "--keep-snapshots=1") == 0
     assert {m.release: bool(m.dropped) for m in chain(root)} == {

@@ -36,7 +36,7 @@ def served(kv: str) -> tuple[str, dict[int, bytes]]:
     return release, {int(u): v.tobytes() for u, v, f in zip(ids, vectors, found, strict=True) if f}
 
 
-def test_back_pinned_unpinned_and_on(tmp_path, kv, capsys):
+def test_back_held_lifted_and_on(tmp_path, kv, capsys):
     world = make_world(str(tmp_path))
     root = str(tmp_path / "root")
     first_night(world, root, "--user-buckets=2", "--pin-shards=1")
@@ -58,8 +58,8 @@ def test_back_pinned_unpinned_and_on(tmp_path, kv, capsys):
     arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(1)}", f"--kv={kv}", "--quiet"]
     assert main(arguments) == 1
     line = capsys.readouterr().err.splitlines()[0]
-    assert "half a log" in line and f"rollback --root {root} --unpin" in line
-    assert main(["rollback", f"--root={root}", "--unpin"]) == 0
+    assert "half a log" in line and f"rollback --root {root} --lift-hold" in line
+    assert main(["rollback", f"--root={root}", "--lift-hold"]) == 0
     assert main(arguments) == 0
     again = read_current(Root(root))
     assert (again.release, again.previous) == (f"{day(1)}.2", str(day(0)))  # the bad one keeps its name

@@ -4,6 +4,8 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pinnerformer_model.labels import check_label_rule, find_positives
@@ -214,6 +216,27 @@ def test_rows_that_have_no_vector_at_all_are_said(world, tmp_path, capsys):
     assert run_job(folder, str(tmp_path / "out"), f"--pins={tmp_path}/pins") == 1
     said = capsys.readouterr().err
     assert "no engagement to train on" in said and "without a pin vector" in said
+    assert "invalid (negative_duration 3, negative_pin_id 3, null_user_id 3, timestamp_after_partition 3" in said
+
+
+@pytest.mark.parametrize("job", ["training-data", "daily", "init-model"])
+def test_a_word_that_is_not_utf8_is_of_a_file(world, tmp_path, capsys, job):
+    """Parquet says `string` and holds other bytes: found where the file is known, not in a later step."""
+    folder, rows = world
+    path = write_file(str(tmp_path / "logs"), 0, rows[0])
+    table = pq.read_table(path)
+    words = pa.array([b"\xf0(", *(word.encode() for word in table["action"].to_pylist()[1:])], pa.binary())
+    pq.write_table(table.set_column(table.schema.get_field_index("action"), "action", words.view(pa.string())), path)
+    given = [f"--logs={tmp_path}/logs", f"--pins={folder}/pins"]
+    model = f"--model={folder}/model"
+    commands = {
+        "training-data": [*given, model, f"--out={tmp_path}/out", f"--start={day(0)}", f"--end={day(0)}", "--quiet"],
+        "daily": [*given, model, f"--root={tmp_path}/root", f"--date={day(0)}", f"--bootstrap-from={day(0)}"],
+        "init-model": [*given, "--preset=tiny", f"--out={tmp_path}/made"],
+    }
+    more = ["--publish=none", "--quiet"] if job == "daily" else []
+    assert main([job, *commands[job], *more]) == 1
+    assert path in capsys.readouterr().err.splitlines()[0]
 
 
 def test_a_least_of_zero_asks_for_no_duration():

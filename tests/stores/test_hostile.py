@@ -115,8 +115,9 @@ def test_damaged_manifests_and_layouts(root):
         (manifest_path(str(FIRST)), lambda: list(chain(root))),
         ("layout.json", lambda: read_layout(root)),
         ("PINNED", lambda: read_pin(root)),
+        ("HELD", lambda: read_pin(root)),
     ):
-        if relative == "PINNED":
+        if relative in ("PINNED", "HELD"):
             pin = {"release": "a", "rolled_back": "b", "reason": "c", "since": "d"}
             put(root, relative, json.dumps(pin).encode())
         sound = root.read_bytes(relative)

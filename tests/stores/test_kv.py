@@ -1,6 +1,7 @@
 """The key-value stores: a real LMDB, a real redis-server."""
 
 import datetime
+import json
 import os
 import stat
 
@@ -137,6 +138,63 @@ def test_the_current_of_somebody_else_is_not_guessed_at(url):
             client.set("pinnerformer:current", b'{"generation": 1}')
     with open_store(url) as store, pytest.raises(StoreError, match="`current` is not understood"):
         store.current()
+
+
+def records(url: str) -> dict[str, dict]:
+    """`current` and the generations as they lie in the store."""
+    if url.startswith("lmdb"):
+        with lmdb.open(url.removeprefix("lmdb://"), map_size=1 << 20) as environment, environment.begin() as t:
+            held = json.loads(t.get(b"pinnerformer:generations"))
+            return {"current": json.loads(t.get(b"pinnerformer:current")), **held}
+    with redis.Redis.from_url(url) as client:
+        held = {name.decode(): json.loads(data) for name, data in client.hgetall("pinnerformer:generations").items()}
+        return {"current": json.loads(client.get("pinnerformer:current")), **held}
+
+
+def put_records(url: str, current: dict, **generations: dict) -> None:
+    """Writes both as another version may."""
+    if url.startswith("lmdb"):
+        environment = lmdb.open(url.removeprefix("lmdb://"), map_size=1 << 20)
+        with environment, environment.begin(write=True) as t:
+            t.put(b"pinnerformer:current", json.dumps(current).encode())
+            t.put(b"pinnerformer:generations", json.dumps(generations).encode())
+    else:
+        with redis.Redis.from_url(url) as client:
+            client.set("pinnerformer:current", json.dumps(current))
+            for name, entry in generations.items():
+                client.hset("pinnerformer:generations", name, json.dumps(entry))
+
+
+def test_what_a_newer_version_wrote_beside_is_read_past_and_stays_with_its_generation(url):
+    with open_store(url) as store:
+        put(store, [1, 2, 3])
+        put(store, [7, 9], "g2", current=Current("g2", "x", "cd" * 32, 2))
+    found = records(url)
+    put_records(url, found["current"] | {"ids": "x"}, g1=found["g1"] | {"ids": "a"}, g2=found["g2"] | {"ids": "b"})
+    with open_store(url) as store:
+        assert store.current() == Current("g2", "x", "cd" * 32, 2, extra={"ids": "x"})
+        assert {name: entry.extra for name, entry in store.generations().items()} == {
+            "g1": {"ids": "a"},
+            "g2": {"ids": "b"},
+        }
+        assert hash(store.current()) == hash(Current("g2", "x", "cd" * 32, 2))
+        put(store, [7], "g2", fresh=False, current=Current("g2", "y", "cd" * 32, 2))  # the next night
+        assert store.generations()["g2"].release == "y" and store.current().extra == {}
+        put(store, [1], "g1", fresh=False, current=Current("g1", "z", DIGEST, 3))  # and a rollback to the other
+    after = records(url)
+    assert (after["g1"]["ids"], after["g2"]["ids"]) == ("a", "b") and after["g2"]["retired_at"] > 1e9
+    with open_store(url) as store:
+        put(store, [5], "g2", current=Current("g2", "w", "cd" * 32, 1))  # made again: another one of that name
+    assert "ids" not in records(url)["g2"] and records(url)["g1"]["ids"] == "a"
+
+
+@pytest.mark.parametrize("entry", [{"release": "x"}, [], {"release": "x", "model_digest": "ab", "user": 3}])
+def test_generations_that_are_damaged_are_said_to_be(url, entry):
+    with open_store(url) as store:
+        put(store, [1])
+    put_records(url, records(url)["current"], g1=entry)
+    with open_store(url) as store, pytest.raises(StoreError, match="the list of generations is not understood"):
+        store.generations()
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,7 @@ what the last two have to be. A measurement that several gates need is a functio
 from typing import Any
 
 from transforms.gates import canaries, counts, drift, recall, trends, vectors
-from transforms.gates.gate import Gate, GateSpec, check_gates
+from transforms.gates.gate import Gate, GateSpec, check_gates, read_gate
 from transforms.gates.staged import COMPARED, StagedRelease
 from transforms.gates.thresholds import Threshold, read_values, thresholds_class
 
@@ -32,6 +32,7 @@ __all__ = [
     "Threshold",
     "Thresholds",
     "check_gates",
+    "read_gate",
     "read_thresholds",
 ]
 

@@ -3,8 +3,9 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from stores.upgrades import GATE, read_record
 from transforms.gates.staged import StagedRelease
 from transforms.gates.thresholds import Threshold
 
@@ -32,6 +33,15 @@ class Gate:
     reads: str
     at_least: bool = False
     forced: str | None = None
+
+
+def read_gate(found: dict[str, Any]) -> Gate:
+    """A gate as a manifest or an outcome has it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    return read_record(GATE, Gate, found, "gate")
 
 
 class Measured(NamedTuple):
