@@ -8,13 +8,13 @@ nothing else has to know what they once were. Three rules keep both versions goi
   writes the record again. The version in which the key is new finds it missing in older records: a step below says what
   that means.
 - What an older version would MISREAD raises the record's `format` instead: that version then says so and stops. A
-  change below brings the older format into the new one. (Another table of a release is no such change: servers and nights read
-  past it, and `erase`, which would pass its users by, refuses.)
+  change below brings the older format into the new one. (Another table of a release is no such change: servers and
+  nights read past it, and `erase`, which would pass its users by, refuses.)
 - `format` is the name of that number in every record, and of nothing else.
 
 To change a record: write its `Change`, raise its `format` if the second rule says so, and put a small root of the
-version before into `tests/old_roots`. (The lease lives for minutes, and completion markers for one run: they are read as they
-are, and count for nothing where they cannot be.)
+version before into `tests/old_roots`. (The lease lives for minutes, and completion markers for one run: they are read
+as they are, and count for nothing where they cannot be.)
 """
 
 import dataclasses
