@@ -16,7 +16,7 @@ from stores.manifests import TABLES, Manifest
 from stores.object_stores import file_system
 from stores.releases import read_current
 from tests.chaos.events import Plan, read_log
-from tests.chaos.scenarios import armed, left_in_staging
+from tests.chaos.scenarios import instrumented, left_in_staging
 from tests.s3_server import running_s3
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 from transforms.model import local_model
@@ -80,9 +80,9 @@ def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
     assert not os.path.exists("s3:")  # nothing took the URL for a local name
 
 
-def run_armed(plan: Plan, command: list[str]) -> int:
+def run_instrumented(plan: Plan, command: list[str]) -> int:
     """The exit code of a night in a process of its own that is killed as planned."""
-    environment = {**os.environ, **armed(plan)}
+    environment = {**os.environ, **instrumented(plan)}
     done = subprocess.run([sys.executable, "-m", "pipelines.cli", *command], env=environment, capture_output=True)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()[-3000:]
     return done.returncode
@@ -101,7 +101,7 @@ def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
         return f"{url}/{name}", arguments_of(url, f"{url}/{name}/root", 0, "--publish=none", "--quiet")
 
     where, command = night("undisturbed")
-    assert run_armed(Plan(where, str(tmp_path / "events")), command) == 0
+    assert run_instrumented(Plan(where, str(tmp_path / "events")), command) == 0
     events = read_log(str(tmp_path / "events"))
     assert {"CURRENT", "manifest and dead letters", "table histories", "step RunInference"} <= set(events)
     for number in range(int(os.environ.get("OBJECT_KILLS", 4))):
@@ -109,7 +109,7 @@ def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
         at = draw.randrange(1, len(events) + 1)
         log = str(tmp_path / f"events-{number}")
         said = f"seed {seed}, killed at event {at} of {len(events)}"
-        if run_armed(Plan(where, log, at), command):
+        if run_instrumented(Plan(where, log, at), command):
             said += f" ({read_log(log)[at - 1]})"
             assert main(command) == 0, said
         print(said)

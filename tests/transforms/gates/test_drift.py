@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from stores.schemas import to_binary_column
-from tests.transforms.gates.test_figures import manifest_of
+from tests.transforms.gates.test_counts_and_vectors import manifest_of
 from transforms.gates import Thresholds
 from transforms.gates.drift import EDGES, HISTOGRAM, check_drift, cosine_histogram, ks_distance
 

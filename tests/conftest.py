@@ -1,0 +1,28 @@
+"""What all tests share: Beam's own findings are kept, and the CPU seconds of a session are said at its end."""
+
+import resource
+import sys
+
+import pytest
+
+CPU_MINUTES = 11  # of `make test` on a machine of two cores; above it, a line says so
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "apache_beam.transforms.core" in sys.modules:  # many tests never load it
+        from tests import beam_memo
+
+        beam_memo.install()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says what the session cost: this process, and its children, xdist's workers among them, which ended before."""
+    if hasattr(config, "workerinput"):
+        return
+    usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    terminalreporter.write_line(f"{seconds:.0f} CPU seconds ({seconds / 60:.1f} minutes)")
+    if seconds > 60 * CPU_MINUTES:
+        terminalreporter.write_line(
+            f"NOTE: more than {CPU_MINUTES} CPU minutes: make the slowest tests faster, or mark them `slow`"
+        )
