@@ -15,6 +15,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         beam_memo.install()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "tests.warm" in sys.modules:
+        from tests import warm
+
+        warm.end_parent()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says what the session cost: this process, and its children, xdist's workers among them, which ended before."""
     if hasattr(config, "workerinput"):
