@@ -1,4 +1,4 @@
-"""Sinks: the stores that runs publish to: what they start from, what they hold at the end, and what a reader may see."""
+"""The stores that runs publish to: what they start from, what they hold at the end, and what a reader may see."""
 
 import dataclasses
 import json

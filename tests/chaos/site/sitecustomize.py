@@ -1,4 +1,4 @@
-"""On PYTHONPATH of a chaos run: instruments the worker processes that the engine starts, which import nothing of the tests."""
+"""On PYTHONPATH of a chaos run: instruments the engine's worker processes, which import nothing of the tests."""
 
 import os
 
