@@ -15,6 +15,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         beam_memo.install()
 
 
+@pytest.fixture(scope="session")
+def kept_nights(tmp_path_factory: pytest.TempPathFactory):
+    """The roots that tests start from, as `tests.pipelines.nights.KeptNights`."""
+    from tests.pipelines.nights import KeptNights
+
+    return KeptNights(str(tmp_path_factory.mktemp("kept")))
+
+
+@pytest.fixture
+def one_night(kept_nights, tmp_path):
+    """(world, root) below `tmp_path`: a world and its root after the first night, for a test to go on with or break."""
+    return kept_nights.copy(1, str(tmp_path))
+
+
+@pytest.fixture
+def two_nights(kept_nights, tmp_path):
+    """As `one_night`, after the second night."""
+    return kept_nights.copy(2, str(tmp_path))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if "tests.warm" in sys.modules:
         from tests import warm

@@ -17,7 +17,7 @@ from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.lease import hold_lease
 from stores.releases import current_release, read_current
-from tests.pipelines.test_daily import World, first_night, make_world
+from tests.pipelines.nights import World, first_night, make_world
 from tests.redis_server import free_port, running_redis
 from tests.worlds import SCHEMA, day, write_model, write_vectors
 

@@ -12,7 +12,7 @@ from pipelines.cli import main
 from pipelines.summary import print_summary
 from stores.files import Root
 from stores.releases import current_release, read_current
-from tests.pipelines.test_daily import (
+from tests.pipelines.nights import (
     World,
     cosines,
     first_night,

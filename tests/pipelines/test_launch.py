@@ -13,7 +13,7 @@ from pipelines.arguments import Parser
 from pipelines.beam_options import parse_beam_options
 from pipelines.launch import run_pipeline
 from stores.errors import InputError, StoreError
-from tests.pipelines.test_daily import make_world
+from tests.pipelines.nights import make_world
 from tests.warm import run_python
 from tests.worlds import FIRST, day, make_vectors, write_vectors
 

@@ -12,7 +12,7 @@ from stores.files import Root
 from stores.ids import splitmix64
 from stores.releases import read_current
 from stores.tables import read_files
-from tests.pipelines.test_daily import first_night, make_world, run_night
+from tests.pipelines.nights import first_night, make_world, run_night
 from tests.worlds import day, make_vectors, write_model, write_vectors
 from transforms.canaries import canary_cosines, draw_canaries, frozen_look_up
 from transforms.gates import Thresholds
