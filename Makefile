@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-kubernetes lint format clean
+.PHONY: help setup lock demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,8 +44,11 @@ format: $(STAMP)  ## Rewrites the code as the linter wants it.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(STAMP)  ## Runs the tests, two files at a time, in under 10 minutes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP)  ## Runs the tests, two files at a time, in at most 11 CPU minutes; says which were the slowest.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+
+test-slow: $(STAMP)  ## Runs what `make test` has a part of only: whole matrices, more kills, more damage, real receipts.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10 -m slow
 
 test-prism: $(STAMP)  ## Runs the job on Beam's Prism (needs Go) and compares with the local run.
 	$(BIN)/python -m pytest tests/engines/test_prism.py
@@ -69,7 +72,7 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 
 test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with: half an hour or more.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-stage
-	OBJECT_KILLS=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/pipelines/test_object_stores.py -k killed
+	OBJECT_KILLS=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/pipelines/test_object_stores.py -k killed
 
 test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of times, and holds the commands to what they say.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines.test_fuzz 3000

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pinnerformer_model.config import ModelConfig, ModelError
 from pinnerformer_model.initialisation import initialise
@@ -130,6 +131,17 @@ def _build(config: ModelConfig) -> dict[str, nn.Module]:
     return {"user_tower": build_user_tower(config), "pin_tower": build_pin_tower(config)}
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as they are made, for shapes only: to draw normal numbers for `meta`, which holds none, torch
+    loads its compiler and sympy, a second of CPU in every process that loads a model."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        named = named or {}
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return named["tensor"]
+        return function(*arguments, **named)
+
+
 def _check_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, path: str) -> None:
     """Makes sure that a file holds exactly the parameters of a config, before there is room made for either.
 
@@ -138,7 +150,7 @@ def _check_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, path: 
     """
     if config.num_layers > len(found):
         raise ModelError(f"{path}: {len(found)} parameters, {CONFIG} asks for {config.num_layers} layers")
-    with torch.device("meta"):  # shapes only
+    with torch.device("meta"), _Unfilled():  # shapes only
         towers = _build(config)
     expected = {f"{p}.{name}": tuple(v.shape) for p, tower in towers.items() for name, v in tower.state_dict().items()}
     for name, shape in expected.items():

@@ -24,7 +24,8 @@ class TimeEncoder(nn.Module):
 
     def __init__(self, periods_ms: tuple[float, ...]):
         super().__init__()
-        self.register_buffer("frequency", 1.0 / torch.tensor(periods_ms, dtype=torch.float64), persistent=False)
+        frequency = torch.tensor([1.0 / period for period in periods_ms], dtype=torch.float64)
+        self.register_buffer("frequency", frequency, persistent=False)
         self.cos_phase = nn.Parameter(torch.zeros(len(periods_ms)))
         self.sin_phase = nn.Parameter(torch.zeros(len(periods_ms)))
 

@@ -22,8 +22,8 @@ import pipelines.backfill  # noqa: F401
 import pipelines.daily_inference  # noqa: F401
 import pipelines.retrieve  # noqa: F401
 from stores.files import Root
+from tests import beam_memo
 from tests.chaos.events import Plan, read_log
-from tests.chaos.places import RedisPlace
 from tests.chaos.scenarios import (
     SCENARIOS,
     Reference,
@@ -38,6 +38,7 @@ from tests.chaos.scenarios import (
     state_of,
     wait,
 )
+from tests.chaos.sinks import RedisSink
 from tests.redis_server import RedisServer
 
 SHARES = {
@@ -58,7 +59,7 @@ class Kill(NamedTuple):
     victim: str = "own"
     stage: str = ""
 
-    def place(self, events: list[str]) -> int | None:
+    def index(self, events: list[str]) -> int | None:
         """The index of its event among those that happened; None if it was never reached."""
         of_stage = [i for i, event in enumerate(events) if self.stage in ("", event)]
         return of_stage[self.number - 1] if 0 < self.number <= len(of_stage) else None
@@ -80,11 +81,11 @@ class Tally:
 
 def disturb(scenario: Scenario, reference: Reference, world: str, folder: str, kills: list[Kill], tally: Tally) -> None:
     """Starts a run, kills it as often as told, starts it once more, and compares."""
-    place = scenario.store
-    start(reference.before, folder, place)
+    sink = scenario.sink
+    start(reference.before, folder, sink)
     tally.runs += 1
     reader = fork(
-        lambda: read_all_the_time(folder, reference, place, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader"
+        lambda: read_all_the_time(folder, reference, sink, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader"
     )
     groups = []
     where = "undisturbed"
@@ -98,7 +99,7 @@ def disturb(scenario: Scenario, reference: Reference, world: str, folder: str, k
         if code is None:
             with open(f"{folder}/said-{attempt}") as file:
                 tally.problems.append(f"{scenario.name}, {kill}: hung: {file.read()[-6000:]}")
-        reached = kill.place(events)
+        reached = kill.index(events)
         if reached is not None:
             where = f"{scenario.name}, killed at event {reached + 1} ({events[reached]}, {kill.victim})"
             tally.kills += 1
@@ -123,7 +124,7 @@ def disturb(scenario: Scenario, reference: Reference, world: str, folder: str, k
 def compare(scenario: Scenario, reference: Reference, folder: str, where: str, tally: Tally) -> None:
     """Notes every difference between a run's end and the undisturbed one's, and what the reader saw."""
     try:
-        state = state_of(folder, scenario.store)
+        state = state_of(folder, scenario.sink)
         for what, expected in reference.after.items():
             if state[what] != expected:
                 tally.problems.append(f"{where}: {what} differs: {difference(state[what], expected)}")
@@ -166,13 +167,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="runs to kill (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the instants drawn (%(default)s)")
-    parser.add_argument("--scenario", choices=[s.name for s in SCENARIOS], help="only this one")
+    names = [s.name for s in SCENARIOS]
+    parser.add_argument("--scenario", choices=names, action="append", help="only this one; may be given several times")
     parser.add_argument(
         "--every-stage", action="store_true", help="aim at the stages that the draw left out; fail if one was never hit"
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that differs")
     arguments = parser.parse_args()
     began = time.monotonic()
+    beam_memo.install()
     tally = Tally()
     place = tempfile.mkdtemp(prefix="pinnerformer-chaos-")
     os.makedirs(f"{place}/world")
@@ -180,21 +183,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then too
     server = RedisServer(place)
     try:
-        return run_all(arguments, place, RedisPlace(server.port), tally, began)
+        return run_all(arguments, place, RedisSink(server.port), tally, began)
     finally:
         server.stop()
 
 
-def run_all(arguments: argparse.Namespace, place: str, server: RedisPlace, tally: Tally, began: float) -> int:
+def run_all(arguments: argparse.Namespace, place: str, server: RedisSink, tally: Tally, began: float) -> int:
     """Runs every scenario that was asked for; returns the exit code."""
     references: dict[str, Reference] = {}
-    scenarios = [dataclasses.replace(s, place=s.place or server) for s in SCENARIOS]
-    chosen = [s for s in scenarios if arguments.scenario in (None, s.name)]
+    scenarios = [dataclasses.replace(s, sink=server) if s.redis else s for s in SCENARIOS]
+    chosen = [s for s in scenarios if not arguments.scenario or s.name in arguments.scenario]
     first = make_reference(scenarios[-1], f"{place}/world", None, f"{place}/first")
-    if any(s.place is server for s in chosen):
-        make_reference(dataclasses.replace(scenarios[-1], place=server), f"{place}/world", None, f"{place}/first-redis")
+    if any(s.redis for s in chosen):
+        make_reference(dataclasses.replace(scenarios[-1], sink=server), f"{place}/world", None, f"{place}/first-redis")
     for scenario in chosen:
-        before = None if scenario.number == 0 else f"{place}/first{'-redis' if scenario.place is server else ''}"
+        before = None if scenario.number == 0 else f"{place}/first{'-redis' if scenario.redis else ''}"
         folder = f"{place}/undisturbed-{len(references)}"
         made = make_reference(scenario, f"{place}/world", before, folder)
         references[scenario.name] = made

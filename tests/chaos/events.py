@@ -94,12 +94,12 @@ class Events:
         return "CURRENT" if parts[1] == "CURRENT" else "root"
 
 
-def arm_from_environment() -> None:
-    """Arms this process as `PINNERFORMER_CHAOS` says."""
-    arm(Plan.from_text(os.environ[VARIABLE]))
+def instrument_from_environment() -> None:
+    """Instruments this process as `PINNERFORMER_CHAOS` says."""
+    instrument(Plan.from_text(os.environ[VARIABLE]))
 
 
-def arm(plan: Plan) -> None:
+def instrument(plan: Plan) -> None:
     """Patches this process so that its events count."""
     events = Events(plan)
     _watch_files(events)

@@ -19,8 +19,8 @@ from stores.files import Root
 from stores.releases import read_current
 from stores.retriever import Retriever
 from stores.tables import read_files
-from tests.chaos.events import VARIABLE, Plan, arm, read_log
-from tests.chaos.places import LmdbPlace, Place
+from tests.chaos.events import VARIABLE, Plan, instrument, read_log
+from tests.chaos.sinks import LmdbSink, Sink
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 from transforms.receipts import STAGED_FOLDERS
 
@@ -38,7 +38,8 @@ class Scenario:
         model: The folder of the model.
         workers: Whether the steps run in processes of their own.
         last: Of a backfill, its last night, of which `number` is the first.
-        place: The store that it publishes to; None stands for Redis until a server runs.
+        redis: Whether it publishes to the Redis server of all runs, which becomes its sink once it runs.
+        sink: The store that it publishes to.
     """
 
     name: str
@@ -46,12 +47,8 @@ class Scenario:
     model: str
     workers: bool
     last: int | None = None
-    place: Place | None = LmdbPlace()
-
-    @property
-    def store(self) -> Place:
-        assert self.place is not None
-        return self.place
+    redis: bool = False
+    sink: Sink = LmdbSink()
 
     def command(self, world: str, folder: str) -> list[str]:
         """What is typed, the first time and again."""
@@ -61,7 +58,7 @@ class Scenario:
         return [
             "daily" if self.last is None else "backfill",
             f"--root={folder}/root",
-            f"--kv={self.store.url(folder)}",
+            f"--kv={self.sink.url(folder)}",
             f"--logs={world}/logs",
             f"--pins={world}/pins",
             f"--model={world}/{self.model}",
@@ -77,8 +74,8 @@ SCENARIOS = (
     Scenario("a night, worker processes", 1, "model", True),
     Scenario("a new model", 1, "other-model", False),
     Scenario("a backfill", 1, "model", False, last=3),
-    Scenario("a night, Redis", 1, "model", False, place=None),
-    Scenario("a new model, Redis", 1, "other-model", False, place=None),
+    Scenario("a night, Redis", 1, "model", False, redis=True),
+    Scenario("a new model, Redis", 1, "other-model", False, redis=True),
     Scenario("the first night", 0, "model", False),
 )
 
@@ -137,7 +134,7 @@ def wait(pid: int, log: str | None = None, seconds: float = 300.0) -> int | None
     return None
 
 
-def armed(plan: Plan) -> dict[str, str]:
+def instrumented(plan: Plan) -> dict[str, str]:
     """The environment in which a Python process counts its events from its start."""
     path = os.pathsep.join([f"{HERE}/site", os.path.dirname(os.path.dirname(HERE))])
     return {VARIABLE: plan.to_text(), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -148,8 +145,8 @@ def run_daily(command: list[str], plan: Plan) -> int:
     from pipelines.cli import main
 
     here = dataclasses.replace(plan, driver=os.getpid())
-    os.environ |= armed(here)
-    arm(here)
+    os.environ |= instrumented(here)
+    instrument(here)
     return main(command)
 
 
@@ -164,7 +161,7 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def state_of(folder: str, place: Place) -> dict:
+def state_of(folder: str, sink: Sink) -> dict:
     """What a root and a store hold: CURRENT, every manifest but for times, every file named in one, the store."""
     with open(f"{folder}/root/CURRENT") as file:
         state: dict = {"CURRENT": file.read(), "manifests": {}, "files": {}, "store": {}}
@@ -181,7 +178,7 @@ def state_of(folder: str, place: Place) -> dict:
         dead = f"{folder}/root/releases/{release}/dead_letters"
         for name in Root(f"{folder}/root").list(f"releases/{release}/dead_letters"):
             state["files"][f"dead letters {release} {name}"] = digest(f"{dead}/{name}")
-    store = [(key, without_moments(key, value)) for key, value in place.read(folder)]
+    store = [(key, without_moments(key, value)) for key, value in sink.read(folder)]
     state["store"] = {key.hex(): hashlib.sha256(value).hexdigest() for key, value in store}
     return state
 
@@ -215,31 +212,31 @@ class Reference:
 
 def make_reference(scenario: Scenario, world: str, before: str | None, folder: str) -> Reference:
     """Runs a scenario undisturbed."""
-    start(before, folder, scenario.store)
-    held = scenario.store.read(folder) if before else None
+    start(before, folder, scenario.sink)
+    held = scenario.sink.read(folder) if before else None
     plan = Plan(folder, f"{folder}/events")
     code = wait(fork(lambda: run_daily(scenario.command(world, folder), plan), f"{folder}/said"), plan.log)
     if code != 0:
         with open(f"{folder}/said") as file:
             raise AssertionError(f"{scenario.name}: undisturbed, it ended with {code}: {file.read()[-3000:]}")
     stores = {}
-    for content in map(dict, filter(None, (held, scenario.store.read(folder)))):
+    for content in map(dict, filter(None, (held, scenario.sink.read(folder)))):
         current = json.loads(content[b"pinnerformer:current"])
         prefix = f"pinnerformer:{current['generation']}:u:".encode()
         stores[current["release"]] = {k.hex(): v.hex() for k, v in content.items() if k.startswith(prefix)}
-    scenario.store.save(folder)
-    return Reference(before, state_of(folder, scenario.store), read_log(f"{folder}/events"), stores)
+    scenario.sink.save(folder)
+    return Reference(before, state_of(folder, scenario.sink), read_log(f"{folder}/events"), stores)
 
 
-def start(before: str | None, folder: str, place: Place) -> None:
+def start(before: str | None, folder: str, sink: Sink) -> None:
     """Lays out what a run starts from."""
     os.makedirs(folder)
     if before:
         shutil.copytree(f"{before}/root", f"{folder}/root")
-    place.start(before, folder)
+    sink.start(before, folder)
 
 
-def read_all_the_time(folder: str, reference: Reference, place: Place, stop: str, found: str) -> int:
+def read_all_the_time(folder: str, reference: Reference, sink: Sink, stop: str, found: str) -> int:
     """The body of the reader: looks at the store and the root until `stop` exists; writes what it saw.
 
     It fails when a value is not whole or of no release, when LMDB shows a part of a publish, when a vector and the
@@ -253,10 +250,10 @@ def read_all_the_time(folder: str, reference: Reference, place: Place, stop: str
     while not problems:
         last = os.path.exists(stop)
         try:
-            if place.is_there(folder):
-                client = client or EmbeddingClient(place.url(folder))
+            if sink.is_there(folder):
+                client = client or EmbeddingClient(sink.url(folder))
                 if client._store.current() is not None:
-                    problems += _look(folder, client, place, reference, opened)
+                    problems += _look(folder, client, sink, reference, opened)
                     looks += 1
             if kept is not None and looks % 5 == 0:
                 for entry in kept.tables["user_embeddings"] + kept.tables["histories"] + kept.tables["pin_embeddings"]:
@@ -271,10 +268,8 @@ def read_all_the_time(folder: str, reference: Reference, place: Place, stop: str
     return 0
 
 
-def _look(
-    folder: str, client: EmbeddingClient, place: Place, reference: Reference, opened: list[Retriever]
-) -> list[str]:
-    problems, users = place.look(client, reference.stores)
+def _look(folder: str, client: EmbeddingClient, sink: Sink, reference: Reference, opened: list[Retriever]) -> list[str]:
+    problems, users = sink.look(client, reference.stores)
     if problems or not users:
         return problems
     vectors, _, there, _ = client.get_many_of(client.current, users)
@@ -282,7 +277,7 @@ def _look(
     if not np.allclose(norms, 1, atol=2e-3):
         problems.append("a vector that is not whole")
     if not opened:
-        opened.append(Retriever(f"{folder}/root", place.url(folder)))
+        opened.append(Retriever(f"{folder}/root", sink.url(folder)))
     for retriever in (opened[0],):
         answer = retriever.retrieve(int(users[0]), 3)
         if answer.release not in reference.stores or len(answer.pin_ids) != 3:

@@ -4,8 +4,6 @@ import collections
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from stores.releases import chain
 from stores.tables import read_files
 from tests.parts import Parts
 from tests.pipelines.test_daily import run_twice
+from tests.warm import run_python
 from tests.worlds import day, make_rows, make_vectors, midnight, write_file, write_model, write_vectors
 from transforms.canaries import CanaryCheck
 
@@ -327,7 +326,7 @@ def test_killed_and_started_again_gives_the_same_bytes(world, whole, tmp_path, i
     dates = [f"--start={day(0)}", f"--end={day(4)}", f"--bootstrap-from={day(0)}"]
     command = ["backfill", f"--root={root}", *world, *dates, "--quiet", *layout(3)]
     code = KILL.format(module=module, function=function, after=after)
-    killed = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, timeout=200)
+    killed = run_python(code, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(releases(root)) < 5
     assert main(command) == 0

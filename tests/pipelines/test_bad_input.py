@@ -17,7 +17,7 @@ from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.lease import hold_lease
 from stores.releases import current_release, read_current
-from tests.pipelines.test_daily import World, first_night, make_world
+from tests.pipelines.nights import World
 from tests.redis_server import free_port, running_redis
 from tests.worlds import SCHEMA, day, write_model, write_vectors
 
@@ -47,10 +47,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
+def first(kept_nights, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("first"))
-    world = make_world(folder)
-    first_night(world, f"{folder}/root", "--user-buckets=4", "--pin-shards=2")
+    kept_nights.copy(1, folder)
     manifest = read_current(Root(f"{folder}/root"))
     code = main(["release", f"--root={folder}/root", f"--run={run_of(folder)}", f"--kv=lmdb://{folder}/kv"])
     assert code == 0 and manifest is not None

@@ -7,7 +7,6 @@ import pkgutil
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 import pytest
 from apache_beam.ml.inference.base import ModelHandler
 
@@ -24,62 +23,20 @@ from stores.manifests import Manifest
 from stores.releases import read_current
 from stores.retriever import Retriever
 from stores.schemas import from_binary_column
-from stores.tables import read_files
-from tests.worlds import (
-    FIRST,
-    PlainJob,
-    day,
-    make_rows,
-    make_vectors,
-    midnight,
-    write_file,
-    write_model,
-    write_vectors,
+from tests.pipelines.nights import (
+    LENGTH,
+    World,
+    cosines,
+    first_night,
+    histories_of,
+    make_world,
+    read_table,
+    run_night,
+    vectors_of,
 )
+from tests.worlds import FIRST, PlainJob, day, midnight, write_file, write_model
 from transforms.embed_users import UserTowerHandler
 from transforms.run import Instructions, Launch, Run
-
-USERS, PINS, ROWS, LENGTH = 40, 90, 260, 40
-
-
-@dataclasses.dataclass
-class World:
-    folder: str
-    rows: dict[int, list]
-    late: list
-    vectors: dict[int, np.ndarray]
-
-    @property
-    def inputs(self) -> list[str]:
-        return [f"--{name}={self.folder}/{name}" for name in ("logs", "pins", "model")]
-
-
-def make_world(folder: str, shuffle: int | None = None) -> World:
-    """Five days; the late file belongs to day 1 and is not there yet."""
-    rows = {number: make_rows(number, ROWS, USERS, PINS, seed=8) for number in range(5)}
-    late = make_rows(1, 30, USERS, PINS, seed=9)
-    for number, content in rows.items():
-        if shuffle is not None:
-            content = [content[i] for i in np.random.default_rng(shuffle).permutation(len(content))]
-        write_file(f"{folder}/logs", number, content[:150], "a.parquet")
-        write_file(f"{folder}/logs", number, content[150:], "b.parquet")
-    vectors = make_vectors(PINS)
-    write_vectors(f"{folder}/pins", vectors)
-    write_model(f"{folder}/model")
-    return World(folder, rows, late, vectors)
-
-
-def run_night(world: World, root: str, number: int, *more: str) -> Manifest:
-    arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(number)}", "--quiet", *more]
-    assert main(arguments) == 0
-    manifest = read_current(Root(root))
-    assert manifest is not None and manifest.day == day(number)
-    return manifest
-
-
-def first_night(world: World, root: str, *more: str) -> Manifest:
-    length = f"--history-length={LENGTH}"
-    return run_night(world, root, 0, f"--bootstrap-from={FIRST}", length, "--publish=none", *more)
 
 
 def run_all(world: World, root: str, made: list[str], each: list[str]) -> list[Manifest]:
@@ -104,26 +61,6 @@ def run_plainly(world: World) -> list[PlainJob]:
         job.night(number, files)
         states.append(dataclasses.replace(job, histories=dict(job.histories), embeddings=dict(job.embeddings)))
     return states
-
-
-def read_table(root: str, manifest: Manifest, table: str) -> pa.Table:
-    return pa.concat_tables(
-        [read_files(Root(root), entries) for _, entries in sorted(manifest.parts(table).items())],
-        promote_options="default",
-    )
-
-
-def histories_of(root: str, manifest: Manifest) -> dict[int, list[dict]]:
-    histories: dict[int, list[dict]] = {}
-    for entries in manifest.parts("histories").values():
-        for row in read_files(Root(root), entries).to_pylist():
-            histories.setdefault(row["user_id"], []).append(row)
-    return histories
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
 def assert_equals_plain(root: str, manifest: Manifest, state: PlainJob) -> None:
@@ -153,8 +90,11 @@ def plain(tmp_path_factory) -> list[PlainJob]:
     return states
 
 
+WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+# name -> (flags of the first night, flags of every night, seed of the order of the rows)
 MATRIX = {
-    "defaults": ([], [], None),
+    "buckets and shards as by default": (["--user-buckets=64", "--pin-shards=4"], [], None),
     "one bucket, one shard, shuffled join, tiny batches": (
         ["--user-buckets=1", "--pin-shards=1"],
         ["--join=shuffle", "--token-budget=40"],
@@ -165,15 +105,12 @@ MATRIX = {
         ["--join=broadcast"],
         3,
     ),
-    "two worker processes": (
-        ["--user-buckets=6", "--pin-shards=2"],
-        ["--join=shuffle", "--direct_running_mode=multi_processing", "--direct_num_workers=2"],
-        4,
-    ),
+    "two worker processes": (["--user-buckets=6", "--pin-shards=2"], ["--join=shuffle", *WORKERS], 4),
 }
+SLOW = {"two worker processes"}  # they start again for each night, which costs eight times the night
 
 
-@pytest.mark.parametrize("case", MATRIX)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in MATRIX])
 def test_every_night_equals_the_plain_job(case, plain, tmp_path):
     made, each, shuffle = MATRIX[case]
     world = make_world(str(tmp_path), shuffle)
@@ -182,9 +119,12 @@ def test_every_night_equals_the_plain_job(case, plain, tmp_path):
         assert_equals_plain(root, manifest, state)
 
 
-def vectors_of(root: str, manifest: Manifest) -> dict[int, bytes]:
-    rows = read_table(root, manifest, "user_embeddings")
-    return dict(zip(rows["user_id"].to_pylist(), rows["embedding"].to_pylist(), strict=True))
+def test_a_night_of_two_worker_processes_equals_the_plain_job(plain, tmp_path):
+    """The second one: the workers read what was there before, and write what is to be."""
+    world = make_world(str(tmp_path), shuffle=4)
+    root = str(tmp_path / "root")
+    assert_equals_plain(root, first_night(world, root, "--user-buckets=6", "--pin-shards=2"), plain[0])
+    assert_equals_plain(root, run_night(world, root, 1, "--publish=none", "--join=shuffle", *WORKERS), plain[1])
 
 
 def test_both_joins_agree_bit_for_bit(tmp_path):

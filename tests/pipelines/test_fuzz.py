@@ -16,9 +16,8 @@ import pytest
 from pipelines.cli import main
 from stores.files import Root
 from stores.releases import read_current
-from tests.pipelines.test_bad_input import World
-from tests.pipelines.test_daily import first_night, make_world, run_night
-from tests.stores.test_hostile import mutate
+from tests.pipelines.nights import World, first_night, make_world, run_night
+from tests.stores.test_untrusted_files import mutate
 from tests.worlds import day
 
 EACH = int(os.environ.get("PINNERFORMER_FUZZ", "40"))

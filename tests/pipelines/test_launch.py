@@ -13,7 +13,8 @@ from pipelines.arguments import Parser
 from pipelines.beam_options import parse_beam_options
 from pipelines.launch import run_pipeline
 from stores.errors import InputError, StoreError
-from tests.pipelines.test_daily import make_world
+from tests.pipelines.nights import make_world
+from tests.warm import run_python
 from tests.worlds import FIRST, day, make_vectors, write_vectors
 
 
@@ -65,6 +66,7 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     ), done.stderr
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("start", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
 def test_a_worker_process_that_is_killed_ends_the_run_soon(start):
     """As when memory runs out; left to itself the local runner may wait for it for ever.
@@ -90,8 +92,6 @@ except StoreError as error:
     print(error, flush=True)
 os._exit(0)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("START", start)], capture_output=True, text=True, timeout=120
-    )
+    done = run_python(code.replace("START", start))
     assert re.match(r"a worker (process died|failed)", done.stdout), done.stdout + done.stderr[-3000:]
     assert "nothing was released" in done.stdout.splitlines()[0]

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 
 import pytest
 from pyarrow import fs
@@ -16,8 +14,9 @@ from stores.manifests import TABLES, Manifest
 from stores.object_stores import file_system
 from stores.releases import read_current
 from tests.chaos.events import Plan, read_log
-from tests.chaos.scenarios import armed, left_in_staging
+from tests.chaos.scenarios import left_in_staging
 from tests.s3_server import running_s3
+from tests.warm import run_python
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 from transforms.model import local_model
 
@@ -60,11 +59,11 @@ def current(root: str) -> Manifest:
 def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
     folder, url = world
     local_root, root = str(tmp_path / "root"), f"{url}/root"
-    workers = ["--join=shuffle", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    for number, flags in enumerate((["--join=broadcast"], workers)):
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    for number, (join, more) in enumerate((("--join=broadcast", []), ("--join=shuffle", workers))):
         kv = f"--kv=lmdb://{tmp_path}/kv"
-        assert main(arguments_of(folder, local_root, number, "--publish=none", "--quiet", *flags)) == 0
-        assert main(arguments_of(url, root, number, kv, *flags)) == 0
+        assert main(arguments_of(folder, local_root, number, "--publish=none", "--quiet", join)) == 0
+        assert main(arguments_of(url, root, number, kv, join, *more)) == 0
         ours, theirs = current(root), current(local_root)
         assert ours.tables == theirs.tables  # names and checksums
         assert ours.counters == theirs.counters and ours.inputs == theirs.inputs
@@ -80,16 +79,24 @@ def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
     assert not os.path.exists("s3:")  # nothing took the URL for a local name
 
 
-def run_armed(plan: Plan, command: list[str]) -> int:
+INSTRUMENTED = """
+import sys
+from tests.chaos.events import Plan
+from tests.chaos.scenarios import run_daily
+sys.exit(run_daily(sys.argv[2:], Plan.from_text(sys.argv[1])))
+"""
+
+
+def run_instrumented(plan: Plan, command: list[str]) -> int:
     """The exit code of a night in a process of its own that is killed as planned."""
-    environment = {**os.environ, **armed(plan)}
-    done = subprocess.run([sys.executable, "-m", "pipelines.cli", *command], env=environment, capture_output=True)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()[-3000:]
+    done = run_python(INSTRUMENTED, plan.to_text(), *command)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode
 
 
 @pytest.mark.timeout(900)
-def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(int(os.environ.get("OBJECT_KILLS", 4)), marks=pytest.mark.slow)])
+def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path, kills):
     """The chaos suite's short form on objects: every operation on one, element and batch is where it may die."""
     folder, url = world
     assert main(arguments_of(folder, str(tmp_path / "root"), 0, "--publish=none", "--quiet")) == 0
@@ -101,15 +108,15 @@ def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path):
         return f"{url}/{name}", arguments_of(url, f"{url}/{name}/root", 0, "--publish=none", "--quiet")
 
     where, command = night("undisturbed")
-    assert run_armed(Plan(where, str(tmp_path / "events")), command) == 0
+    assert run_instrumented(Plan(where, str(tmp_path / "events")), command) == 0
     events = read_log(str(tmp_path / "events"))
     assert {"CURRENT", "manifest and dead letters", "table histories", "step RunInference"} <= set(events)
-    for number in range(int(os.environ.get("OBJECT_KILLS", 4))):
+    for number in range(kills):
         where, command = night(f"killed-{number}")
         at = draw.randrange(1, len(events) + 1)
         log = str(tmp_path / f"events-{number}")
         said = f"seed {seed}, killed at event {at} of {len(events)}"
-        if run_armed(Plan(where, log, at), command):
+        if run_instrumented(Plan(where, log, at), command):
             said += f" ({read_log(log)[at - 1]})"
             assert main(command) == 0, said
         print(said)

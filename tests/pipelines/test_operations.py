@@ -18,7 +18,7 @@ from stores.kv import open_store
 from stores.manifests import read_manifest, write_manifest
 from stores.releases import chain, read_current
 from stores.tables import read_files, write_part
-from tests.pipelines.test_daily import World, first_night, histories_of, make_world, run_night, vectors_of
+from tests.pipelines.nights import World, first_night, histories_of, make_world, run_night, vectors_of
 from tests.worlds import day, write_file
 
 

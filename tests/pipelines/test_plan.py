@@ -4,7 +4,7 @@ import os
 
 from pipelines.cli import main
 from pipelines.plan import judge_buckets
-from tests.pipelines.test_daily import first_night, make_world, run_night
+from tests.pipelines.nights import make_world
 from tests.worlds import day
 
 
@@ -19,15 +19,14 @@ def everything(folder: str) -> dict[str, tuple[bytes, int]]:
     return found
 
 
-def test_it_says_what_a_night_would_do_and_writes_nothing(tmp_path, capsys):
+def test_it_says_what_a_night_would_do_and_writes_nothing(kept_nights, tmp_path, capsys):
     world = make_world(str(tmp_path))
     root = str(tmp_path / "root")
     plan = ["plan", f"--root={root}", *world.inputs, "--publish=none"]
     assert main([*plan, f"--date={day(0)}"]) == 2  # where from?
     assert main([*plan, f"--date={day(0)}", f"--bootstrap-from={day(0)}"]) == 0
     assert not os.path.exists(root)
-    first_night(world, root, "--user-buckets=2", "--pin-shards=1")
-    run_night(world, root, 1, "--publish=none")
+    world, root = kept_nights.copy(2, str(tmp_path))
     before = everything(root)
     capsys.readouterr()
     assert main([*plan, f"--date={day(2)}"]) == 0

@@ -6,7 +6,7 @@ from pipelines.cli import main
 from stores.files import Root
 from stores.manifests import Manifest
 from stores.releases import read_current
-from tests.pipelines.test_daily import cosines, first_night, histories_of, make_world, run_night, vectors_of
+from tests.pipelines.nights import cosines, histories_of, run_night, vectors_of
 from tests.worlds import day, midnight, write_file
 
 STRANGER = 900
@@ -20,17 +20,15 @@ def assert_same(root: str, manifest: Manifest, wanted_root: str, wanted: Manifes
     assert cosines(a, b).min() >= 0.9999
 
 
-def test_a_corrected_partition_and_a_named_user(tmp_path, capsys):
-    world = make_world(str(tmp_path))
-    root, right = str(tmp_path / "root"), str(tmp_path / "right")
-    first_night(world, right, "--user-buckets=2", "--pin-shards=1")
-    wanted = run_night(world, right, 1, "--publish=none")
+def test_a_corrected_partition_and_a_named_user(kept_nights, one_night, tmp_path, capsys):
+    world, root = one_night
+    _, right = kept_nights.copy(2, str(tmp_path / "right"))
+    wanted = read_current(Root(right))
     # Half of the partition was of another shop: other pins, a user who does not exist, others who did nothing.
     bad = [{**row, "pin_id": 80 - row["pin_id"] % 40} for row in world.rows[1][:60] if row["pin_id"] >= 0]
     bad += [{**row, "user_id": STRANGER, "timestamp_ms": midnight(1)} for row in bad[:4] if row["user_id"] is not None]
     elsewhere = {**bad[0], "user_id": STRANGER + 1, "timestamp_ms": midnight(0) + 5, "duration_s": 3.0}
     write_file(f"{tmp_path}/logs", 1, [*bad, elsewhere], "a.parquet")
-    first_night(world, root, "--user-buckets=2", "--pin-shards=1")
     wrong = run_night(world, root, 1, "--publish=none")
     assert STRANGER in vectors_of(root, wrong)
     write_file(f"{tmp_path}/logs", 1, world.rows[1][:150], "a.parquet")

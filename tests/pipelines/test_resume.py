@@ -12,7 +12,7 @@ from stores.kv import open_store
 from stores.manifests import Manifest
 from stores.releases import read_current
 from tests.parts import Parts
-from tests.pipelines.test_daily import LENGTH, World, make_world
+from tests.pipelines.nights import LENGTH, World, make_world
 from tests.worlds import FIRST, day, write_file
 from transforms import embed_users, histories, pins, read_logs, release, snapshots
 from transforms.receipts import STAGED_FOLDERS, read_receipts

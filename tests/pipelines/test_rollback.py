@@ -10,9 +10,10 @@ from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.kv import open_store
+from stores.manifests import read_manifest
 from stores.releases import current_release, read_current, read_pin
 from stores.retriever import Retriever
-from tests.pipelines.test_daily import first_night, histories_of, make_world, run_night, vectors_of
+from tests.pipelines.nights import histories_of, run_night, vectors_of
 from tests.redis_server import running_redis
 from tests.worlds import day, write_model
 from transforms.release import Publication, publish
@@ -36,10 +37,8 @@ def served(kv: str) -> tuple[str, dict[int, bytes]]:
     return release, {int(u): v.tobytes() for u, v, f in zip(ids, vectors, found, strict=True) if f}
 
 
-def test_back_held_lifted_and_on(tmp_path, kv, capsys):
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first_night(world, root, "--user-buckets=2", "--pin-shards=1")
+def test_back_held_lifted_and_on(one_night, kv, capsys):
+    world, root = one_night
     before = vectors_of(root, read_current(Root(root)))
     bad = run_night(world, root, 1, f"--kv={kv}")
     histories = histories_of(root, bad)
@@ -69,11 +68,10 @@ def test_back_held_lifted_and_on(tmp_path, kv, capsys):
         assert len(store.generations()) == 1
 
 
-def test_stopped_on_the_way_and_started_again(tmp_path, monkeypatch):
+def test_stopped_on_the_way_and_started_again(one_night, tmp_path, monkeypatch):
     kv = f"lmdb://{tmp_path}/kv"
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first = first_night(world, root, "--user-buckets=2", "--pin-shards=1")
+    world, root = one_night
+    first = read_current(Root(root))
     run_night(world, root, 1, f"--kv={kv}")
     for broken in ("move_current", "publish"):
         with monkeypatch.context() as patched:
@@ -84,10 +82,8 @@ def test_stopped_on_the_way_and_started_again(tmp_path, monkeypatch):
     assert served(kv) == (str(day(0)), vectors_of(root, first))
 
 
-def test_to_an_older_model_whose_generation_is_still_there(tmp_path, kv):
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first_night(world, root, "--user-buckets=2", "--pin-shards=1")
+def test_to_an_older_model_whose_generation_is_still_there(one_night, tmp_path, kv):
+    world, root = one_night
     old = run_night(world, root, 1, f"--kv={kv}")
     with open_store(kv) as store:
         before = store.current()
@@ -114,12 +110,11 @@ def test_to_an_older_model_whose_generation_is_still_there(tmp_path, kv):
     assert served(kv) == (str(day(1)), vectors_of(root, old))
 
 
-def test_a_fresh_generation_never_has_the_name_of_one_that_is_held(tmp_path):
+def test_a_fresh_generation_never_has_the_name_of_one_that_is_held(one_night, tmp_path):
     """The release it was named after is published again after gc forgot what the generation holds now."""
     kv = f"lmdb://{tmp_path}/kv"
-    world = make_world(str(tmp_path))
-    root = Root(str(tmp_path / "root"))
-    first = first_night(world, root.url, "--user-buckets=2", "--pin-shards=1")
+    world, root = one_night[0], Root(one_night[1])
+    first = read_current(root)
     publish(root, first.release, Publication(kv, "pinnerformer"))
     second = run_night(world, root.url, 1, f"--kv={kv}")
     with open_store(kv) as store:
@@ -131,11 +126,9 @@ def test_a_fresh_generation_never_has_the_name_of_one_that_is_held(tmp_path):
     assert served(kv) == (first.release, vectors_of(root.url, first))
 
 
-def test_a_release_that_lacks_a_file_is_not_rolled_back_to(tmp_path, capsys):
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first = first_night(world, root, "--user-buckets=2", "--pin-shards=1")
-    run_night(world, root, 1, "--publish=none")
+def test_a_release_that_lacks_a_file_is_not_rolled_back_to(two_nights, capsys):
+    _, root = two_nights
+    first = read_manifest(Root(root), str(day(0)))
     path = f"{root}/{first.tables['user_embeddings'][0].path}"
     os.unlink(path)
     rollback = ["rollback", f"--root={root}", "--publish=none", "--reason=x"]

@@ -3,17 +3,14 @@
 import os
 
 from pipelines.cli import main
-from tests.pipelines.test_daily import first_night, make_world
 from tests.redis_server import free_port, running_redis
 from tests.worlds import day
 
 PASSWORD = "correct-horse-battery"
 
 
-def test_no_password_is_printed_or_written(tmp_path, capfd, monkeypatch):
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first_night(world, root, "--user-buckets=1", "--pin-shards=1")
+def test_no_password_is_printed_or_written(one_night, tmp_path, capfd, monkeypatch):
+    world, root = one_night
     (tmp_path / "leavers").write_text("7\n")
     with running_redis(str(tmp_path), password=PASSWORD) as port:
         for kv in (f"redis://:{PASSWORD}@127.0.0.1:{port}/0", "env:PINNERFORMER_KV"):

@@ -11,7 +11,7 @@ from stores.errors import LeaseLostError, StoreError
 from stores.files import Root
 from stores.lease import LEASE, check_lease, hold_lease
 from stores.releases import current_release, read_current
-from tests.pipelines.test_daily import World, make_world
+from tests.pipelines.nights import World, make_world
 from tests.worlds import FIRST, day
 from transforms import release
 

@@ -1,9 +1,9 @@
 """What the worker pool promises beyond Beam's own."""
 
-import subprocess
-import sys
+import pytest
 
 from pipelines.worker_pool import MESSAGE_BYTES
+from tests.warm import run_python
 
 SMALL_MESSAGES = """
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
@@ -20,7 +20,8 @@ print(max(map(len, sent)), len(sent))
 
 
 def test_messages_are_small_in_this_version_of_beam():
-    done = subprocess.run([sys.executable, "-c", SMALL_MESSAGES], capture_output=True, text=True, check=True)
+    done = run_python(SMALL_MESSAGES)
+    assert done.returncode == 0, done.stderr
     largest, count = map(int, done.stdout.split())
     assert MESSAGE_BYTES < largest <= MESSAGE_BYTES + 100_000 and count == 3
 
@@ -38,8 +39,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.timeout(60)
 def test_a_worker_ends_its_bundle_though_the_engine_takes_none_of_its_output_before():
-    done = subprocess.run(
-        [sys.executable, "-c", SENDS_WITHOUT_A_READER], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == "done\n"
+    done = run_python(SENDS_WITHOUT_A_READER)
+    assert done.stdout == "done\n", done.stderr

@@ -10,9 +10,10 @@ from pinnerformer_model.inference import UserEncoder
 from pipelines.cli import main
 from stores.files import Root
 from stores.ids import splitmix64
+from stores.manifests import read_manifest
 from stores.releases import read_current
 from stores.tables import read_files
-from tests.pipelines.test_daily import first_night, make_world, run_night
+from tests.pipelines.nights import run_night
 from tests.worlds import day, make_vectors, write_model, write_vectors
 from transforms.canaries import canary_cosines, draw_canaries, frozen_look_up
 from transforms.gates import StagedRelease, Thresholds, check_gates
@@ -23,14 +24,10 @@ CANARY_GATES = (canaries_cosine, pin_vectors_cosine)
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory):
+def nights(kept_nights, tmp_path_factory):
     """Two nights; the second under the same model."""
-    folder = str(tmp_path_factory.mktemp("canaries"))
-    world = make_world(folder)
-    return world, [
-        first_night(world, f"{folder}/root", "--user-buckets=2"),
-        run_night(world, f"{folder}/root", 1, "--publish=none"),
-    ]
+    world, root = kept_nights.copy(2, str(tmp_path_factory.mktemp("canaries")))
+    return world, [read_manifest(Root(root), str(day(number))) for number in range(2)]
 
 
 def gates_of(manifest, *names):
@@ -85,11 +82,9 @@ def test_a_weight_that_changed_shows(nights):
     assert closed == ["canaries_cosine"]
 
 
-def test_vectors_of_another_space_under_the_same_name_are_refused(tmp_path, capsys):
+def test_vectors_of_another_space_under_the_same_name_are_refused(one_night, tmp_path, capsys):
     """The export says `v1`, and its vectors are of another PinSage: nothing else would notice."""
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first_night(world, root)
+    world, root = one_night
     moved = {pin: vector + np.random.default_rng(pin).normal(0, 0.01, 256) for pin, vector in make_vectors(90).items()}
     write_vectors(f"{tmp_path}/pins", {**moved, 3: np.zeros(256)})
     run_night(world, root, 1, "--publish=none")  # a new export of the same space
@@ -100,10 +95,9 @@ def test_vectors_of_another_space_under_the_same_name_are_refused(tmp_path, caps
     assert read_current(Root(root)).release == str(day(1))
 
 
-def test_a_new_model_gets_canaries_of_its_own(tmp_path):
-    world = make_world(str(tmp_path))
-    root = str(tmp_path / "root")
-    first = first_night(world, root)
+def test_a_new_model_gets_canaries_of_its_own(one_night, tmp_path):
+    world, root = one_night
+    first = read_current(Root(root))
     write_model(f"{tmp_path}/other", seed=2)
     second = run_night(dataclasses.replace(world), root, 1, "--publish=none", f"--model={tmp_path}/other")
     assert first.tables["canaries"] != second.tables["canaries"]

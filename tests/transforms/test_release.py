@@ -12,7 +12,7 @@ from stores.errors import StoreError
 from stores.files import Root
 from stores.releases import current_release, read_current
 from stores.retriever import Retriever
-from tests.pipelines.test_daily import first_night, make_world, run_night
+from tests.pipelines.nights import first_night, run_night
 from tests.redis_server import free_port, running_redis
 from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
@@ -21,20 +21,15 @@ from transforms.release import Publication, changed_rows, finish, publish
 from transforms.verification import INDEX_GATES
 
 
-@pytest.fixture
-def world(tmp_path):
-    return make_world(str(tmp_path))
-
-
 def run_of(root: str, date) -> str:
     (run,) = [name for name in os.listdir(f"{root}/staging") if name.startswith(f"daily-{date}")]
     return run
 
 
-def test_an_index_of_other_pins_does_not_pass(world, tmp_path):
+def test_an_index_of_other_pins_does_not_pass(one_night):
     """A gate that measures the index against itself would."""
-    root = str(tmp_path / "root")
-    manifest = first_night(world, root, "--pin-shards=2")
+    _, root = one_night
+    manifest = read_current(Root(root))
     sound = StagedRelease(Root(root), manifest, {}, [], Thresholds())
     gates, kept = check_gates(INDEX_GATES, sound), index_settings(sound)
     assert len(gates) == len(INDEX_GATES)
@@ -45,10 +40,9 @@ def test_an_index_of_other_pins_does_not_pass(world, tmp_path):
     assert "index_recall_at_10" in closed
 
 
-def test_a_refused_night_keeps_what_was_served(world, tmp_path, capsys):
+def test_a_refused_night_keeps_what_was_served(one_night, tmp_path, capsys):
     """Half of the pins are gone from the vectors: somebody's export was cut off."""
-    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
-    first_night(world, root)
+    (world, root), kv = one_night, f"lmdb://{tmp_path}/kv"
     run_night(world, root, 1, f"--kv={kv}")
     vectors = {pin: np.full(256, 1 / 16) for pin in range(30)}
     write_vectors(f"{world.folder}/pins", vectors)
@@ -64,9 +58,8 @@ def test_a_refused_night_keeps_what_was_served(world, tmp_path, capsys):
         assert client.current.release == str(day(1))
 
 
-def test_a_refused_night_is_forced_by_name_and_with_a_reason(world, tmp_path, capsys):
-    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
-    first_night(world, root)
+def test_a_refused_night_is_forced_by_name_and_with_a_reason(one_night, tmp_path, capsys):
+    (world, root), kv = one_night, f"lmdb://{tmp_path}/kv"
     (tmp_path / "gates.yaml").write_text("min_coverage_pins: 10000\nmin_recall_at_10: 1.1\n")
     gates = f"--gates={tmp_path}/gates.yaml"
     arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(1)}", f"--kv={kv}", "--quiet", gates]
@@ -96,9 +89,8 @@ def test_a_refused_night_is_forced_by_name_and_with_a_reason(world, tmp_path, ca
         assert client.current.release == str(day(1))
 
 
-def test_thresholds_are_no_part_of_the_run_and_release_takes_others(world, tmp_path):
-    root = str(tmp_path / "root")
-    first_night(world, root)
+def test_thresholds_are_no_part_of_the_run_and_release_takes_others(one_night, tmp_path):
+    world, root = one_night
     (tmp_path / "strict.yaml").write_text("min_recall_at_10: 1.1\n")
     (tmp_path / "lax.yaml").write_text("min_recall_at_10: 0.5\n")
     arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(1)}", "--publish=none", "--quiet"]
@@ -112,9 +104,8 @@ def files_under(folder: str) -> list[str]:
     return [os.path.join(where, name) for where, _, names in os.walk(folder) for name in names]
 
 
-def test_a_store_that_fails_after_the_commit_is_published_later(world, tmp_path, capsys):
-    root = str(tmp_path / "root")
-    first_night(world, root)
+def test_a_store_that_fails_after_the_commit_is_published_later(one_night, tmp_path, capsys):
+    _, root = one_night
     run = run_of(root, day(0))
     outcome = finish(Root(root), run, Thresholds(), Publication(f"redis://127.0.0.1:{free_port()}/0", "pinnerformer"))
     assert outcome["outcome"] == "failed"
@@ -130,9 +121,9 @@ def test_a_store_that_fails_after_the_commit_is_published_later(world, tmp_path,
             assert len(retriever.retrieve(0, 5).pin_ids) == 5
 
 
-def test_only_what_changed_is_sent(world, tmp_path):
-    root, kv = Root(str(tmp_path / "root")), f"lmdb://{tmp_path}/kv"
-    first = first_night(world, root.url)
+def test_only_what_changed_is_sent(one_night, tmp_path):
+    world, root, kv = one_night[0], Root(one_night[1]), f"lmdb://{tmp_path}/kv"
+    first = read_current(root)
     everybody = publish(root, first.release, Publication(kv, "pinnerformer"))
     assert everybody["users_sent"] == everybody["users_stored"] == first.rows("user_embeddings")
     second = run_night(world, root.url, 1, "--publish=none")
@@ -142,9 +133,9 @@ def test_only_what_changed_is_sent(world, tmp_path):
     assert publish(root, second.release, Publication(kv, "pinnerformer"))["users_sent"] == 0
 
 
-def test_users_of_a_bucket_that_is_gone_are_deleted(world, tmp_path):
-    root = Root(str(tmp_path / "root"))
-    manifest = first_night(world, root.url, "--user-buckets=4")
+def test_users_of_a_bucket_that_is_gone_are_deleted(one_night):
+    root = Root(one_night[1])
+    manifest = read_current(root)
     entries = manifest.tables["user_embeddings"]
     without = dataclasses.replace(manifest, tables={**manifest.tables, "user_embeddings": entries[1:]})
     gone = np.concatenate([ids for ids, _ in changed_rows(root, manifest, without)])
@@ -152,9 +143,8 @@ def test_users_of_a_bucket_that_is_gone_are_deleted(world, tmp_path):
     assert sum(rows.num_rows for _, rows in changed_rows(root, manifest, without)) == 0
 
 
-def test_a_root_and_a_store_that_do_not_belong_together(world, tmp_path):
-    root, other, kv = str(tmp_path / "root"), str(tmp_path / "other"), f"lmdb://{tmp_path}/kv"
-    first_night(world, root)
+def test_a_root_and_a_store_that_do_not_belong_together(one_night, tmp_path):
+    (world, root), other, kv = one_night, str(tmp_path / "other"), f"lmdb://{tmp_path}/kv"
     assert main(["release", f"--root={root}", f"--run={run_of(root, day(0))}", f"--kv={kv}"]) == 0
     os.rename(f"{world.folder}/model", f"{world.folder}/old_model")
     write_model(f"{world.folder}/model", seed=2)
@@ -163,9 +153,8 @@ def test_a_root_and_a_store_that_do_not_belong_together(world, tmp_path):
         retriever.retrieve(0, 5)
 
 
-def test_pins_already_engaged_with_are_left_out(world, tmp_path):
-    root, kv = str(tmp_path / "root"), f"lmdb://{tmp_path}/kv"
-    first_night(world, root)
+def test_pins_already_engaged_with_are_left_out(one_night, tmp_path):
+    (world, root), kv = one_night, f"lmdb://{tmp_path}/kv"
     assert main(["release", f"--root={root}", f"--run={run_of(root, day(0))}", f"--kv={kv}"]) == 0
     engaged = {row["pin_id"] for row in world.rows[0] if row["user_id"] == 0 and row["pin_id"] >= 0}
     with Retriever(root, kv) as retriever:

@@ -25,7 +25,7 @@ from stores.manifests import FORMAT, manifest_path, read_manifest
 from stores.pin_vectors import describe_vectors
 from stores.retention import Retention, collect
 from stores.tables import read_files, write_part
-from tests.stores.test_hostile import root  # noqa: F401 a fixture
+from tests.stores.test_untrusted_files import root  # noqa: F401 a fixture
 from tests.worlds import FIRST, write_model, write_vectors
 
 ROWS = 12_347  # a number that occurs in no other place of a footer

@@ -12,10 +12,9 @@ from pipelines.cli import main
 from pipelines.summary import print_summary
 from stores.files import Root
 from stores.releases import current_release, read_current
-from tests.pipelines.test_daily import (
+from tests.pipelines.nights import (
     World,
     cosines,
-    first_night,
     histories_of,
     make_world,
     read_table,
@@ -26,11 +25,6 @@ from tests.worlds import day, write_file, write_model
 from transforms.gates import Thresholds
 
 PIN = 11
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    return make_world(str(tmp_path_factory.mktemp("world")))
 
 
 def allow_half(monkeypatch) -> None:
@@ -56,13 +50,13 @@ def poison(monkeypatch, world: World, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["raises", "gives NaN"])
-def test_those_that_fail_keep_yesterdays_vector_and_are_tried_again(world, tmp_path, monkeypatch, how):
+def test_those_that_fail_keep_yesterdays_vector_and_are_tried_again(kept_nights, one_night, tmp_path, monkeypatch, how):
     allow_half(monkeypatch)
-    roots = {name: str(tmp_path / name) for name in ("healthy", "poisoned")}
-    for root in roots.values():
-        first_night(world, root, "--user-buckets=3")
-    yesterday = vectors_of(roots["healthy"], read_current(Root(roots["healthy"])))
-    healthy = run_night(world, roots["healthy"], 1, "--publish=none")
+    world, poisoned_root = one_night
+    _, healthy_root = kept_nights.copy(2, str(tmp_path / "healthy"))
+    roots = {"healthy": healthy_root, "poisoned": poisoned_root}
+    yesterday = vectors_of(poisoned_root, read_current(Root(poisoned_root)))
+    healthy = read_current(Root(healthy_root))
     with monkeypatch.context() as patched:
         poison(patched, world, how)
         poisoned = run_night(world, roots["poisoned"], 1, "--publish=none")
@@ -106,9 +100,8 @@ def test_those_that_fail_keep_yesterdays_vector_and_are_tried_again(world, tmp_p
     assert cosines(now, then).min() >= 0.9999  # among other batch mates: the last bit may differ
 
 
-def test_too_many_of_them_are_refused_and_the_way_back_is_printed(world, tmp_path, monkeypatch, capsys):
-    root = str(tmp_path / "root")
-    first_night(world, root, "--user-buckets=3")
+def test_too_many_of_them_are_refused_and_the_way_back_is_printed(one_night, monkeypatch, capsys):
+    world, root = one_night
     arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(1)}", "--publish=none", "--quiet"]
     with monkeypatch.context() as patched:
         poison(patched, world, "raises")
@@ -124,10 +117,11 @@ def test_too_many_of_them_are_refused_and_the_way_back_is_printed(world, tmp_pat
     assert read_current(Root(root)).retry_users == [] and sum(embedded) > 0
 
 
-def test_a_model_that_embeds_nobody_fails_the_job(world, tmp_path, monkeypatch, capsys):
+def test_a_model_that_embeds_nobody_fails_the_job(tmp_path, monkeypatch, capsys):
     def broken(self, batch):
         raise AttributeError("no such layer")
 
+    world = make_world(str(tmp_path))
     root = str(tmp_path / "root")
     monkeypatch.setattr(UserEncoder, "encode_batch", broken)
     arguments = ["daily", f"--root={root}", *world.inputs, f"--date={day(0)}", f"--bootstrap-from={day(0)}"]
@@ -136,13 +130,12 @@ def test_a_model_that_embeds_nobody_fails_the_job(world, tmp_path, monkeypatch, 
     assert "--model: none of the" in error and "could be embedded (AttributeError: no such layer)" in error
 
 
-def test_a_new_model_leaves_those_that_fail_without_a_row(world, tmp_path, monkeypatch):
+def test_a_new_model_leaves_those_that_fail_without_a_row(one_night, tmp_path, monkeypatch):
     """A vector of the old model may not stand in for one of the new."""
     allow_half(monkeypatch)
-    root = str(tmp_path / "root")
-    first_night(world, root, "--user-buckets=3")
-    write_model(f"{tmp_path}/model", seed=2)
-    arguments = ["daily", f"--root={root}", *world.inputs[:2], f"--model={tmp_path}/model", f"--date={day(1)}"]
+    world, root = one_night
+    write_model(f"{tmp_path}/other", seed=2)
+    arguments = ["daily", f"--root={root}", *world.inputs[:2], f"--model={tmp_path}/other", f"--date={day(1)}"]
     with monkeypatch.context() as patched:
         poison(patched, world, "raises")
         assert main([*arguments, "--publish=none", "--quiet"]) == 0

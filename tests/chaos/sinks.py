@@ -13,7 +13,7 @@ from stores.embedding_client import EmbeddingClient
 Content = dict[str, dict[str, str]]  # release -> key -> value of its generation, all in hex
 
 
-class LmdbPlace:
+class LmdbSink:
     """LMDB, in the run's folder: a publish shows whole or not at all."""
 
     def url(self, folder: str) -> str:
@@ -49,7 +49,7 @@ class LmdbPlace:
 
 
 @dataclasses.dataclass
-class RedisPlace:
+class RedisSink:
     """One Redis server for all runs: values of two releases of a model may mix while one is published."""
 
     port: int
@@ -110,4 +110,4 @@ class RedisPlace:
         return problems[:3], users
 
 
-Place = LmdbPlace | RedisPlace
+Sink = LmdbSink | RedisSink

@@ -1,0 +1,55 @@
+"""What all tests share: Beam's own findings are kept, and the CPU seconds of a session are said at its end."""
+
+import resource
+import sys
+
+import pytest
+
+CPU_MINUTES = 11  # of `make test` on a machine of two cores; above it, a line says so
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "apache_beam.transforms.core" in sys.modules:  # many tests never load it
+        from tests import beam_memo
+
+        beam_memo.install()
+
+
+@pytest.fixture(scope="session")
+def kept_nights(tmp_path_factory: pytest.TempPathFactory):
+    """The roots that tests start from, as `tests.pipelines.nights.KeptNights`."""
+    from tests.pipelines.nights import KeptNights
+
+    return KeptNights(str(tmp_path_factory.mktemp("kept")))
+
+
+@pytest.fixture
+def one_night(kept_nights, tmp_path):
+    """(world, root) below `tmp_path`: a world and its root after the first night, for a test to go on with or break."""
+    return kept_nights.copy(1, str(tmp_path))
+
+
+@pytest.fixture
+def two_nights(kept_nights, tmp_path):
+    """As `one_night`, after the second night."""
+    return kept_nights.copy(2, str(tmp_path))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "tests.warm" in sys.modules:
+        from tests import warm
+
+        warm.end_parent()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says what the session cost: this process, and its children, xdist's workers among them, which ended before."""
+    if hasattr(config, "workerinput"):
+        return
+    usages = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    terminalreporter.write_line(f"{seconds:.0f} CPU seconds ({seconds / 60:.1f} minutes)")
+    if seconds > 60 * CPU_MINUTES:
+        terminalreporter.write_line(
+            f"NOTE: more than {CPU_MINUTES} CPU minutes: make the slowest tests faster, or mark them `slow`"
+        )
