@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from benchmarks.daily import MIDNIGHT_MS, PIECE, TONIGHT, USER_BRANCH, draw_rows, make_folder, make_inputs, sequences_of
 from benchmarks.measuring import peak_pss
 from pinnerformer_model.checkpoint import load_model
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.inference import UserEncoder
 from stores.files import Root
 from stores.manifests import Manifest
@@ -55,7 +56,7 @@ def write_logs(folder: str, users: int, days: int, active_share: float, pins: in
     for number in range(days):
         random = np.random.default_rng([7, number])
         active = np.sort(random.choice(users, max(1, round(active_share * users)), replace=False))
-        end_ms = MIDNIGHT_MS + (number + 1) * 86_400_000
+        end_ms = MIDNIGHT_MS + (number + 1) * DAY_MS
         rows = draw_rows(active, np.full(len(active), ROWS_EACH), pins, end_ms, 1, seed=1000 + number)
         make_folder(f"{folder}/logs/ds={day(number)}")
         shuffled = rows.take(pa.array(random.permutation(len(rows))))

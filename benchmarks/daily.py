@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from benchmarks.measuring import peak_pss
 from pinnerformer_model.checkpoint import load_model, model_digest, new_model, save_model
 from pinnerformer_model.config import preset
+from pinnerformer_model.days import DAY_MS, midnight_ms
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.sequences import Sequences
 from stores.files import Root
@@ -37,7 +38,7 @@ from stores.schemas import ENGAGEMENTS, to_binary_column, user_embeddings_schema
 from stores.tables import TABLES, read_files, write_part
 
 YESTERDAY, TONIGHT = datetime.date(2026, 11, 1), datetime.date(2026, 11, 2)
-MIDNIGHT_MS = (TONIGHT - datetime.date(1970, 1, 1)).days * 86_400_000
+MIDNIGHT_MS = midnight_ms(TONIGHT)
 ACTIONS, SURFACES = ("click", "closeup", "repin"), ("board", "home", "search")
 MEDIAN, MEAN, LONGEST = 60, 85, 256
 USER_BRANCH = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.JOIN_VECTORS, Step.EMBED_USERS, Step.MERGE_SNAPSHOT)
@@ -55,7 +56,7 @@ def draw_rows(users: np.ndarray, lengths: np.ndarray, pins: int, day_ms: int, da
     random = np.random.default_rng(seed)
     total = int(lengths.sum())
     owner = np.repeat(np.arange(len(users)), lengths)
-    at = day_ms - 1 - random.integers(0, days * 86_400_000, total)
+    at = day_ms - 1 - random.integers(0, days * DAY_MS, total)
     at = at[np.lexsort((-at, owner))]
     duration = random.exponential(10, total).astype(np.float32)
     codes = [random.integers(0, 3, total).astype(np.int32) for _ in range(2)]
@@ -111,7 +112,7 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buck
     write_manifest(root, Manifest(str(YESTERDAY), str(YESTERDAY), None, digest, tables, [], settings, {}, [], {}, []))
     move_current(root, None, str(YESTERDAY))
 
-    new = draw_rows(ids[acts], np.full(active, 3), pins, MIDNIGHT_MS + 86_400_000, 1, seed=99)
+    new = draw_rows(ids[acts], np.full(active, 3), pins, MIDNIGHT_MS + DAY_MS, 1, seed=99)
     make_folder(f"{folder}/logs/ds={TONIGHT}")
     shuffled = new.take(random.permutation(len(new)))
     pq.write_table(shuffled, f"{folder}/logs/ds={TONIGHT}/a.parquet", row_group_size=100_000)

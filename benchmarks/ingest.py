@@ -24,6 +24,7 @@ from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from benchmarks.measuring import alternate, median_ratio, wall
+from pinnerformer_model.days import DAY_MS, midnight_ms
 from pipelines.cli import main as pinnerformer
 from stores.files import Root
 from stores.layout import Layout, open_layout
@@ -115,8 +116,8 @@ def is_valid(row: dict[str, Any]) -> bool:
     """The job's own rules, for one row of the second day."""
     if row["user_id"] is None or row["pin_id"] is None or row["timestamp_ms"] is None:
         return False
-    end = ((START - datetime.date(1970, 1, 1)).days + 2) * 86_400_000
-    in_time = end - 367 * 86_400_000 <= row["timestamp_ms"] < end
+    end = midnight_ms(START) + 2 * DAY_MS
+    in_time = end - 367 * DAY_MS <= row["timestamp_ms"] < end
     return row["pin_id"] >= 0 and in_time and (row["duration_s"] is None or row["duration_s"] >= 0)
 
 

@@ -26,7 +26,8 @@ import torch
 from examples.completejourney.import_receipts import import_receipts
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
-from pinnerformer_model.evaluation import DAY_MS, Moments
+from pinnerformer_model.days import DAY_MS
+from pinnerformer_model.evaluation import Moments
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.ranking import Pairs, recall

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import Moments
 from pinnerformer_model.timelines import Timelines, ranges
 
@@ -18,7 +19,7 @@ def popularity(timelines: Timelines, cut_ms: int, pins: int, days: int | None = 
     """
     counted = timelines.positive & (timelines.timestamp_ms < cut_ms)
     if days is not None:
-        counted &= timelines.timestamp_ms >= cut_ms - days * 86_400_000
+        counted &= timelines.timestamp_ms >= cut_ms - days * DAY_MS
     return np.bincount(timelines.pin_row[counted], minlength=pins).astype(np.float64)
 
 

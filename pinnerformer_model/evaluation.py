@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.ranking import Pairs, Scorer, coverage, hits_at_k, interest_entropy, recall, top_k
 from pinnerformer_model.timelines import Timelines, ranges, sequences_ending, stops_before
 from pinnerformer_model.user_tower import UserTower
 
-DAY_MS = 86_400_000
 FREQUENCIES = ("once", "daily", "realtime")
 _QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
 

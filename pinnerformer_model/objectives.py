@@ -19,10 +19,10 @@ import dataclasses
 
 import numpy as np
 
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 
 OBJECTIVES = ("next_action", "sasrec", "all_action", "dense_all_action")
-DAY_MS = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True)

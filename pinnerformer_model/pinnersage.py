@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from pinnerformer_model.evaluation import DAY_MS, Moments, pairs_per_query
+from pinnerformer_model.days import DAY_MS
+from pinnerformer_model.evaluation import Moments, pairs_per_query
 from pinnerformer_model.ranking import Pairs
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 

@@ -46,6 +46,11 @@ class VectorSet:
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
+    @property
+    def nbytes(self) -> int:
+        """Of all vectors, in memory."""
+        return self.rows * WIDTH * np.dtype(self.dtype).itemsize
+
 
 def describe_vectors(folder: str, expected_version: str) -> VectorSet:
     """Opens every file of a vector set and checks its schema; reads no vector.

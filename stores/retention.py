@@ -11,8 +11,6 @@ from stores.releases import chain, read_pin
 from stores.tables import TABLES
 from stores.upgrades import RUN_OUTCOME, read_json_record
 
-DAY_S = 86_400.0
-
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
@@ -28,7 +26,7 @@ class Retention:
 
     releases: int = 7
     snapshots: int = 400
-    staging_s: float = 7 * DAY_S
+    staging_s: float = 7 * 86_400.0
     grace_s: float = 3_600.0
 
 

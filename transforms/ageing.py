@@ -5,9 +5,9 @@ import datetime
 
 import numpy as np
 
+from pinnerformer_model.days import DAY_MS, midnight_ms
 from stores.ids import uniform_of
 
-DAY_MS = 86_400_000
 REFRESH_SALT = 3
 EVER = -(1 << 63)
 
@@ -67,4 +67,4 @@ class Ageing:
 
 def _first_ms(date: datetime.date, days: int) -> int:
     """Midnight before the last `days` days that end with a date."""
-    return (date - datetime.date(1970, 1, 1)).days * DAY_MS - (days - 1) * DAY_MS if days else EVER
+    return midnight_ms(date) - (days - 1) * DAY_MS if days else EVER

@@ -22,7 +22,6 @@ from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.manifests import Manifest
 from stores.names import Counter, Step
-from stores.pin_vectors import VectorTable
 from stores.row_pieces import read_pieces
 from stores.schemas import ENGAGEMENTS, user_embeddings_schema
 from stores.tables import part_stem, read_files
@@ -37,6 +36,7 @@ from transforms.run import Run
 from transforms.sequences import LookUp, join_slice
 from transforms.snapshots import merge_bucket
 from transforms.step_reports import StageReport, part_report
+from transforms.vector_tables import SharedVectorTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,9 +214,8 @@ class WalkBucket(beam.DoFn):
         self._runs = runs
         self._reference = model
         self._config = config
-        self._dtype = dtype
         self._token_budget = token_budget
-        self._models, self._vectors = Shared(), Shared()
+        self._models, self._vectors = Shared(), SharedVectorTable(runs[0].root, dtype)
 
     def setup(self):
         self._runs[0].check_root()
@@ -229,10 +228,7 @@ class WalkBucket(beam.DoFn):
     def process(self, element: tuple[int, dict[str, Iterable[Any]]], tables: list[FileEntry]):
         bucket, groups = element
         root = self._runs[0].root
-        table = self._vectors.acquire(
-            lambda: VectorTable.open(root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
-        )
-        tools = Tools(self._encoder, self._config, table.look_up)
+        tools = Tools(self._encoder, self._config, self._vectors.open(tables).look_up)
         files: dict[int, list[FileEntry]] = {}
         for day, entry in groups["staged"]:
             files.setdefault(day, []).append(entry)

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 
 from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import (
-    DAY_MS,
     Figures,
     Moments,
     best_of,

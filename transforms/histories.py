@@ -18,6 +18,7 @@ from transforms.engagements import Engagements, sorted_vocabulary, to_engagement
 from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
+from transforms.sorted_rows import merge_order, rank_within_groups
 from transforms.step_reports import part_report
 
 # A slice is what one worker embeds at a time; its rows make one or two shuffled values.
@@ -67,9 +68,7 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     repeated = work.equals_previous()
     counters[Counter.ROWS_REPEATED] = int(repeated.sum())
     work, is_new = work.take(~repeated), is_new[~repeated]
-    first = np.flatnonzero(np.r_[True, work.user_id[1:] != work.user_id[:-1]])
-    rank = np.arange(len(work)) - np.repeat(first, np.diff(np.r_[first, len(work)]))
-    kept = rank < history_length
+    kept = rank_within_groups(work.user_id) < history_length
     counters[Counter.ROWS_PAST_LENGTH] = int((~kept).sum())
     work, is_new = work.take(kept), is_new[kept]
 
@@ -77,12 +76,7 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     if not len(changed):
         return Merged(None, changed, counters)
     rest = before.take(~touched)
-    place = np.arange(len(work)) + np.searchsorted(rest.user_id, work.user_id)
-    from_work = np.zeros(len(work) + len(rest), bool)
-    from_work[place] = True
-    source = np.empty(len(from_work), np.int64)
-    source[from_work] = np.arange(len(rest), len(from_work))
-    source[~from_work] = np.arange(len(rest))
+    source = merge_order(rest.user_id, work.user_id)
     return Merged(to_table(Engagements.concat([rest, work]).take(source), actions, surfaces), changed, counters)
 
 

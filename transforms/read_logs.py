@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pinnerformer_model.days import DAY_MS, midnight_ms
 from stores import locations
 from stores.erasure import read_erased
 from stores.errors import InputError
@@ -25,7 +26,6 @@ from transforms.run import Repair, RunFolder
 from transforms.step_reports import part_report
 
 BATCH_ROWS = 1 << 18
-DAY_MS = 86_400_000
 OLDEST_DAYS = 366
 
 # A row is dropped for the first of these that holds.
@@ -80,7 +80,7 @@ def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date) -> np.ndarray
     Returns:
         int8 [N]: an index into `REASONS`, -1 for a good row.
     """
-    end_ms = ((partition - datetime.date(1970, 1, 1)).days + 1) * DAY_MS
+    end_ms = midnight_ms(partition) + DAY_MS
     timestamp = batch["timestamp_ms"].fill_null(0).to_numpy()
     tests = {
         **{f"null_{name.removesuffix('_ms')}": _null(batch[name]) for name in COLUMNS if name != "duration_s"},

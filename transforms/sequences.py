@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.utils.shared import Shared
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.sequences import Sequences
 from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.names import Counter, Step
-from stores.pin_vectors import WIDTH, VectorTable, find_sorted, map_vector_table
+from stores.pin_vectors import WIDTH, find_sorted, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
 from transforms.run import Run
+from transforms.sorted_rows import group_starts, rank_within_groups
 from transforms.step_reports import StageReport, part_report
+from transforms.vector_tables import SharedVectorTable
 
 SliceKey = tuple[int, int]  # (bucket, number within it)
 
@@ -76,10 +77,9 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
     usable = known[found]
 
     user = user_id[usable]
-    first = np.flatnonzero(np.r_[True, user[1:] != user[:-1]]) if len(user) else np.empty(0, np.int64)
+    first = group_starts(user)
     length = np.diff(np.r_[first, len(user)])
-    rank = np.arange(len(user)) - np.repeat(first, length)
-    kept = rank < config.max_sequence_length
+    kept = rank_within_groups(user) < config.max_sequence_length
     usable, vectors = usable[kept], vectors[kept] if not kept.all() else vectors
     everyone, start = np.unique(user_id, return_index=True)
     with_token = user[first]
@@ -134,14 +134,12 @@ class JoinMapped(_Joiner):
 
     def __init__(self, run: Run, config: ModelConfig, dtype: str):
         super().__init__(run, config, dtype)
-        self._shared = Shared()
+        self._vectors = SharedVectorTable(run.root, dtype)
 
     def process(self, element: tuple[SliceKey, Iterable[tuple[int, bytes]]], tables: list[FileEntry]):
         started = time.perf_counter()
-        table = self._shared.acquire(
-            lambda: VectorTable.open(self._run.root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
-        )
-        yield self.join(element[0], unpack_slice(element[1]), table.look_up, started)
+        look_up = self._vectors.open(tables).look_up
+        yield self.join(element[0], unpack_slice(element[1]), look_up, started)
 
 
 def ask_for_pins(

@@ -19,6 +19,7 @@ from transforms.gates.drift import HISTOGRAM, cosine_histogram
 from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
+from transforms.sorted_rows import merge_order
 from transforms.step_reports import StageReport, part_report
 
 
@@ -48,12 +49,7 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
         new = new.filter(pc.invert(failed))
     new_ids = new["user_id"].to_numpy()
     kept = old.filter(pa.array(~np.isin(old["user_id"].to_numpy(), new_ids)))
-    place = np.arange(new.num_rows) + np.searchsorted(kept["user_id"].to_numpy(), new_ids)
-    from_new = np.zeros(kept.num_rows + new.num_rows, bool)
-    from_new[place] = True
-    source = np.empty(len(from_new), np.int64)
-    source[from_new] = np.arange(kept.num_rows, len(from_new))
-    source[~from_new] = np.arange(kept.num_rows)
+    source = merge_order(kept["user_id"].to_numpy(), new_ids)
     return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
 
 

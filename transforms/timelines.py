@@ -8,7 +8,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.utils.shared import Shared
 
 from pinnerformer_model.labels import find_positives
 from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines
@@ -16,7 +15,6 @@ from stores.erasure import read_erased
 from stores.files import FileEntry, Root
 from stores.ids import uniform_of
 from stores.names import Counter, Step
-from stores.pin_vectors import VectorTable
 from stores.schemas import ENGAGEMENTS
 from stores.timelines import SPLITS, write_timelines
 from transforms.batches import from_ipc
@@ -24,6 +22,7 @@ from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
 from transforms.sequences import model_codes
+from transforms.vector_tables import SharedVectorTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +118,8 @@ class BuildTimelines(beam.DoFn):
     def __init__(self, run: RunFolder, rules: TimelineRules, dtype: str, erased_root: Root | None):
         self._run = run
         self._rules = rules
-        self._dtype = dtype
         self._erased_root = erased_root
-        self._shared = Shared()
+        self._vectors = SharedVectorTable(run.root, dtype)
 
     def setup(self):
         self._run.check_root()
@@ -130,9 +128,7 @@ class BuildTimelines(beam.DoFn):
     def process(self, element: tuple[int, Iterable[bytes]], tables: list[FileEntry]):
         started = time.perf_counter()
         bucket, chunks = element
-        vectors = self._shared.acquire(
-            lambda: VectorTable.open(self._run.root, tables, self._dtype), tag=tuple(sorted(e.path for e in tables))
-        )
+        vectors = self._vectors.open(tables)
         rows = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
         timelines, counters = build_timelines(rows, self._rules, vectors.rows, self._erased)
         held_out = uniform_of(timelines.user_ids, self._rules.split_salt) < self._rules.evaluation_share

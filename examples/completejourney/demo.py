@@ -17,6 +17,7 @@ from rich.table import Table
 from examples.completejourney.import_receipts import import_receipts
 from examples.completejourney.report import write_report
 from examples.completejourney.training import Measured, measure_model, training_commands
+from pinnerformer_model.days import midnight_ms
 from pipelines.cli import main as pinnerformer
 from stores.files import Root
 from stores.ids import bucket_of
@@ -60,7 +61,7 @@ def history_of(root: Root, manifest: Manifest, user_id: int) -> pa.Table:
 
 def choose_household(root: Root, manifest: Manifest) -> int:
     """Somebody who was shopping on the last day: the household of that day's longest kept history, lowest id first."""
-    midnight = (manifest.day - datetime.date(1970, 1, 1)).days * 86_400_000
+    midnight = midnight_ms(manifest.day)
     best = (0, 0)
     for entries in manifest.parts("histories").values():
         rows = read_files(root, entries, ["user_id", "timestamp_ms"])

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import sparse
 
+from pinnerformer_model.days import DAY_MS, EPOCH
 from stores.files import replace_atomically
 from stores.pin_vectors import WIDTH
 from stores.schemas import ENGAGEMENTS
@@ -36,7 +37,6 @@ PLACES = {
     "9": "secondary_display",
     "A": "in_shelf",
 }
-DAY_MS = 86_400_000
 VECTORS = 2  # counts the ways in which the vectors have been made: another one is another space
 COOCCURRENCE_WIDTH = 192  # the other 64 dimensions are the product's attributes
 FREQUENCY_WIDTH = 32  # of those 192
@@ -100,7 +100,7 @@ def write_days(rows: pa.Table, folder: str) -> int:
     days = np.arange(day[0], day[-1] + 1)
     edges = np.searchsorted(day, [*days, day[-1] + 1])
     for number, start, end in zip(days, edges[:-1], edges[1:], strict=True):
-        name = (datetime.date(1970, 1, 1) + datetime.timedelta(int(number))).isoformat()
+        name = (EPOCH + datetime.timedelta(int(number))).isoformat()
         partition = os.path.join(folder, f"ds={name}")
         os.makedirs(partition, exist_ok=True)
         with replace_atomically(os.path.join(partition, "receipts.parquet")) as path:

@@ -7,7 +7,8 @@ import numpy as np
 
 from pinnerformer_model.baselines import mean_of_last, popularity
 from pinnerformer_model.checkpoint import load_model
-from pinnerformer_model.evaluation import DAY_MS, embed_moments, find_hits, measure, moments_of
+from pinnerformer_model.days import midnight_ms
+from pinnerformer_model.evaluation import embed_moments, find_hits, measure, moments_of
 from pinnerformer_model.inference import encode_pins
 from pinnerformer_model.ranking import Scorer, constant_scorer, vector_scorer
 from transforms.training_data import load_training_data
@@ -67,7 +68,7 @@ def measure_model(timelines: str, model: str, first_day: datetime.date) -> tuple
     """
     trained = load_model(model)
     data, held_out = (load_training_data(timelines, split) for split in ("train", "evaluation"))
-    cut = (first_day - datetime.date(1970, 1, 1)).days * DAY_MS
+    cut = midnight_ms(first_day)
     moments = moments_of(held_out.timelines, cut, EVALUATION_DAYS)
     vectors = np.asarray(held_out.vectors, np.float32)
     length = trained.config.max_sequence_length
