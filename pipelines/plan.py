@@ -10,9 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import make_parser
-from pipelines.daily_plan import Given, choose_inputs, read_given, same_model
+from pipelines.beam_options import parse_flags
+from pipelines.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
+from pipelines.daily_request import NightRequest, make_parser, night_request
 from stores.errors import UsageError
 from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
@@ -97,7 +97,7 @@ def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
 
 
 def describe(
-    given: Given,
+    given: JobInputs,
     date: datetime.date,
     current: Manifest | None,
     inputs: InputSelection,
@@ -149,31 +149,38 @@ def describe(
     return lines
 
 
-def run(argv: list[str]) -> int:
+def parse(argv: list[str]) -> NightRequest:
+    """Reads the flags of `pinnerformer plan`, which are those of `daily`; where to publish does not matter here.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    return night_request(*parse_flags(make_parser("pinnerformer plan", DESCRIPTION), argv))
+
+
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    parser = make_parser()
-    parser.prog, parser.description, parser.epilog = "pinnerformer plan", DESCRIPTION, None
-    arguments, rest = parser.parse_known_args(argv)
-    given = read_given(arguments, parse_beam_options(parser, rest))
+    request = parse(argv)
+    given = read_job_inputs(request.job, request.join, request.broadcast_limit_gib)
     root = given.root
     refuse_pinned(root)
     current = read_current(root)
-    if current is not None and arguments.date < current.day:
-        raise UsageError(f"--date {arguments.date}: the root is at {current.release} already; give a later one")
-    inputs, _ = choose_inputs(root, arguments, current, given.columns)
-    layout = read_layout(root) or Layout(**given.asked)
+    if current is not None and request.date < current.day:
+        raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
+    inputs, _ = choose_inputs(request, current)
+    layout = read_layout(root) or Layout(**given.requested_layout)
     releases = [m for m, _ in zip(chain(root), range(WEEK * WEEKS + 1), strict=False)] if current else []
-    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {arguments.date}", title_justify="left")
+    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")
     for style in ("bold", "", "dim"):
         table.add_column(style=style)
-    for line in describe(given, arguments.date, current, inputs, layout, releases[:WEEK]):
+    for line in describe(given, request.date, current, inputs, layout, releases[:WEEK]):
         table.add_row(*line)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     if current is not None:
         counters = {"read_logs": {"rows_read": sum(file.rows for file in inputs.files)}}
         tonight = dataclasses.replace(
-            current, date=arguments.date.isoformat(), previous=current.release, counters=counters
+            current, date=request.date.isoformat(), previous=current.release, counters=counters
         )
         for gate in check_trends(tonight, releases, given.settings.thresholds):
             if gate.name.startswith("rows_") and not gate.passed:
