@@ -1,10 +1,19 @@
-"""What the commands have in common on their command lines: dates, times, numbers."""
+"""What the commands have in common on their command lines: the parser, the flags that several have, kinds of values.
+
+Every command turns its flags into one frozen request, in a function `parse(argv)` beside its parser; what argparse
+makes of them goes no further.
+"""
 
 import argparse
 import datetime
+import difflib
 import re
+import sys
+from collections.abc import Collection, Sequence
 
 from stores.errors import UsageError
+
+Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,6 +26,100 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse does it, but an unknown flag is named before one that is missing."""
+        self.refuse_unknown(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def refuse_unknown(self, words: Sequence[str], others: Collection[str] = ()) -> None:
+        """Names the first flag that nobody knows: argparse would complain of the missing ones first.
+
+        Args:
+            words: Of the command line.
+            others: Flags that somebody else takes.
+
+        Raises:
+            UsageError: with the nearest flag that there is.
+        """
+        if {"-h", "--help"} & set(words):  # whoever asks is told
+            return
+        known = {flag: action for action in self._actions for flag in action.option_strings}
+        for word in words:
+            name = word.partition("=")[0]
+            if name == "--":
+                return
+            if not name.startswith("--") or " " in name or name in known or name in others:
+                continue
+            shown = [flag for flag, action in known.items() if action.help != argparse.SUPPRESS]
+            near = difflib.get_close_matches(name, shown, n=1)
+            near = near or difflib.get_close_matches(name, others, n=1, cutoff=0.8)  # many: something is always near
+            hint = f"did you mean {near[0]}? See" if near else "see"
+            raise UsageError(f"unknown flag {name}; {hint} {self.prog} --help")
+
+
+def add_root(
+    flags: Flags, text: str = "a folder, s3:// or gs://: all that the job owns", *, required: bool = True
+) -> None:
+    """Adds `--root`."""
+    flags.add_argument("--root", required=required, metavar="DIR", help=text)
+
+
+KV = (
+    "lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://; env:NAME if the URL, with its password, is in an "
+    "environment variable"
+)
+
+
+def add_store(flags: Flags, *, required: bool = False) -> None:
+    """Adds `--kv` for one store, and `--namespace`."""
+    flags.add_argument("--kv", required=required, metavar="URL", help=KV)
+    _add_namespace(flags)
+
+
+def add_stores(flags: Flags) -> None:
+    """Adds `--kv` for any number of stores, and `--namespace`."""
+    flags.add_argument("--kv", action="append", default=[], metavar="URL", help=f"may be repeated; {KV}")
+    _add_namespace(flags)
+
+
+def _add_namespace(flags: Flags) -> None:
+    flags.add_argument(
+        "--namespace", default="pinnerformer", metavar="NAME", help="first part of every key (default %(default)s)"
+    )
+
+
+def add_publish(flags: Flags, where: str = "store", without: str = "commit only") -> None:
+    """Adds `--publish`.
+
+    Args:
+        where: The value that stands for publishing.
+        without: What `none` does.
+    """
+    text = f"none: {without} (default %(default)s)"
+    flags.add_argument("--publish", choices=(where, "none"), default=where, help=text)
+
+
+def add_columns(flags: Flags) -> None:
+    """Adds `--column`, for logs that call their columns otherwise."""
+    text = "a column that your logs call otherwise, e.g. pin_id=item_id; may be repeated"
+    flags.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help=text)
+
+
+def add_json(flags: Flags) -> None:
+    """Adds `--json`."""
+    flags.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def add_quiet(flags: Flags) -> None:
+    """Adds `--quiet`."""
+    flags.add_argument("--quiet", action="store_true", help="no progress display, no summary")
+
+
+def add_min_age(flags: Flags) -> None:
+    """Adds `--min-age`."""
+    text = "how long a partition without _SUCCESS must have been left alone (default %(default)s)"
+    flags.add_argument("--min-age", type=seconds, default="6h", metavar="6h", help=text)
 
 
 def date(text: str) -> datetime.date:
@@ -40,3 +143,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+def share(text: str) -> float:
+    """A flag's number in [0, 1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1)")
+    return value

@@ -10,17 +10,18 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.arguments import Parser, date, positive
-from pipelines.backfill_plan import BackfillPlan, estimate, make_plan, print_plan, split_into_passes
-from pipelines.beam_options import is_local, parse_beam_options
-from pipelines.daily_inference import canary_check, finish_run, manifest_part, pin_branch
-from pipelines.daily_plan import Plan, add_shared_flags, read_given
+from pipelines.backfill_plan import BackfillPlan, Pass, estimate, plan_backfill, print_plan, split_into_passes
+from pipelines.backfill_request import BackfillRequest, parse
+from pipelines.beam_options import is_local
+from pipelines.daily_finish import canary_check, finish_run, manifest_header
+from pipelines.daily_plan import DailyPlan, read_job_inputs
 from pipelines.launch import run_pipeline
 from pipelines.outcomes import conclude, open_target
+from pipelines.pin_branch import pin_branch
 from pipelines.progress import Progress
 from pipelines.status import describe_release, release_table
 from stores.errors import InputError
-from stores.files import FileEntry, Root
+from stores.files import FileEntry
 from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
@@ -37,41 +38,13 @@ from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder
 from transforms.step_reports import StageReport
 
-DESCRIPTION = """\
-Runs the daily job over a range of days at once: the same releases, tables and bytes as one `daily` a day, without the
-start-up, the barriers and the re-reading of every history in between.
-
-Every bucket of users is taken through all days by one worker, its state in hand; then the releases are checked and
-committed in order. The index of the pins is built once, since --pins are the same on every day, and every release names
-it, so that each can be searched.
-
-What will be done, and what it costs, is said before it starts; --dry-run says it and stops. Run it again after it was
-cut off, or after a hole in the logs was mended, and it goes on where it stopped.
-"""
-
-EPILOG = """\
-A release of day D reads what had been ingested by D: rows that came late count on the day of the partition they came
-in, never earlier.
-
-Beam's own options pass through, for example:
-  --direct_running_mode=multi_processing --direct_num_workers=2     two worker processes on this machine
-
-exit codes: 0 done, 1 failed or stopped at a hole, 2 wrong use, 3 refused by a gate (the releases before it stand)
-
-examples:
-  pinnerformer backfill --root ROOT --logs WORLD/logs --pins WORLD/pins --model MODEL \\
-    --start 2026-08-25 --end 2026-11-23 --bootstrap-from 2026-08-01 --kv lmdb:///var/lib/pinnerformer
-  pinnerformer backfill ... --start 2026-11-10 --end 2026-11-23 --recompute --publish none     # a log was mended
-"""
-
-
 GOES_ON = "The releases before it stand; then this command again: it goes on from there."
 
 
 def define_pipeline(
     pipeline: beam.Pipeline,
     plan: BackfillPlan,
-    days: Sequence[Plan],
+    days: Sequence[DailyPlan],
     pin_run: RunFolder,
     pins_done: CompletedPins,
     walked: Walked,
@@ -133,10 +106,10 @@ def planned(run: Run) -> str:
     return f"{run.staging}/planned.json"
 
 
-def day_part(day: Plan, over: str | None) -> dict[str, Any]:
+def day_header(day: DailyPlan, over: str | None) -> dict[str, Any]:
     """What a day's manifest says that is known before; `over` is the release whose chain it takes the place of."""
-    part = manifest_part(day)
-    return {**part, "settings": {**part["settings"], **({"over": over} if over else {})}}
+    header = manifest_header(day)
+    return {**header, "settings": {**header["settings"], **({"over": over} if over else {})}}
 
 
 def finish_days(
@@ -156,46 +129,11 @@ def finish_days(
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
         of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
-        part, now = run.root.read_json(planned(run)), target if last else None
-        outcome = finish_run(run.name, part, run, now, {**reports[n], **of_pins}, one_look, tables)
+        header, now = run.root.read_json(planned(run)), target if last else None
+        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, one_look, tables)
         if outcome != COMMITTED:
             break
     return outcome
-
-
-def make_parser() -> Parser:
-    """The flags of `pinnerformer backfill`."""
-    parser = Parser(prog="pinnerformer backfill", description=DESCRIPTION, epilog=EPILOG)
-    groups = add_shared_flags(parser)
-    what, where, read, how = groups["what"], groups["where"], groups["read"], groups["how"]
-    what.add_argument("--start", required=True, type=date, metavar="DATE", help="first UTC day to release")
-    what.add_argument("--end", required=True, type=date, metavar="DATE", help="last UTC day to release, inclusive")
-    what.add_argument(
-        "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only where no release is before --start"
-    )
-    what.add_argument(
-        "--snapshots",
-        choices=("every-day", "weekly", "last"),
-        default="every-day",
-        help="days that get a release; the next one catches up the days between (%(default)s)",
-    )
-    what.add_argument(
-        "--recompute", action="store_true", help="do days again that are released already, and all days after them"
-    )
-    what.add_argument("--dry-run", action="store_true", help="say what would be done and what it costs, and stop")
-    where.add_argument("--publish", choices=("last", "none"), default="last", help="none: commit only")
-    read.add_argument(
-        "--allow-missing",
-        action="append",
-        default=[],
-        type=date,
-        metavar="DATE",
-        help="take a missing partition for empty; without it the chain stops there",
-    )
-    how.add_argument("--memory", type=positive, metavar="GIB", help="what a pass may hold (half of what is free)")
-    how.add_argument("--days-per-pass", type=positive, metavar="N", help="at most (as many as fit into the memory)")
-    parser.set_defaults(join="broadcast", broadcast_limit=0)
-    return parser
 
 
 def available_memory() -> int:
@@ -216,7 +154,7 @@ def worker_count(options: PipelineOptions) -> int:
 
 def run_pass(
     plan: BackfillPlan,
-    days: Sequence[Plan],
+    days: Sequence[DailyPlan],
     target: Publication | None,
     options: PipelineOptions,
     lease: str,
@@ -241,7 +179,7 @@ def run_pass(
         )
     for day in days:
         root.remove(f"{day.run.staging}/{OUTCOME}")
-        root.write_json(planned(day.run), day_part(day, plan.over.release if plan.over else None))
+        root.write_json(planned(day.run), day_header(day, plan.over.release if plan.over else None))
     days = [day.launched(lease=lease, progress_run=runs[-1].name) for day in days]
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
@@ -264,38 +202,28 @@ def run_pass(
         conclude(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
 
 
-def run(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code.
 
     Raises:
         PinnerFormerError: with the exit code and the line to show.
     """
-    parser = make_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    options = parse_beam_options(parser, rest)
-    target = None if arguments.dry_run else open_target(arguments)
-    where = "nothing" if arguments.publish == "none" else "the last release"
-    if target:
-        with open_store(target.url, target.namespace) as store:
-            where += f" to {store.url_shown}"
-    given = read_given(arguments, options)
-    if arguments.dry_run:
-        announce(make_plan(arguments, given), arguments, options, where, file=sys.stdout)
+    request = parse(argv)
+    open_target(request.target)
+    given = read_job_inputs(request.job, join="broadcast")
+    if request.dry_run:
+        announce(plan_backfill(request, given), request, file=sys.stdout)
         return 0
-    started, shown = time.perf_counter(), not arguments.quiet
-    root = Root(arguments.root)
-    with hold_lease(root, f"backfill {arguments.start} .. {arguments.end}") as lease:
+    started, shown = time.perf_counter(), not request.job.quiet
+    root, target = request.job.root, request.target
+    with hold_lease(root, f"backfill {request.start} .. {request.end}") as lease:
         refuse_pinned(root)
-        plan = make_plan(arguments, given)
-        passes = announce(plan, arguments, options, where, file=sys.stderr if shown else None)
-        for manifest in plan.left:  # committed by an attempt that was cut off before it cleared up
-            if "run" in manifest.settings:
-                forget_parts(root, f"staging/{manifest.settings['run']}")
-        for day in plan.days:  # what another attempt left there and never committed
-            root.remove(f"releases/{day.run.release}")
+        plan = plan_backfill(request, given)
+        passes = announce(plan, request, file=sys.stderr if shown else None)
+        clear_up(plan)
         for number, days in enumerate(passes):
             last = number == len(passes) - 1 and not plan.over
-            run_pass(plan, days, target if last else None, options, lease, shown)
+            run_pass(plan, days, target if last else None, request.job.beam, lease, shown)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
         if plan.over and tip and not plan.stopped:
             check_lease(root, lease)
@@ -311,6 +239,16 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def clear_up(plan: BackfillPlan) -> None:
+    """Removes what attempts that were cut off left of days that are committed, and of releases that are not."""
+    root = plan.given.root
+    for manifest in plan.left:
+        if "run" in manifest.settings:
+            forget_parts(root, f"staging/{manifest.settings['run']}")
+    for day in plan.days:
+        root.remove(f"releases/{day.run.release}")
+
+
 def print_releases(plan: BackfillPlan, seconds: float) -> None:
     """Prints what was released, a line a day."""
     root = plan.given.root
@@ -320,20 +258,28 @@ def print_releases(plan: BackfillPlan, seconds: float) -> None:
     console.print(release_table(made, current_release(root), title))
 
 
-def announce(
-    plan: BackfillPlan, arguments: Any, options: PipelineOptions, where: str, file: TextIO | None
-) -> list[list[Plan]]:
+def announce(plan: BackfillPlan, request: BackfillRequest, file: TextIO | None) -> list[Pass]:
     """Cuts a plan into passes and prints it, if there is somewhere to."""
-    budget = None
-    if is_local(options):
-        budget = arguments.memory << 30 if arguments.memory else available_memory() // 2
-    passes = split_into_passes(plan.days, estimate(plan).shuffled_bytes, budget, arguments.days_per_pass)
+    beam_options, budget = request.job.beam, None
+    if is_local(beam_options):
+        budget = request.memory_gib << 30 if request.memory_gib else available_memory() // 2
+    passes = split_into_passes(plan.days, estimate(plan).shuffled_bytes, budget, request.days_per_pass)
     if file is not None:
-        print_plan(plan, passes, worker_count(options), where, file)
+        print_plan(plan, passes, worker_count(beam_options), where_to(request), file)
     return passes
 
 
-if __name__ == "__main__":
-    from pipelines.cli import main
+def where_to(request: BackfillRequest) -> str:
+    """What is published, and where, in words."""
+    if not request.publish:
+        return "nothing"
+    if request.target is None:
+        return "the last release"
+    with open_store(request.target.url, request.target.namespace) as store:
+        return f"the last release to {store.url_shown}"
 
-    sys.exit(main(["backfill", *sys.argv[1:]]))
+
+if __name__ == "__main__":
+    from pipelines import cli
+
+    sys.exit(cli.main(["backfill", *sys.argv[1:]]))

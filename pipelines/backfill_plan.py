@@ -4,23 +4,27 @@ import dataclasses
 import datetime
 import hashlib
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.daily_plan import Given, Plan, fingerprint, same_model
+from pipelines.backfill_request import BackfillRequest
+from pipelines.daily_plan import DailyPlan, JobInputs, fingerprint, same_model
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout, open_layout, read_layout
 from stores.logs import InputSelection, LogFile, select_inputs
 from stores.manifests import Manifest, read_manifest
+from stores.names import Counter, Step
 from stores.releases import chain, committed_releases, is_made_by, next_release_id
 from transforms.resume import NOTHING
 from transforms.run import Instructions, Run, RunFolder
 
 DAY = datetime.timedelta(1)
 GIB = 1 << 30
+
+Pass = list[DailyPlan]  # days that one pipeline takes together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +44,9 @@ class BackfillPlan:
         allowed_missing: Partitions that are taken for empty.
     """
 
-    given: Given
+    given: JobInputs
     layout: Layout
-    days: tuple[Plan, ...]
+    days: tuple[DailyPlan, ...]
     start: Manifest | None
     over: Manifest | None
     end: datetime.date
@@ -63,13 +67,13 @@ def release_days(start: datetime.date, end: datetime.date, snapshots: str) -> li
     return sorted(end - DAY * n for n in range(0, (end - start).days + 1, step))
 
 
-def make_plan(arguments: Any, given: Given) -> BackfillPlan:
+def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
     """Decides what to do; writes nothing but, on an empty root and unless it is a dry run, its layout.
 
     Raises:
         PinnerFormerError: names the file or flag, and what to do.
     """
-    root, start, end = given.root, arguments.start, arguments.end
+    root, start, end = given.root, request.start, request.end
     if end < start:
         raise UsageError(f"--end {end}: before --start {start}")
     releases = list(chain(root))
@@ -79,19 +83,46 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
     base = current
     if current is not None and current.day >= start:
         left = [manifest for manifest in reversed(releases) if manifest.day >= start]
-        if arguments.recompute:
+        if request.recompute:
             over, end = current, max(end, current.day)
             base = next((manifest for manifest in releases if manifest.day < start), None)
-    dates = [day for day in release_days(start, end, arguments.snapshots) if base is None or day > base.day]
-    bootstrap_from = _bootstrap(arguments, base, releases)
+    dates = [day for day in release_days(start, end, request.snapshots) if base is None or day > base.day]
+    bootstrap_from = _bootstrap(request, base, releases)
     if base is None and dates and bootstrap_from > start:
         raise UsageError(f"--bootstrap-from {bootstrap_from}: later than --start {start}")
-    layout = read_layout(root) if arguments.dry_run else None
-    if layout is None:
-        layout = Layout(**given.asked) if arguments.dry_run else open_layout(root, given.asked)
-    selections, stopped = _select_all(arguments, given, base, dates, bootstrap_from, _first_read_by(releases, over))
-    taken = committed_releases(root)
-    days: list[Plan] = []
+    if request.dry_run:
+        layout = read_layout(root) or Layout(**given.requested_layout)
+    else:
+        layout = open_layout(root, dict(given.requested_layout))
+    selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, over))
+    days = _plan_days(given, layout, base, selections, bootstrap_from)
+    if over:
+        days, base, left, over = _leave_out_equal(days, base, left, over)
+    return BackfillPlan(
+        given=given,
+        layout=layout,
+        days=tuple(days),
+        start=base,
+        over=over,
+        end=end,
+        pin_run=_pin_run(given, layout, end),
+        left=tuple(left),
+        recompute=request.recompute,
+        stopped=stopped,
+        allowed_missing=request.allowed_missing,
+    )
+
+
+def _plan_days(
+    given: JobInputs,
+    layout: Layout,
+    base: Manifest | None,
+    selections: Sequence[tuple[datetime.date, InputSelection]],
+    bootstrap_from: datetime.date,
+) -> list[DailyPlan]:
+    """A plan per release, each built on the one before it, the first on `base`."""
+    taken = committed_releases(given.root)
+    days: list[DailyPlan] = []
     previous, before = (base.release, base.day) if base else (None, None)
     for date, inputs in selections:
         everyone = not days and not same_model(base, given)
@@ -99,29 +130,23 @@ def make_plan(arguments: Any, given: Given) -> BackfillPlan:
         refreshed_after = before if given.settings.ageing.refresh_days else None
         name = hashlib.sha256(f"{print_of_day} {everyone} {refreshed_after}".encode()).hexdigest()[:12]
         run = Run(
-            root=root,
+            root=given.root,
             name=f"backfill-{date}-{name}",
             date=date,
-            release=next_release_id(root, date, taken),
+            release=next_release_id(given.root, date, taken),
             previous=previous,
             layout=layout,
             instructions=Instructions(everyone, given.settings.ageing),
             after=before,
         )
-        days.append(Plan(run, inputs, given, bootstrap_from, NOTHING, committed=False))
+        days.append(DailyPlan(run, inputs, given, bootstrap_from, NOTHING, committed=False))
         previous, before = run.release, date
-    if over:
-        days, base, left, over = _leave_out_equal(days, base, left, over)
-    pin_run = _pin_run(given, layout, end)
-    allowed = tuple(sorted(set(arguments.allow_missing)))
-    return BackfillPlan(
-        given, layout, tuple(days), base, over, end, pin_run, tuple(left), arguments.recompute, stopped, allowed
-    )
+    return days
 
 
 def _leave_out_equal(
-    days: list[Plan], base: Manifest | None, there: Sequence[Manifest], over: Manifest
-) -> tuple[list[Plan], Manifest | None, list[Manifest], Manifest | None]:
+    days: list[DailyPlan], base: Manifest | None, there: Sequence[Manifest], over: Manifest
+) -> tuple[list[DailyPlan], Manifest | None, list[Manifest], Manifest | None]:
     """Leaves out the first days that need not be done again: equal runs on equal states give equal bytes.
 
     Args:
@@ -149,16 +174,16 @@ def _leave_out_equal(
     return days, base, left, over
 
 
-def _bootstrap(arguments: Any, base: Manifest | None, releases: Sequence[Manifest]) -> datetime.date:
+def _bootstrap(request: BackfillRequest, base: Manifest | None, releases: Sequence[Manifest]) -> datetime.date:
     """The first partition of the chain."""
-    if releases and (base is not None or arguments.bootstrap_from is None):
+    if releases and (base is not None or request.bootstrap_from is None):
         return datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
-    if arguments.bootstrap_from is None:
+    if request.bootstrap_from is None:
         raise UsageError(
-            f"--root {arguments.root}: no release in it yet; say --bootstrap-from DATE, the first day of logs to build "
-            "the histories from (often the same as --start)"
+            f"--root {request.job.root.url}: no release in it yet; say --bootstrap-from DATE, the first day of logs to "
+            "build the histories from (often the same as --start)"
         )
-    return arguments.bootstrap_from
+    return request.bootstrap_from
 
 
 def _first_read_by(releases: Sequence[Manifest], over: Manifest | None) -> dict[str, datetime.date]:
@@ -169,8 +194,8 @@ def _first_read_by(releases: Sequence[Manifest], over: Manifest | None) -> dict[
 
 
 def _select_all(
-    arguments: Any,
-    given: Given,
+    request: BackfillRequest,
+    given: JobInputs,
     base: Manifest | None,
     dates: Sequence[datetime.date],
     bootstrap_from: datetime.date,
@@ -185,15 +210,15 @@ def _select_all(
     for date in dates:
         try:
             found = select_inputs(
-                arguments.logs,
+                request.job.logs,
                 first=first,
                 last=date,
-                lookback=arguments.lookback if not selections else 0,
+                lookback=request.job.lookback if not selections else 0,
                 chain_start=bootstrap_from,
                 already_read=already_read,
-                min_age_s=arguments.min_age,
+                min_age_s=request.job.min_age_s,
                 columns=given.columns,
-                allow_missing=frozenset(arguments.allow_missing),
+                allow_missing=frozenset(request.allowed_missing),
             )
         except InputError as error:
             more = ", or say --allow-missing DATE" if isinstance(error, MissingPartitionError) else ""
@@ -209,7 +234,7 @@ def _select_all(
     return selections, None
 
 
-def _pin_run(given: Given, layout: Layout, date: datetime.date) -> RunFolder:
+def _pin_run(given: JobInputs, layout: Layout, date: datetime.date) -> RunFolder:
     """The run of the pin branch: one for the vectors, the model and the index's parameters, whatever the days."""
     nothing = InputSelection((), (), ())
     name = f"backfill-pins-{date}-{fingerprint(given, None, nothing, date, layout)}"
@@ -260,11 +285,11 @@ def estimate(plan: BackfillPlan) -> Cost:
     )
 
 
-def split_into_passes(days: Sequence[Plan], a_day: int, budget: int | None, at_most: int | None) -> list[list[Plan]]:
+def split_into_passes(days: Sequence[DailyPlan], a_day: int, budget: int | None, at_most: int | None) -> list[Pass]:
     """Cuts the days into runs of a pipeline of their own, each of which fits into memory.
 
     Args:
-        a_day: Bytes that a day adds.
+        a_day: Bytes that each day adds.
         budget: Bytes a pass may take; None: no bound.
         at_most: Days a pass, if the operator says so.
     """
@@ -273,7 +298,7 @@ def split_into_passes(days: Sequence[Plan], a_day: int, budget: int | None, at_m
     return [list(days[at : at + size]) for at in range(0, len(days), size)]
 
 
-def print_plan(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int, publish: str, file: TextIO) -> None:
+def print_plan(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: str, file: TextIO) -> None:
     """Says what will be done, and what it will cost."""
     table = Table(box=box.SIMPLE, show_header=False, title=f"backfill of {plan.given.root.url}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
@@ -284,7 +309,7 @@ def print_plan(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: in
     console.print(table, highlight=False)
 
 
-def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int, publish: str) -> list[tuple[str, str]]:
+def describe(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: str) -> list[tuple[str, str]]:
     """The lines of the plan: (what, in words)."""
     lines: list[tuple[str, str]] = []
     days, start = plan.days, plan.start
@@ -321,7 +346,7 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
     lines.append(("logs", f"{cost.rows:,} rows in {files:,} files" + (f", {late:,} of them came late" if late else "")))
     speed = _speed(start)
     if speed and start:
-        users = start.counters["update_histories"]["users_active"]
+        users = start.count(Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE)
         time = f"{users * len(days) / speed / 3600:,.1f} h of one worker's inference"
         lines.append(("time", f"{time}, were {users:,} users active a day at {speed:,.0f} users/s, as on {start.date}"))
     pins = f"{plan.given.vectors.rows:,}, embedded and indexed once; every release names the same files"
@@ -342,9 +367,9 @@ def describe(plan: BackfillPlan, passes: Sequence[Sequence[Plan]], workers: int,
 
 def _speed(release: Manifest | None) -> float:
     """Users a second and worker that a release embedded; 0 if that is not known."""
-    if release is None or not release.timings.get("embed_users"):
+    if release is None or not release.timings.get(Step.EMBED_USERS):
         return 0.0
-    return release.counters["embed_users"].get("users_embedded", 0) / release.timings["embed_users"]
+    return release.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED) / release.timings[Step.EMBED_USERS]
 
 
 def _span(releases: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import io
 import logging
 import multiprocessing
@@ -10,6 +9,7 @@ import multiprocessing
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from pipelines.arguments import Parser
 from stores.errors import UsageError
 
 LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
@@ -27,23 +27,29 @@ def _beam_flags() -> dict[str, bool]:
     return {flag: action.nargs == 0 for action in parser._actions for flag in action.option_strings}
 
 
-def parse_beam_options(parser: argparse.ArgumentParser, rest: list[str]) -> PipelineOptions:
+def parse_flags(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Reads a command line of our own flags and Beam's.
+
+    Raises:
+        UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
+    """
+    parser.refuse_unknown(argv, _beam_flags())
+    found, rest = parser.parse_known_args(argv)
+    return found, parse_beam_options(parser, rest)
+
+
+def parse_beam_options(parser: Parser, rest: list[str]) -> PipelineOptions:
     """Reads what our own parser left over as Beam's options.
 
     Raises:
         UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
     """
     known = _beam_flags()
-    ours = [flag for action in parser._actions for flag in action.option_strings]
+    parser.refuse_unknown(rest, known)
     takes_value = False
     for word in rest:
-        name = word.partition("=")[0]
         if word.startswith("--"):
-            if name not in known:
-                near = difflib.get_close_matches(name, [*ours, *known], n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise UsageError(f"unknown flag {name}{hint} See {parser.prog} --help".replace("?;", "?"))
-            takes_value = not known[name] and "=" not in word
+            takes_value = not known.get(word.partition("=")[0], False) and "=" not in word
         elif not takes_value:
             raise UsageError(f"unexpected argument {word!r}; see {parser.prog} --help")
     said = io.StringIO()

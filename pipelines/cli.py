@@ -1,5 +1,6 @@
-"""The console script `pinnerformer`."""
+"""The commands of the console script `pinnerformer`, and what it says of itself."""
 
+import difflib
 import importlib
 import logging
 import os
@@ -9,40 +10,75 @@ from typing import TextIO
 
 from stores.errors import PinnerFormerError, UsageError
 
-COMMANDS = {  # name -> (module with `run(argv) -> exit code`, one line)
-    "synth": ("pipelines.synth", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
-    "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
-    "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row a user"),
-    "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
-    "train": ("pipelines.train", "train a model on timelines"),
-    "study": ("pipelines.study", "train and measure the grid behind the paper's tables, on your data"),
-    "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
-    "backfill": ("pipelines.backfill", "turn the logs of many days into one release a day, at once"),
-    "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
-    "rollback": ("pipelines.rollback", "serve an older release again, and hold the root there"),
-    "gc": ("pipelines.gc", "remove old releases, leftovers and generations nobody reads"),
-    "erase": ("pipelines.erase", "remove people from everything, and keep them out"),
-    "verify": ("pipelines.verify", "hold a release against what it says of itself"),
-    "repair": ("pipelines.repair", "make anew what a corrected input touched"),
-    "plan": ("pipelines.plan", "say what a night would read, write and cost; write nothing"),
-    "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
-    "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
-    "status": ("pipelines.status", "show the releases of a root and what the store serves"),
+# Group -> name -> (module with `main(argv) -> exit code`, one line)
+GROUPS = {
+    "every night": {
+        "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
+        "plan": ("pipelines.plan", "say what a night would read, write and cost; write nothing"),
+        "status": ("pipelines.status", "show the releases of a root and what the store serves"),
+        "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
+    },
+    "many days": {
+        "backfill": ("pipelines.backfill", "turn the logs of many days into one release per day, at once"),
+    },
+    "between nights": {
+        "rollback": ("pipelines.rollback", "serve an older release again, and hold the root there"),
+        "repair": ("pipelines.repair", "make again what a corrected input touched"),
+        "verify": ("pipelines.verify", "compare a release with what it says of itself"),
+        "gc": ("pipelines.gc", "remove old releases, leftovers and generations nobody reads"),
+        "erase": ("pipelines.erase", "remove people from everything, and keep them out"),
+    },
+    "models": {
+        "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
+        "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row per user"),
+        "train": ("pipelines.train", "train a model on timelines"),
+        "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
+        "study": ("pipelines.study", "train and measure the grid behind the paper's tables, on your data"),
+    },
+    "look": {
+        "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
+    },
+    "make data": {
+        "synth": ("pipelines.synth", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
+    },
+    "engines": {
+        "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
+    },
 }
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:<15}{line}" for name, (_, line) in COMMANDS.items())
-    return (
-        "usage: pinnerformer COMMAND ...\n\n"
-        "Every night: logs in; user embeddings in a key-value store and pin embeddings in an HNSW index out.\n\n"
-        f"commands:\n{lines}\n\n"
-        "pinnerformer COMMAND --help says more.\n"
-        "exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate"
+    """What `pinnerformer --help` says."""
+    groups = [
+        "\n".join([f"{title}:", *(f"  {name:<15}{line}" for name, (_, line) in commands.items())])
+        for title, commands in GROUPS.items()
+    ]
+    return "\n\n".join(
+        [
+            "usage: pinnerformer COMMAND ...",
+            "Every night: logs in; user embeddings in a key-value store and pin embeddings in an HNSW index out.",
+            *groups,
+            "pinnerformer COMMAND --help says more; pinnerformer --version says which one this is.\n"
+            "exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate",
+        ]
     )
 
 
 READER_GONE = 141  # what a shell says of a program that SIGPIPE ended: 128 + 13
+
+
+def find_command(name: str) -> str:
+    """The module of a command.
+
+    Raises:
+        UsageError: there is none of this name; says the nearest one.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name][0]
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+    raise UsageError(f"no command {name!r}; {hint}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,11 +130,14 @@ def run_command(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        import pinnerformer
+
+        print(f"pinnerformer {pinnerformer.__version__}")
+        return 0
     name = argv[0]
     try:
-        if name not in COMMANDS:
-            raise UsageError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
-        return importlib.import_module(COMMANDS[name][0]).run(argv[1:])
+        return importlib.import_module(find_command(name)).main(argv[1:])
     except PinnerFormerError as error:
         logging.getLogger(__name__).debug("trace", exc_info=True)
         print(f"pinnerformer {name}: {error}", file=sys.stderr)

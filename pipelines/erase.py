@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import sys
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_root, add_stores
 from pipelines.figures import as_json
 from stores.erasure import (
     check_known_tables,
@@ -36,17 +36,46 @@ example:
 """
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class EraseRequest:
+    """What `pinnerformer erase` is asked for.
+
+    Attributes:
+        users: A file that lists whom to erase.
+        stores: URLs of all stores that the root is published to.
+    """
+
+    root: Root
+    users: str
+    stores: tuple[str, ...]
+    namespace: str
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer erase`."""
     parser = Parser(prog="pinnerformer erase", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--users", required=True, metavar="FILE", help="one user id a line")
-    parser.add_argument("--kv", action="append", default=[], metavar="URL", help="every store; may be repeated")
-    parser.add_argument("--namespace", default="pinnerformer")
-    arguments = parser.parse_args(argv)
-    root, users = Root(arguments.root), read_user_list(arguments.users)
+    add_root(parser)
+    parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line")
+    add_stores(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> EraseRequest:
+    """Reads the flags of `pinnerformer erase`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return EraseRequest(Root(found.root), found.users, tuple(found.kv), found.namespace)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root, users = request.root, read_user_list(request.users)
     require_layout(root)
-    stores = [open_store(url, arguments.namespace) for url in arguments.kv]
+    stores = [open_store(url, request.namespace) for url in request.stores]
     for store in stores:
         store.check()
     receipt = new_receipt(users)
@@ -55,7 +84,7 @@ def run(argv: list[str]) -> int:
         keep_out(root, users)  # first: whatever comes after, they do not come back
         for store in stores:
             for generation in store.generations():
-                key = f"{store.url_shown} {arguments.namespace} {generation}"
+                key = f"{store.url_shown} {request.namespace} {generation}"
                 receipt.stored[key] = store.delete_users(generation, users)
         erase_from_runs(root, receipt)
         erase_from_files(root, users, receipt)

@@ -1,10 +1,11 @@
 """`pinnerformer evaluate`: how well a model foresees what users of its own do next, beside simple baselines."""
 
-import argparse
+import dataclasses
 import datetime
 import json
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from rich.table import Table
 
 from pinnerformer_model.checkpoint import LoadedModel, load_model
 from pinnerformer_model.config import ModelError
-from pinnerformer_model.evaluation import DAY_MS, FREQUENCIES, Figures
+from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
+from pinnerformer_model.evaluation import FREQUENCIES, Figures
 from pinnerformer_model.ranking import matrix_scorer
-from pipelines.arguments import Parser, date, positive
+from pipelines.arguments import Parser, add_json, date, positive
 from pipelines.synth_oracle import oracle_scores, read_world
 from stores.errors import InputError, UsageError
 from stores.pin_topics import read_topics
@@ -53,6 +55,42 @@ example:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluateRequest:
+    """What `pinnerformer evaluate` is asked for.
+
+    Attributes:
+        models: Folders of what to measure.
+        pins: The vector set, for its topics; None: clusters of the vectors.
+        cut: First day of the window; None: so that the window ends with the data.
+        days: Its length.
+        k: Of recall@k.
+        frequencies: How often vectors are made.
+        corpus: `uniform` or `popular`.
+        corpus_size: Pins at most.
+        half: Of the users.
+        baselines: Whether they are measured too.
+        oracle: The folder of a synthetic world, to measure what its generator would know; None: not.
+        seed: Of the corpus.
+        as_json: Whether programs read it.
+    """
+
+    timelines: str
+    models: tuple[str, ...]
+    pins: str | None
+    cut: datetime.date | None
+    days: int
+    k: int
+    frequencies: tuple[str, ...]
+    corpus: str
+    corpus_size: int
+    half: str
+    baselines: bool
+    oracle: str | None
+    seed: int
+    as_json: bool
+
+
 def make_parser() -> Parser:
     """The flags of `pinnerformer evaluate`."""
     parser = Parser(prog="pinnerformer evaluate", description=DESCRIPTION, epilog=EPILOG)
@@ -78,8 +116,35 @@ def make_parser() -> Parser:
     parser.add_argument("--no-baselines", action="store_true", help="the models only")
     parser.add_argument("--oracle", metavar="WORLD", help="the folder of `synth`: adds what its generator would know")
     parser.add_argument("--seed", type=int, default=0, help="of the corpus (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
     return parser
+
+
+def parse(argv: list[str]) -> EvaluateRequest:
+    """Reads the flags of `pinnerformer evaluate`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    if not found.model and found.no_baselines:
+        raise UsageError("--no-baselines without a --model leaves nothing to measure")
+    return EvaluateRequest(
+        timelines=found.timelines,
+        models=tuple(found.model),
+        pins=found.pins,
+        cut=found.cut,
+        days=found.days,
+        k=found.k,
+        frequencies=tuple(found.frequency or FREQUENCIES),
+        corpus=found.corpus,
+        corpus_size=found.corpus_size,
+        half=found.half,
+        baselines=not found.no_baselines,
+        oracle=found.oracle,
+        seed=found.seed,
+        as_json=found.json,
+    )
 
 
 def load_evaluation(
@@ -108,9 +173,9 @@ def load_evaluation(
     training = load_training_data(folder, "train")
     held_out = load_training_data(folder, "evaluation")
     start, end = (datetime.date.fromisoformat(training.description[name]) for name in ("start", "end"))
-    end_ms = ((end - datetime.date(1970, 1, 1)).days + 1) * DAY_MS
-    cut_ms = (cut - datetime.date(1970, 1, 1)).days * DAY_MS if cut else default_cut(end_ms, days)
-    first = datetime.date(1970, 1, 1) + datetime.timedelta(cut_ms // DAY_MS)
+    end_ms = midnight_ms(end) + DAY_MS
+    cut_ms = midnight_ms(cut) if cut else default_cut(end_ms, days)
+    first = day_of(cut_ms)
     if not start < first <= end - datetime.timedelta(days - 1):
         raise UsageError(
             f"--cut {first}, --days {days}: the timelines hold {start} to {end}; the window [cut, cut + days) must lie "
@@ -164,7 +229,7 @@ def open_model(folder: str, data: TrainingData) -> LoadedModel:
 Row = tuple[str, str, Figures]  # contestant, frequency, figures
 
 
-def baseline_rows(evaluation: Evaluation, half: Evaluation, frequencies: list[str]) -> list[Row]:
+def baseline_rows(evaluation: Evaluation, half: Evaluation, frequencies: Sequence[str]) -> list[Row]:
     """The baselines, their settings chosen on the first half of the users."""
     chosen = choose_baselines(evaluation.half("choice"))
     days = f"last {chosen.popularity_days} days" if chosen.popularity_days else "all time"
@@ -196,17 +261,15 @@ def print_rows(rows: list[Row], k: int, facts: list[str]) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def describe(
-    arguments: argparse.Namespace, evaluation: Evaluation, half: Evaluation, topics: str
-) -> dict[str, str | int]:
+def describe(request: EvaluateRequest, evaluation: Evaluation, half: Evaluation, topics: str) -> dict[str, str | int]:
     """What the figures are of."""
     figures = half.moments("once")
-    first = datetime.date(1970, 1, 1) + datetime.timedelta(evaluation.cut_ms // DAY_MS)
+    first = day_of(evaluation.cut_ms)
     return {
-        "window": f"{first} to {first + datetime.timedelta(arguments.days - 1)}",
-        "users": f"{len(figures):,} of the half `{arguments.half}`, none seen in training",
+        "window": f"{first} to {first + datetime.timedelta(request.days - 1)}",
+        "users": f"{len(figures):,} of the half `{request.half}`, none seen in training",
         "positives": f"{len(figures.targets):,}, {int(figures.new.sum()):,} of them new to the user",
-        "corpus": f"{int(evaluation.in_corpus.sum()):,} pins, {arguments.corpus}",
+        "corpus": f"{int(evaluation.in_corpus.sum()):,} pins, {request.corpus}",
         "topics": topics,
     }
 
@@ -225,53 +288,52 @@ def as_json(rows: list[Row], facts: dict[str, str | int]) -> dict[str, Any]:
     return {**facts, "rows": found}
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
-    arguments = make_parser().parse_args(argv)
-    if not arguments.model and arguments.no_baselines:
-        raise UsageError("--no-baselines without a --model leaves nothing to measure")
-    return evaluate(arguments)
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Measures everything that was asked and prints it."""
-    frequencies = arguments.frequency or list(FREQUENCIES)
+def main(argv: list[str]) -> int:
+    """Runs the command: measures everything that was asked for and prints it; returns the exit code."""
+    request = parse(argv)
     evaluation, data, topics = load_evaluation(
-        arguments.timelines,
-        arguments.pins,
-        arguments.cut,
-        arguments.days,
-        arguments.corpus,
-        arguments.corpus_size,
-        arguments.seed,
-        arguments.k,
+        request.timelines,
+        request.pins,
+        request.cut,
+        request.days,
+        request.corpus,
+        request.corpus_size,
+        request.seed,
+        request.k,
     )
-    models = [(folder, open_model(folder, data)) for folder in arguments.model]
-    half = evaluation.half(arguments.half)
+    half = evaluation.half(request.half)
     if not len(half.moments("once").targets):
-        raise InputError(f"--half {arguments.half}: no positives of these users in the window; try --half both")
+        raise InputError(f"--half {request.half}: no positives of these users in the window; try --half both")
+    rows = measure(request, evaluation, half, data)
+    facts = describe(request, evaluation, half, topics)
+    if request.as_json:
+        print(json.dumps(as_json(rows, facts), indent=1))
+    else:
+        print_rows(rows, request.k, [f"{name}: {value}" for name, value in facts.items()])
+    return 0
+
+
+def measure(request: EvaluateRequest, evaluation: Evaluation, half: Evaluation, data: TrainingData) -> list[Row]:
+    """The rows of the models, of the baselines and of the oracle, as far as they were asked for."""
 
     def say(what: str) -> None:
-        if not arguments.json:
+        if not request.as_json:
             print(f"measuring {what} ...", file=sys.stderr, flush=True)
 
+    models = [(folder, open_model(folder, data)) for folder in request.models]
     rows: list[Row] = []
     for folder, model in models:
         say(folder)
-        found = half.model(model.user_tower, model.pin_tower, model.config.max_sequence_length, tuple(frequencies))
+        length = model.config.max_sequence_length
+        found = half.model(model.user_tower, model.pin_tower, length, request.frequencies)
         rows += [(folder, frequency, figures) for frequency, figures in found.items()]
-    if not arguments.no_baselines:
+    if request.baselines:
         say("the baselines")
-        rows += baseline_rows(evaluation, half, frequencies)
-    if arguments.oracle:
+        rows += baseline_rows(evaluation, half, request.frequencies)
+    if request.oracle:
         say("the oracle")
         moments = half.moments("once")
         users = half.timelines.user_ids[moments.user]
-        scores = oracle_scores(read_world(arguments.oracle), users, data.pin_ids, evaluation.cut_ms, arguments.days)
+        scores = oracle_scores(read_world(request.oracle), users, data.pin_ids, evaluation.cut_ms, request.days)
         rows.append(("oracle of the generator", "once", half.score(matrix_scorer(scores))))
-    facts = describe(arguments, evaluation, half, topics)
-    if arguments.json:
-        print(json.dumps(as_json(rows, facts), indent=1))
-    else:
-        print_rows(rows, arguments.k, [f"{name}: {value}" for name, value in facts.items()])
-    return 0
+    return rows

@@ -1,8 +1,9 @@
 """`pinnerformer gc`: removes old releases, leftovers of runs, and generations that the store no longer serves."""
 
+import dataclasses
 import time
 
-from pipelines.arguments import Parser, positive, seconds
+from pipelines.arguments import Parser, add_root, add_stores, positive, seconds
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
 from stores.layout import require_layout
@@ -26,44 +27,74 @@ examples:
 """
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class GcRequest:
+    """What `pinnerformer gc` is asked for.
+
+    Attributes:
+        stores: URLs of all stores that the root is published to.
+        retention: What is kept.
+        keep_generation_s: How long a generation stays that is served no longer.
+        dry_run: Whether to say what would be removed, and remove nothing.
+    """
+
+    root: Root
+    stores: tuple[str, ...]
+    namespace: str
+    retention: Retention
+    keep_generation_s: float
+    dry_run: bool
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer gc`."""
     parser = Parser(prog="pinnerformer gc", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--kv", action="append", default=[], metavar="URL", help="may be repeated")
-    parser.add_argument("--namespace", default="pinnerformer")
+    add_root(parser)
+    add_stores(parser)
     parser.add_argument("--keep", type=positive, default=7, metavar="N", help="releases as a whole (%(default)s)")
     parser.add_argument(
         "--keep-snapshots", type=positive, default=400, metavar="N", help="user embeddings of so many (%(default)s)"
     )
-    parser.add_argument(
-        "--keep-staging", type=seconds, default="7d", metavar="7d", help="leftovers of runs that did not commit"
-    )
-    parser.add_argument(
-        "--keep-generation", type=seconds, default="2d", metavar="2d", help="vectors of a model served no longer"
-    )
-    parser.add_argument(
-        "--grace",
-        type=seconds,
-        default="1h",
-        metavar="1h",
-        help="age of files that nothing names: some may be in writing",
-    )
+    for flag, default, text in (
+        ("--keep-staging", "7d", "leftovers of runs that did not commit"),
+        ("--keep-generation", "2d", "vectors of a model served no longer"),
+        ("--grace", "1h", "age of files that nothing names: some may be in writing"),
+    ):
+        parser.add_argument(flag, type=seconds, default=default, metavar=default, help=f"{text} (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
-    arguments = parser.parse_args(argv)
-    root = Root(arguments.root)
+    return parser
+
+
+def parse(argv: list[str]) -> GcRequest:
+    """Reads the flags of `pinnerformer gc`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return GcRequest(
+        root=Root(found.root),
+        stores=tuple(found.kv),
+        namespace=found.namespace,
+        retention=Retention(found.keep, found.keep_snapshots, found.keep_staging, found.grace),
+        keep_generation_s=found.keep_generation,
+        dry_run=found.dry_run,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root, dry_run = request.root, request.dry_run
     require_layout(root)
-    stores = [open_store(url, arguments.namespace) for url in arguments.kv]
-    retention = Retention(arguments.keep, arguments.keep_snapshots, arguments.keep_staging, arguments.grace)
+    stores = [open_store(url, request.namespace) for url in request.stores]
     with hold_lease(root, "gc"):
         served = {current.release for store in stores if (current := store.current())}
-        collected = collect(root, retention, served, dry_run=arguments.dry_run)
-        swept = sum(
-            sweep_generations(store, arguments.keep_generation, arguments.dry_run, protected(root)) for store in stores
-        )
+        collected = collect(root, request.retention, served, dry_run=dry_run)
+        swept = sum(sweep_generations(store, request.keep_generation_s, dry_run, protected(root)) for store in stores)
     for store in stores:
         store.close()
-    would = "would be " if arguments.dry_run else ""
+    would = "would be " if dry_run else ""
     for release, tables in collected.slimmed.items():
         print(f"release {release}: {would}slimmed by {', '.join(tables)}")
     for name in collected.runs:

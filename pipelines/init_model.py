@@ -1,5 +1,6 @@
 """`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_columns
 from stores import locations
 from stores.errors import InputError, UsageError
 from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files
@@ -50,27 +51,59 @@ def read_version(pins: str) -> str:
         raise InputError(f'{path}: {error}; expected {{"pinsage_version": "..."}}, or say --pins DIR') from None
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class InitModelRequest:
+    """What `pinnerformer init-model` is asked for.
+
+    Attributes:
+        preset: The model's sizes.
+        pins: The vector set that the model is for.
+        out: A new folder for the model.
+        seed: Of the random weights.
+    """
+
+    preset: str
+    logs: str
+    pins: str
+    out: str
+    seed: int
+    columns: ColumnNames
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer init-model`."""
     parser = Parser(prog="pinnerformer init-model", description=DESCRIPTION)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes (default %(default)s)")
     parser.add_argument("--logs", required=True, metavar="DIR", help="engagement logs: where the vocabularies are read")
     parser.add_argument("--pins", metavar="DIR", help="PinSage vectors the model is for (default: pins beside --logs)")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default %(default)s)")
-    parser.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="e.g. action=event")
-    arguments = parser.parse_args(argv)
-    actions, surfaces = read_vocabularies(arguments.logs, ColumnNames.parse(arguments.column))
+    add_columns(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> InitModelRequest:
+    """Reads the flags of `pinnerformer init-model`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    pins = found.pins or locations.join(locations.parent(found.logs), "pins")
+    return InitModelRequest(found.preset, found.logs, pins, found.out, found.seed, ColumnNames.parse(found.column))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    actions, surfaces = read_vocabularies(request.logs, request.columns)
     if not actions or not surfaces:
-        raise InputError(f"--logs {arguments.logs}: no row with an action and a surface in it; nothing to model")
-    pins = arguments.pins or locations.join(locations.parent(arguments.logs), "pins")
+        raise InputError(f"--logs {request.logs}: no row with an action and a surface in it; nothing to model")
     options: dict[str, Any] = {"action_vocabulary": actions, "surface_vocabulary": surfaces}
     try:
-        config = preset(arguments.preset, pinsage_version=read_version(pins), **options)
-        digest = save_model(arguments.out, config, *new_model(config, arguments.seed))
+        config = preset(request.preset, pinsage_version=read_version(request.pins), **options)
+        digest = save_model(request.out, config, *new_model(config, request.seed))
     except ModelError as error:
-        raise UsageError(f"--out {arguments.out}: {error}") from None
-    print(
-        f"{arguments.out}: {arguments.preset}, {len(actions)} actions, {len(surfaces)} surfaces, digest {digest[:12]}"
-    )
+        raise UsageError(f"--out {request.out}: {error}") from None
+    print(f"{request.out}: {request.preset}, {len(actions)} actions, {len(surfaces)} surfaces, digest {digest[:12]}")
     return 0

@@ -20,20 +20,28 @@ AGAIN = (
 )
 
 
-def open_target(arguments: Any) -> Publication | None:
-    """Where `--kv`, `--namespace` and `--publish` say to publish, looked at before any work; None: nowhere.
+def publish_target(kv: str | None, namespace: str, publish: str) -> Publication | None:
+    """Where `--kv`, `--namespace` and `--publish` say to publish; None: nowhere.
 
     Raises:
-        UsageError: no store named. StoreError: it cannot be used.
+        UsageError: no store named.
     """
-    if arguments.publish == "none":
+    if publish == "none":
         return None
-    if not arguments.kv:
+    if not kv:
         raise UsageError("--kv is missing: say where to publish, or --publish none")
-    target = Publication(arguments.kv, arguments.namespace)
-    with open_store(target.url, target.namespace) as store:
-        store.check()
-    return target
+    return Publication(kv, namespace)
+
+
+def open_target(target: Publication | None) -> None:
+    """Looks at the store that will be published to, before any work.
+
+    Raises:
+        UsageError: no store can be named so. StoreError: it cannot be used.
+    """
+    if target is not None:
+        with open_store(target.url, target.namespace) as store:
+            store.check()
 
 
 def conclude(

@@ -10,13 +10,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import make_parser
-from pipelines.daily_plan import Given, choose_inputs, read_given, same_model
+from pipelines.beam_options import parse_flags
+from pipelines.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
+from pipelines.daily_request import NightRequest, make_parser, night_request
 from stores.errors import UsageError
 from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from stores.releases import chain, read_current, refuse_pinned
 from transforms.gates import COMPARED, StagedRelease, check_gates
 from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
@@ -26,8 +27,8 @@ Says what `daily` with the same flags would read, embed and write, how long the 
 releases, and what it needs of memory. What `daily` would refuse is refused here, with the same words and exit code.
 Writes nothing.
 """
-USER_STAGES = ("join_vectors", "embed_users")
-PIN_STAGES = ("shard_pins", "embed_pins", "build_indexes")
+USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
+PIN_STAGES = (Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,9 @@ class Rates:
         def median(figure: Any) -> float | None:
             found = []
             for manifest in releases:
-                users = manifest.counters.get("embed_users", {}).get("users_embedded", 0)
-                rows = manifest.counters.get("read_logs", {}).get("rows_read", 0)
-                pins = manifest.counters.get("embed_pins", {}).get("pins_embedded", 0)
+                users = manifest.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED)
+                rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
+                pins = manifest.count(Step.EMBED_PINS, Counter.PINS_EMBEDDED)
                 above, below = figure(manifest, users, rows, pins)
                 if below:
                     found.append(above / below)
@@ -66,11 +67,11 @@ class Rates:
         def seconds(manifest: Manifest, stages: tuple[str, ...]) -> float:
             return sum(manifest.timings.get(stage, 0.0) for stage in stages)
 
-        row_stages = ("read_logs", "update_histories", "merge_snapshot")
+        row_stages = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
         daily = [m for m in releases if m.previous is not None]
         return cls(
             active_per_row=cls.of_daily(daily),
-            tokens_per_user=median(lambda m, users, rows, pins: (m.counters["embed_users"].get("tokens", 0), users)),
+            tokens_per_user=median(lambda m, users, rows, pins: (m.count(Step.EMBED_USERS, Counter.TOKENS), users)),
             user_s=median(lambda m, users, rows, pins: (seconds(m, USER_STAGES), users)),
             row_s=median(lambda m, users, rows, pins: (seconds(m, row_stages), rows)),
             pin_s=median(lambda m, users, rows, pins: (seconds(m, PIN_STAGES), pins)),
@@ -80,9 +81,9 @@ class Rates:
     def of_daily(releases: list[Manifest]) -> float | None:
         found = []
         for manifest in releases:
-            rows = manifest.counters.get("read_logs", {}).get("rows_read", 0)
+            rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
             if rows:
-                found.append(manifest.counters.get("update_histories", {}).get("users_changed", 0) / rows)
+                found.append(manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED) / rows)
         return statistics.median(found) if found else None
 
 
@@ -98,7 +99,7 @@ def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
 
 
 def describe(
-    given: Given,
+    given: JobInputs,
     date: datetime.date,
     current: Manifest | None,
     inputs: InputSelection,
@@ -139,7 +140,7 @@ def describe(
         written = sum(e.bytes for entries in current.tables.values() for e in entries)
         lines.append(("to write", f"at most {written / 1e6:,.1f} MB", f"the size of {current.release}"))
     lines.append(("user buckets", f"{layout.user_buckets:,}", judge_buckets(layout.user_buckets, rows, current)))
-    vectors = given.vectors.rows * 256 * (2 if given.vectors.dtype == "float16" else 4)
+    vectors = given.vectors.nbytes
     lines.append(
         (
             "memory",
@@ -150,31 +151,40 @@ def describe(
     return lines
 
 
-def run(argv: list[str]) -> int:
+def parse(argv: list[str]) -> NightRequest:
+    """Reads the flags of `pinnerformer plan`, which are those of `daily`; where to publish does not matter here.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    return night_request(*parse_flags(make_parser("pinnerformer plan", DESCRIPTION), argv))
+
+
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    parser = make_parser()
-    parser.prog, parser.description, parser.epilog = "pinnerformer plan", DESCRIPTION, None
-    arguments, rest = parser.parse_known_args(argv)
-    given = read_given(arguments, parse_beam_options(parser, rest))
+    request = parse(argv)
+    given = read_job_inputs(request.job, request.join, request.broadcast_limit_gib)
     root = given.root
     refuse_pinned(root)
     current = read_current(root)
-    if current is not None and arguments.date < current.day:
-        raise UsageError(f"--date {arguments.date}: the root is at {current.release} already; give a later one")
-    inputs, _ = choose_inputs(root, arguments, current, given.columns)
-    layout = read_layout(root) or Layout(**given.asked)
+    if current is not None and request.date < current.day:
+        raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
+    inputs, _ = choose_inputs(request, current)
+    layout = read_layout(root) or Layout(**given.requested_layout)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
-    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {arguments.date}", title_justify="left")
+    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")
     for style in ("bold", "", "dim"):
         table.add_column(style=style)
-    for line in describe(given, arguments.date, current, inputs, layout, releases[:WEEK]):
+    for line in describe(given, request.date, current, inputs, layout, releases[:WEEK]):
         table.add_row(*line)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     if current is not None:
-        counters = {"read_logs": {"rows_read": sum(file.rows for file in inputs.files)}}
+        counters: dict[str, dict[str, int]] = {
+            Step.READ_LOGS: {Counter.ROWS_READ: sum(file.rows for file in inputs.files)}
+        }
         tonight = dataclasses.replace(
-            current, date=arguments.date.isoformat(), previous=current.release, counters=counters
+            current, date=request.date.isoformat(), previous=current.release, counters=counters
         )
         staged = StagedRelease(root, tonight, {}, releases, given.settings.thresholds)
         for gate in check_gates((rows_against_week, rows_against_weekday), staged):

@@ -1,16 +1,18 @@
 """`pinnerformer release`: goes on from a staged run, without Beam and without computing anything again."""
 
+import dataclasses
 import sys
+from collections.abc import Mapping
 
-from pipelines.arguments import Parser
-from pipelines.outcomes import conclude, open_target
+from pipelines.arguments import Parser, add_publish, add_root, add_store
+from pipelines.outcomes import conclude, open_target, publish_target
 from pipelines.submitted import not_finished
 from pipelines.summary import print_summary
 from stores.errors import UsageError
 from stores.files import Root
 from stores.lease import hold_lease
 from transforms.gates import Thresholds, read_thresholds
-from transforms.release import STAGED, finish, read_staged
+from transforms.release import STAGED, Publication, finish, read_staged
 
 DESCRIPTION = """\
 Runs check -> commit -> publish on a run that was staged: one that a gate refused and that you answer for, one that was
@@ -26,30 +28,70 @@ example, after a gate refused the night and you know why:
 """
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class ReleaseRequest:
+    """What `pinnerformer release` is asked for.
+
+    Attributes:
+        run: The run's name.
+        target: Where to publish; None: nowhere.
+        thresholds: Where the gates close; None: where the run says.
+        forced: Gate -> reason: closed gates that the operator opens.
+    """
+
+    root: Root
+    run: str
+    target: Publication | None
+    thresholds: Thresholds | None
+    forced: Mapping[str, str]
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer release`."""
     parser = Parser(prog="pinnerformer release", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--run", required=True, help="a folder name under ROOT/staging")
-    parser.add_argument("--kv", metavar="URL")
-    parser.add_argument("--namespace", default="pinnerformer")
-    parser.add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
+    add_root(parser)
+    parser.add_argument("--run", required=True, metavar="NAME", help="a folder name under ROOT/staging")
+    add_store(parser)
+    add_publish(parser)
     parser.add_argument("--gates", metavar="FILE", help="thresholds, as `daily --gates` (default: the run's own)")
-    parser.add_argument("--force-gate", action="append", default=[], metavar="NAME", help="open a closed gate")
+    parser.add_argument(
+        "--force-gate", action="append", default=[], metavar="NAME", help="open a closed gate; may be repeated"
+    )
     parser.add_argument("--reason", metavar="TEXT", help="why; the manifest keeps it")
-    arguments = parser.parse_args(argv)
-    if bool(arguments.force_gate) != bool((arguments.reason or "").strip()):
+    return parser
+
+
+def parse(argv: list[str]) -> ReleaseRequest:
+    """Reads the flags of `pinnerformer release`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    reason = (found.reason or "").strip()
+    if bool(found.force_gate) != bool(reason):
         raise UsageError(
             "--force-gate NAME and --reason TEXT go together: the manifest keeps who is answered for, and why"
         )
-    root, target = Root(arguments.root), open_target(arguments)
-    with hold_lease(root, f"release {arguments.run}") as lease:
-        if not root.exists(f"staging/{arguments.run}/{STAGED}"):
-            raise not_finished(root, arguments.run)
-        manifest, _ = read_staged(root, arguments.run)
-        own = Thresholds.from_manifest(manifest.settings["thresholds"])
-        thresholds = read_thresholds(arguments.gates) if arguments.gates else own
-        forced = dict.fromkeys(arguments.force_gate, (arguments.reason or "").strip())
-        outcome = finish(root, arguments.run, thresholds, target, forced, lease)
-    print_summary(root, conclude(root, arguments.run, outcome), seconds=0.0, file=sys.stderr)
+    return ReleaseRequest(
+        root=Root(found.root),
+        run=found.run,
+        target=publish_target(found.kv, found.namespace, found.publish),
+        thresholds=read_thresholds(found.gates) if found.gates else None,
+        forced=dict.fromkeys(found.force_gate, reason),
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root, run = request.root, request.run
+    open_target(request.target)
+    with hold_lease(root, f"release {run}") as lease:
+        if not root.exists(f"staging/{run}/{STAGED}"):
+            raise not_finished(root, run)
+        manifest, _ = read_staged(root, run)
+        thresholds = request.thresholds or Thresholds.from_manifest(manifest.settings["thresholds"])
+        outcome = finish(root, run, thresholds, request.target, request.forced, lease)
+    print_summary(root, conclude(root, run, outcome), seconds=0.0, file=sys.stderr)
     return 0

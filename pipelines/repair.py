@@ -1,23 +1,26 @@
 """`pinnerformer repair`: after a bad input was corrected, makes everything anew for the users whom it touched."""
 
+import dataclasses
 import datetime
 import hashlib
 import os
 import sys
 import time
-from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines.arguments import Parser, date
-from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import execute
-from pipelines.daily_plan import Plan, add_shared_flags, fingerprint, read_given, same_model
-from pipelines.outcomes import conclude, open_target
+from pinnerformer_model.days import DAY_MS, midnight_ms
+from pipelines.arguments import Parser, add_publish, date
+from pipelines.beam_options import parse_flags
+from pipelines.daily_inference import define_pipeline
+from pipelines.daily_launch import execute
+from pipelines.daily_plan import DailyPlan, fingerprint, read_job_inputs, same_model
+from pipelines.job_request import JobRequest, add_job_flags, job_request
+from pipelines.outcomes import conclude, open_target, publish_target
 from pipelines.summary import print_summary
 from stores.erasure import read_user_list, write_ids
 from stores.errors import InputError, StoreError, UsageError
@@ -28,10 +31,9 @@ from stores.logs import ColumnNames, InputSelection, describe_files, list_partit
 from stores.manifests import Manifest
 from stores.releases import chain, next_release_id, read_current, refuse_pinned
 from stores.tables import read_files
+from transforms.release import Publication
 from transforms.resume import find_finished
 from transforms.run import Instructions, Repair, Run
-
-DAY_MS = 86_400_000
 
 DESCRIPTION = """\
 After a bad input was corrected: builds the histories of the users whom it touched anew from the logs that are still
@@ -50,9 +52,47 @@ example:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class RepairRequest:
+    """What `pinnerformer repair` is asked for.
+
+    Attributes:
+        users: A file that lists those to build again; None: those whom `partition` touched.
+        partition: The partition that was corrected; None where `users` says whom.
+        target: Where to publish; None: nowhere.
+    """
+
+    job: JobRequest
+    users: str | None
+    partition: datetime.date | None
+    target: Publication | None
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer repair`."""
+    parser = Parser(prog="pinnerformer repair", description=DESCRIPTION, epilog=EPILOG)
+    flags = add_job_flags(parser)
+    whom = flags.what.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--users", metavar="FILE", help="one user id per line")
+    whom.add_argument("--partition", type=date, metavar="DATE", help="the partition that was corrected")
+    add_publish(flags.where)
+    return parser
+
+
+def parse(argv: list[str]) -> RepairRequest:
+    """Reads the flags of `pinnerformer repair`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found, beam = parse_flags(make_parser(), argv)
+    target = publish_target(found.kv, found.namespace, found.publish)
+    return RepairRequest(job_request(found, beam), found.users, found.partition, target)
+
+
 def touched_by(root: Root, manifest: Manifest, files: list[str], column: str, partition: datetime.date) -> np.ndarray:
     """Sorted ids of the users with a row in some log files, or a row of a day in the histories."""
-    begin = (partition - datetime.date(1970, 1, 1)).days * DAY_MS
+    begin = midnight_ms(partition)
     found = [pq.read_table(path, columns=[column])[column].drop_null().cast(pa.int64()).to_numpy() for path in files]
     for entries in manifest.parts("histories").values():
         rows = read_files(root, entries, ["user_id", "timestamp_ms"])
@@ -60,6 +100,16 @@ def touched_by(root: Root, manifest: Manifest, files: list[str], column: str, pa
         of_day = pc.and_(pc.greater_equal(at, begin), pc.less(at, begin + DAY_MS))
         found.append(rows.filter(of_day)["user_id"].to_numpy())
     return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+
+def users_to_repair(request: RepairRequest, manifest: Manifest, inputs: InputSelection) -> np.ndarray:
+    """Sorted ids of the users that the flags name, or that the corrected partition touched."""
+    if request.users is not None:
+        return read_user_list(request.users)
+    if request.partition is None:
+        raise UsageError("--users or --partition: say whom to repair")
+    paths = [file.path for file in inputs.files if file.date == request.partition]
+    return touched_by(request.job.root, manifest, paths, request.job.columns.theirs("user_id"), request.partition)
 
 
 def select_again(
@@ -91,13 +141,14 @@ def select_again(
     return InputSelection(tuple(files), (), tuple(sorted(there)))
 
 
-def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
+def plan_repair(request: RepairRequest) -> DailyPlan:
     """Looks at everything and refuses what cannot work; writes the list of users under the root.
 
     Raises:
         PinnerFormerError: names the file, row or flag, and what to do.
     """
-    given = read_given(arguments, options)
+    job = request.job
+    given = read_job_inputs(job)
     root = given.root
     layout = require_layout(root)
     current = read_current(root)
@@ -105,23 +156,19 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         raise StoreError(f"--root {root.url}: no release in it, nothing to repair")
     if not same_model(current, given):
         raise UsageError(
-            f"--model {arguments.model}: {current.release} is of model {current.model_digest[:12]}; repair with the "
+            f"--model {job.model}: {current.release} is of model {current.model_digest[:12]}; repair with the "
             "same model and token budget, or let `daily` embed everybody with another"
         )
     releases = list(chain(root))
-    inputs = select_again(arguments.logs, releases, arguments.partition, given.columns)
-    if arguments.partition:
-        paths = [file.path for file in inputs.files if file.date == arguments.partition]
-        users = touched_by(root, current, paths, given.columns.theirs("user_id"), arguments.partition)
-    else:
-        users = read_user_list(arguments.users)
+    inputs = select_again(job.logs, releases, request.partition, given.columns)
+    users = users_to_repair(request, current, inputs)
     listed = hashlib.sha256(users.astype("<i8").tobytes()).hexdigest()
     start = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
     digest = hashlib.sha256((fingerprint(given, current, inputs, start, layout) + listed).encode()).hexdigest()[:12]
     name = f"repair-{current.date}-{digest}"
     repair = Repair(
         users=f"staging/{name}/users",
-        rebuilt_from_ms=(min(inputs.partitions) - datetime.date(1970, 1, 1)).days * DAY_MS,
+        rebuilt_from_ms=midnight_ms(min(inputs.partitions)),
     )
     write_ids(root, repair.users, users)
     run = Run(
@@ -134,27 +181,24 @@ def make_plan(arguments: Any, options: PipelineOptions) -> Plan:
         instructions=Instructions(everyone_active=False, ageing=given.settings.ageing, repair=repair),
         after=current.day,
     )
-    return Plan(run, inputs, given, start, find_finished(run), committed=False)
+    return DailyPlan(run, inputs, given, start, find_finished(run), committed=False)
 
 
-def run(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    parser = Parser(prog="pinnerformer repair", description=DESCRIPTION, epilog=EPILOG)
-    groups = add_shared_flags(parser)
-    whom = groups["what"].add_mutually_exclusive_group(required=True)
-    whom.add_argument("--users", metavar="FILE", help="one user id a line")
-    whom.add_argument("--partition", type=date, metavar="DATE", help="the partition that was corrected")
-    groups["where"].add_argument("--publish", choices=("store", "none"), default="store", help="none: commit only")
-    parser.set_defaults(join="auto", broadcast_limit=8)
-    arguments, rest = parser.parse_known_args(argv)
-    options = parse_beam_options(parser, rest)
-    target = open_target(arguments)
-    started, root = time.perf_counter(), Root(arguments.root)
+    request = parse(argv)
+    job, target = request.job, request.target
+    open_target(target)
+    started, root = time.perf_counter(), job.root
+
+    def define(pipeline: beam.Pipeline, plan: DailyPlan) -> None:
+        define_pipeline(pipeline, plan, target)
+
     with hold_lease(root, "repair") as lease:
         refuse_pinned(root)
-        plan = make_plan(arguments, options)
-        outcome = execute(plan, lease, target, options, shown=not arguments.quiet)
+        plan = plan_repair(request)
+        outcome = execute(plan, define, lease, job.beam, shown=not job.quiet)
     outcome = conclude(root, plan.run.name, outcome)
-    if not arguments.quiet:
+    if not job.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)
     return 0

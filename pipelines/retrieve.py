@@ -1,12 +1,13 @@
 """`pinnerformer retrieve`: the pins nearest to a user."""
 
+import dataclasses
 import json
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.arguments import Parser, positive
+from pipelines.arguments import Parser, add_json, add_root, add_store, positive
 from stores.retriever import Retriever
 
 DESCRIPTION = """\
@@ -15,20 +16,55 @@ every shard of the index of the release that the store serves.
 """
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class RetrieveRequest:
+    """What `pinnerformer retrieve` is asked for.
+
+    Attributes:
+        k: How many pins.
+        exclude_engaged: Whether to leave out the pins of the user's own history.
+        as_json: Whether programs read it.
+    """
+
+    root: str
+    kv: str
+    namespace: str
+    user_id: int
+    k: int
+    exclude_engaged: bool
+    as_json: bool
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer retrieve`."""
     parser = Parser(prog="pinnerformer retrieve", description=DESCRIPTION)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--kv", required=True, metavar="URL")
-    parser.add_argument("--namespace", default="pinnerformer")
-    parser.add_argument("--user", required=True, type=int, metavar="ID")
-    parser.add_argument("--k", type=positive, default=10, help="how many pins (default %(default)s)")
+    add_root(parser)
+    add_store(parser, required=True)
+    parser.add_argument("--user", required=True, type=int, metavar="ID", help="whose embedding to look up")
+    parser.add_argument("--k", type=positive, default=10, metavar="N", help="how many pins (default %(default)s)")
     parser.add_argument("--exclude-engaged", action="store_true", help="leave out the pins of the user's own history")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    arguments = parser.parse_args(argv)
-    retriever = Retriever(arguments.root, arguments.kv, arguments.namespace)
-    found = retriever.retrieve(arguments.user, arguments.k, exclude_engaged=arguments.exclude_engaged)
-    if arguments.json:
+    add_json(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> RetrieveRequest:
+    """Reads the flags of `pinnerformer retrieve`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return RetrieveRequest(
+        found.root, found.kv, found.namespace, found.user, found.k, found.exclude_engaged, found.json
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    retriever = Retriever(request.root, request.kv, request.namespace)
+    found = retriever.retrieve(request.user_id, request.k, exclude_engaged=request.exclude_engaged)
+    if request.as_json:
         pins = [
             {"pin_id": int(p), "score": round(float(s), 6)} for p, s in zip(found.pin_ids, found.scores, strict=True)
         ]

@@ -1,11 +1,12 @@
 """`pinnerformer rollback`: serves an older release again, and keeps the next night from building on the bad one."""
 
 import argparse
+import dataclasses
 import datetime
 import sys
 
-from pipelines.arguments import Parser
-from pipelines.outcomes import open_target
+from pipelines.arguments import Parser, add_publish, add_root, add_store
+from pipelines.outcomes import open_target, publish_target
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import hold_lease
@@ -21,7 +22,7 @@ from stores.releases import (
     write_hold,
 )
 from stores.upgrades import write_record
-from transforms.release import publish
+from transforms.release import Publication, publish
 
 DESCRIPTION = """\
 Serves an older release again: moves CURRENT to it, then brings the key-value store to it as the difference of the two
@@ -39,30 +40,63 @@ examples:
 """
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class RollbackRequest:
+    """What `pinnerformer rollback` is asked for.
+
+    Attributes:
+        lift_hold: Whether to let `daily` run again, and nothing else.
+        to: The release; None: the one before CURRENT.
+        reason: Why; "" if the flags do not say.
+        target: Where to publish; None: nowhere.
+    """
+
+    root: Root
+    lift_hold: bool
+    to: str | None
+    reason: str
+    target: Publication | None
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer rollback`."""
     parser = Parser(prog="pinnerformer rollback", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--kv", metavar="URL", help="where the releases of this root are published")
-    parser.add_argument("--namespace", default="pinnerformer")
-    parser.add_argument("--publish", choices=("store", "none"), default="store", help="none: move CURRENT only")
+    add_root(parser)
+    add_store(parser)
+    add_publish(parser, without="move CURRENT only")
     parser.add_argument("--to", metavar="RELEASE", help="default: the release before CURRENT")
     parser.add_argument("--reason", metavar="TEXT", help="why; shown to whoever comes next")
     parser.add_argument("--lift-hold", action="store_true", help="let `daily` run again")
     # What the flag was called at first, in whose scripts it still stands.
     parser.add_argument("--unpin", action="store_true", dest="lift_hold", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    root = Root(arguments.root)
-    if arguments.lift_hold:
-        if arguments.to or arguments.reason:
-            raise UsageError("--lift-hold goes alone: it moves nothing")
+    return parser
+
+
+def parse(argv: list[str]) -> RollbackRequest:
+    """Reads the flags of `pinnerformer rollback`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    if found.lift_hold and (found.to or found.reason):
+        raise UsageError("--lift-hold goes alone: it moves nothing")
+    target = None if found.lift_hold else publish_target(found.kv, found.namespace, found.publish)
+    return RollbackRequest(Root(found.root), found.lift_hold, found.to, (found.reason or "").strip(), target)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root, target = request.root, request.target
+    if request.lift_hold:
         with hold_lease(root, "rollback --lift-hold"):
             held = remove_hold(root)
         print(f"hold lifted; CURRENT is {current_release(root)}" if held else "was not held", file=sys.stderr)
         return 0
-    target = open_target(arguments)
+    open_target(target)
     with hold_lease(root, "rollback"):
-        to = roll_back(root, arguments.to, (arguments.reason or "").strip())
+        to = roll_back(root, request.to, request.reason)
         sent = publish(root, to.release, target) if target else None
     words = f"{sent['users_sent']:,} users sent, {sent['users_deleted']:,} deleted" if sent else "nothing published"
     print(

@@ -1,5 +1,6 @@
 """`pinnerformer status`: the releases of a root, what the store serves, and whether the newest is too old."""
 
+import dataclasses
 import datetime
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.arguments import Parser, seconds
+from pipelines.arguments import Parser, add_json, add_root, add_store, seconds
 from pipelines.figures import as_json, summarise
 from stores.files import Root
 from stores.kv import open_store
@@ -55,30 +56,61 @@ def describe_release(root: Root, manifest: Manifest) -> dict[str, Any]:
     return {**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")}
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code: 1 if the newest release is older than --max-age."""
+@dataclasses.dataclass(frozen=True)
+class StatusRequest:
+    """What `pinnerformer status` is asked for.
+
+    Attributes:
+        kv: The store to ask; None: none.
+        max_age_s: How old the newest release may be; None: as old as it is.
+        as_json: Whether programs read it.
+    """
+
+    root: Root
+    kv: str | None
+    namespace: str
+    max_age_s: float | None
+    as_json: bool
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer status`."""
     parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--kv", metavar="URL")
-    parser.add_argument("--namespace", default="pinnerformer")
+    add_root(parser)
+    add_store(parser)
     parser.add_argument("--max-age", type=seconds, metavar="30h", help="exit with 1 if the newest release is older")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    arguments = parser.parse_args(argv)
-    found = describe(Root(arguments.root), arguments.kv, arguments.namespace)
-    if arguments.json:
+    add_json(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> StatusRequest:
+    """Reads the flags of `pinnerformer status`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return StatusRequest(Root(found.root), found.kv, found.namespace, found.max_age, found.json)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code: 1 if the newest release is older than --max-age."""
+    request = parse(argv)
+    found = describe(request.root, request.kv, request.namespace)
+    if request.as_json:
         print(as_json(found))
     else:
         _print(found)
-    if arguments.max_age is not None:
+    if request.max_age_s is not None:
         now = datetime.datetime.now(datetime.UTC)
         newest = found["releases"][0] if found["releases"] else None
         age = (now - datetime.datetime.fromisoformat(newest["committed"])).total_seconds() if newest else None
-        if age is None or age > arguments.max_age:
+        if age is None or age > request.max_age_s:
             what = (
                 f"{newest['release']} was committed {age / 3600:.1f} h ago" if newest and age else "there is no release"
             )
             print(
-                f"pinnerformer status: too old: {what}, --max-age allows {arguments.max_age / 3600:g} h",
+                f"pinnerformer status: too old: {what}, --max-age allows {request.max_age_s / 3600:g} h",
                 file=sys.stderr,
             )
             return 1
@@ -86,7 +118,7 @@ def run(argv: list[str]) -> int:
 
 
 def release_table(releases: Sequence[dict[str, Any]], current: str | None, title: str) -> Table:
-    """A line a release, as `describe_release` has them."""
+    """A line per release, as `describe_release` has them."""
     table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for name in ("", "release", "committed (UTC)", "model"):
         table.add_column(name, no_wrap=True)

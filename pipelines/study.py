@@ -17,7 +17,7 @@ from pinnerformer_model.ranking import matrix_scorer
 from pipelines.arguments import Parser, date, positive, seconds
 from pipelines.evaluate import load_evaluation
 from pipelines.study_cells import Source, Task, run_task
-from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, make_grid
+from pipelines.study_grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, Size, make_grid
 from pipelines.study_report import write_page
 from pipelines.study_results import Study
 from pipelines.synth_oracle import oracle_scores, read_world
@@ -43,6 +43,37 @@ example:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class StudyRequest:
+    """What `pinnerformer study` is asked for.
+
+    Attributes:
+        source: The data: timelines, vector set, window.
+        out: Where cells, plots and the page go.
+        size: Of models and training.
+        seeds: Models per cell.
+        budget_s: No cell is started after so long.
+        workers: Processes.
+        new: Whether rows are judged by the recall of pins new to the user.
+        oracle: The folder of a synthetic world, to measure what its generator would know; None: not.
+        title: Of the data, in the page.
+        page: Where the page goes.
+        beside: Finished studies that the page holds too.
+    """
+
+    source: Source
+    out: str
+    size: Size
+    seeds: int
+    budget_s: float
+    workers: int
+    new: bool
+    oracle: str | None
+    title: str
+    page: str
+    beside: tuple[str, ...]
+
+
 def make_parser() -> Parser:
     """The flags of `pinnerformer study`."""
     parser = Parser(prog="pinnerformer study", description=DESCRIPTION, epilog=EPILOG)
@@ -66,6 +97,29 @@ def make_parser() -> Parser:
     parser.add_argument("--page", metavar="FILE", help="where the page goes (default: STUDY/reproduction.md)")
     parser.add_argument("--beside", action="append", default=[], metavar="STUDY", help="finished studies for the page")
     return parser
+
+
+def parse(argv: list[str]) -> StudyRequest:
+    """Reads the flags of `pinnerformer study`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    size = QUICK if found.quick else SMALL if found.small else FULL
+    return StudyRequest(
+        source=Source(found.timelines, found.pins, found.cut, found.days),
+        out=found.out,
+        size=dataclasses.replace(size, steps=found.steps) if found.steps else size,
+        seeds=found.seeds or (1 if found.quick else 3),
+        budget_s=found.budget,
+        workers=found.workers,
+        new=found.new,
+        oracle=found.oracle,
+        title=found.title or os.path.basename(os.path.abspath(found.timelines)),
+        page=found.page or os.path.join(found.out, "reproduction.md"),
+        beside=tuple(found.beside),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,16 +205,17 @@ def write_result(path: str, value: dict[str, Any]) -> None:
         json.dump(value, file, indent=1)
 
 
-def measure_baselines(arguments, path: str) -> None:
+def measure_baselines(request: StudyRequest, path: str) -> None:
     """Writes what popularity, the mean of last vectors, PinnerSage and, on a synthetic world, its oracle get."""
-    evaluation, data, topics = load_evaluation(arguments.timelines, arguments.pins, arguments.cut, arguments.days)
-    wanted = {"timelines": data.digest, "new": arguments.new, "cut_ms": evaluation.cut_ms, "days": arguments.days}
+    source = request.source
+    evaluation, data, topics = load_evaluation(source.timelines, source.pins, source.cut, source.days)
+    wanted = {"timelines": data.digest, "new": request.new, "cut_ms": evaluation.cut_ms, "days": source.days}
     if os.path.exists(path):
         if read_result(path)["identity"] != wanted:
             raise StoreError(f"{path}: of another study; name another --out, or remove the folder to start over")
         return
     print("the baselines ...", file=sys.stderr, flush=True)
-    chosen = choose_baselines(evaluation.half("choice"), arguments.new)
+    chosen = choose_baselines(evaluation.half("choice"), request.new)
     half = evaluation.half("report")
     clusters = half.clusters(chosen.threshold)
     moments = half.moments("once")
@@ -170,10 +225,10 @@ def measure_baselines(arguments, path: str) -> None:
         "pinnersage_5": half.pinnersage(clusters, 5),
         "pinnersage_20": half.pinnersage(clusters, 20),
     }
-    if arguments.oracle:
+    if request.oracle:
         users = half.timelines.user_ids[moments.user]
-        world = read_world(arguments.oracle)
-        scores = oracle_scores(world, users, data.pin_ids, evaluation.cut_ms, arguments.days)
+        world = read_world(request.oracle)
+        scores = oracle_scores(world, users, data.pin_ids, evaluation.cut_ms, source.days)
         figures["oracle"] = half.score(matrix_scorer(scores))
     counts = data.description["counts"]
     found = {
@@ -196,50 +251,45 @@ def features_of(folder: str) -> tuple[str, ...]:
     return tuple(name for name in FEATURES if name != "duration" or measured)
 
 
-def run(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    arguments = make_parser().parse_args(argv)
-    size = QUICK if arguments.quick else SMALL if arguments.small else FULL
-    if arguments.steps:
-        size = dataclasses.replace(size, steps=arguments.steps)
-    seeds = arguments.seeds or (1 if arguments.quick else 3)
-    until = time.monotonic() + arguments.budget
-    folder = os.path.join(arguments.out, "cells")
+    request = parse(argv)
+    until = time.monotonic() + request.budget_s
+    folder = os.path.join(request.out, "cells")
     os.makedirs(folder, exist_ok=True)
-    measure_baselines(arguments, os.path.join(arguments.out, "baselines.json"))
-    digest = read_result(os.path.join(arguments.out, "baselines.json"))["identity"]["timelines"]
-    source = Source(arguments.timelines, arguments.pins, arguments.cut, arguments.days)
-    cells = make_grid(size, features_of(arguments.timelines))
+    measure_baselines(request, os.path.join(request.out, "baselines.json"))
+    digest = read_result(os.path.join(request.out, "baselines.json"))["identity"]["timelines"]
+    source, size = request.source, request.size
+    cells = make_grid(size, features_of(source.timelines))
 
     def task(cell: Cell, seed: int, rate: float) -> Task:
         key = hashlib.sha256(json.dumps([size.steps, rate]).encode()).hexdigest()[:6]  # other settings, other files
         return Task(cell, seed, rate, size, os.path.join(folder, f"{cell.name}-seed{seed}-{key}.json"))
 
     tried = [task(cells[0], 0, rate) for rate in size.learning_rates]
-    left = run_tasks(tried, source, digest, arguments.workers, until)
-    figure = "recall_new" if arguments.new else "recall"
+    left = run_tasks(tried, source, digest, request.workers, until)
+    figure = "recall_new" if request.new else "recall"
     rates = {t.learning_rate: read_result(t.path)["choice"]["once"][figure][0] for t in tried if os.path.exists(t.path)}
     if not rates:
-        raise InputError(f"--budget: no cell was done within {arguments.budget:.0f} s; give more")
+        raise InputError(f"--budget: no cell was done within {request.budget_s:.0f} s; give more")
     rate = max(rates, key=lambda r: rates[r])
-    tasks = [task(cell, seed, rate) for seed in range(seeds) for cell in cells]
-    left = run_tasks(tasks, source, digest, arguments.workers, until)
+    tasks = [task(cell, seed, rate) for seed in range(request.seeds) for cell in cells]
+    left = run_tasks(tasks, source, digest, request.workers, until)
     write_result(
-        os.path.join(arguments.out, "study.json"),
+        os.path.join(request.out, "study.json"),
         {
-            "title": arguments.title or os.path.basename(os.path.abspath(arguments.timelines)),
+            "title": request.title,
             "figure": figure,
             "size": dataclasses.asdict(size),
-            "seeds": seeds,
+            "seeds": request.seeds,
             "learning_rate": rate,
             "learning_rates": {str(r): v for r, v in rates.items()},
-            "cells": [[t.cell.name, t.seed, os.path.relpath(t.path, arguments.out)] for t in tasks],
+            "cells": [[t.cell.name, t.seed, os.path.relpath(t.path, request.out)] for t in tasks],
             "base": BASE,
         },
     )
-    page = arguments.page or os.path.join(arguments.out, "reproduction.md")
-    write_page([Study.load(name) for name in [arguments.out, *arguments.beside]], page)
+    write_page([Study.load(name) for name in [request.out, *request.beside]], request.page)
     if left:
         print(f"{left} of {len(tasks)} cells left out: --budget ran out; run again to go on", file=sys.stderr)
-    print(f"page   {page}")
+    print(f"page   {request.page}")
     return 0

@@ -13,6 +13,42 @@ from stores.names import Counter
 from transforms.release import FAILED_USERS, STAGED
 
 
+def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) of everything that is always said of a release, and of what grew old or failed, if any.
+
+    Args:
+        facts: As `summarise` gives them.
+        published: Counters of the publishing; None if nothing was.
+    """
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts["rows_dropped"].items())
+    recall = facts["index_recall_at_10"]
+    left_out = facts["tokens_without_vector"] + facts["tokens_out_of_vocabulary"]
+    tokens = f"{facts['tokens_without_vector']:,} without a vector, {facts['tokens_out_of_vocabulary']:,}"
+    index = f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else ""
+    rows = [
+        ("log rows read", f"{facts['rows_read']:,}", f"{facts['log_files']} files"),
+        ("dropped", f"{sum(facts['rows_dropped'].values()):,}", dropped or "none"),
+        ("seen before", f"{facts['rows_repeated']:,}", "equal to a row in the histories"),
+        ("active users", f"{facts['users_active']:,}", "whose history changed"),
+        ("embedded", f"{facts['users_embedded']:,}", f"{facts['users_without_token']:,} more had no usable token"),
+        ("carried over", f"{facts['users_carried_over']:,}", f"of {facts['users']:,} users"),
+        ("tokens left out", f"{left_out:,}", f"{tokens} out of vocabulary"),
+        ("pins", f"{facts['pins']:,}", index),
+    ]
+    if facts["rows_expired"] or facts["users_expired"] or facts["users_due"]:
+        why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
+        rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))
+    if facts["users_failed"]:
+        why = f"tried again tomorrow; {facts['users_stale']:,} keep an older vector, marked stale"
+        rows.insert(5, ("could not be embedded", f"{facts['users_failed']:,}", why))
+    if published:
+        return [
+            *rows,
+            ("published", f"{published['users_sent']:,}", f"{published['users_stored']:,} users in the store"),
+        ]
+    return [*rows, ("published", "-", "--publish none")]
+
+
 def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: TextIO) -> None:
     """Prints the end of a run: what was read, dropped and why, embedded, carried over, indexed, published."""
     manifest = read_manifest(root, outcome["release"])
@@ -21,46 +57,7 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts[Counter.ROWS_DROPPED].items())
-    recall = facts["index_recall_at_10"]
-    rows = [
-        ("log rows read", f"{facts['rows_read']:,}", f"{facts['log_files']} files"),
-        ("dropped", f"{sum(facts['rows_dropped'].values()):,}", dropped or "none"),
-        ("seen before", f"{facts['rows_repeated']:,}", "equal to a row in the histories"),
-        ("active users", f"{facts['users_active']:,}", "whose history changed"),
-        ("embedded", f"{facts['users_embedded']:,}", f"{facts['users_without_token']:,} more had no usable token"),
-        ("carried over", f"{facts['users_carried_over']:,}", f"of {facts['users']:,} users"),
-        (
-            "tokens left out",
-            f"{facts['tokens_without_vector'] + facts['tokens_out_of_vocabulary']:,}",
-            f"{facts['tokens_without_vector']:,} without a vector, "
-            f"{facts['tokens_out_of_vocabulary']:,} out of vocabulary",
-        ),
-        (
-            "pins",
-            f"{facts['pins']:,}",
-            f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else "",
-        ),
-    ]
-    if facts[Counter.ROWS_EXPIRED] or facts[Counter.USERS_EXPIRED] or facts[Counter.USERS_DUE]:
-        why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
-        rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))
-    if facts[Counter.USERS_FAILED]:
-        rows.insert(
-            5,
-            (
-                "could not be embedded",
-                f"{facts['users_failed']:,}",
-                f"tried again tomorrow; {facts['users_stale']:,} keep an older vector, marked stale",
-            ),
-        )
-    published = outcome["publish"]
-    rows.append(
-        ("published", f"{published['users_sent']:,}", f"{published['users_stored']:,} users in the store")
-        if published
-        else ("published", "-", "--publish none")
-    )
-    for row in rows:
+    for row in summary_rows(facts, outcome["publish"]):
         table.add_row(*row)
     work = "  ".join(f"{stage} {value:.1f}" for stage, value in facts["seconds"].items())
     console = Console(file=file, width=None if file.isatty() else 110)

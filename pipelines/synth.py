@@ -1,6 +1,5 @@
 """`pinnerformer synth`: a made-up world to try the job on, of any size, from a seed."""
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -12,7 +11,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import track
 
-from pipelines.arguments import Parser, date, positive
+from pinnerformer_model.days import DAY_MS, midnight_ms
+from pipelines.arguments import Parser, date, positive, share
 from stores.errors import UsageError
 from stores.files import replace_atomically
 from stores.ids import splitmix64
@@ -33,7 +33,6 @@ ACTION_SHARES = (0.62, 0.20, 0.12, 0.04, 0.02)
 SURFACES = ("homefeed", "search", "related_pins", "board")
 SURFACE_SHARES = (0.5, 0.2, 0.2, 0.1)
 TIMED = (0, 2)  # closeup and click have a duration
-DAY_MS = 86_400_000
 TOPIC_SKEW = 1.6  # of a uniform draw, the power that makes low topics popular
 INTERESTS = 4  # topics a user is interested in at a time
 FIRST_SHARE = 0.5  # of the engagements with interests: the first has it, each later one as much of what is left
@@ -255,15 +254,11 @@ def engagements_of(world: World, pins: Pins, day: int, chunk: int) -> dict[str, 
         action[random.random(n) < world.untaught_share] = len(ACTIONS)
     duration = random.lognormal(2.3, 1.0, n).astype(np.float32)
     duration[~np.isin(action, TIMED) | (random.random(n) < 0.1)] = np.nan
-    midnight = _epoch_ms(world.start) + day * DAY_MS
+    midnight = midnight_ms(world.start) + day * DAY_MS
     order = np.argsort(moment, kind="stable")
     columns = (user, pin, midnight + moment, action, surface, duration)
     names = ("user", "pin", "timestamp_ms", "action", "surface", "duration_s")
     return {name: column[order] for name, column in zip(names, columns, strict=True)}
-
-
-def _epoch_ms(day: datetime.date) -> int:
-    return (day - datetime.date(1970, 1, 1)).days * DAY_MS
 
 
 def write_day(world: World, pins: Pins, user_ids: np.ndarray, day: int, folder: str) -> int:
@@ -345,26 +340,34 @@ def write_world(world: World, out: str, show_progress: bool) -> int:
     return rows
 
 
-def share(text: str) -> float:
-    """A flag's number in [0, 1)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
+@dataclasses.dataclass(frozen=True)
+class SynthRequest:
+    """What `pinnerformer synth` is asked for: a world, and a folder that is empty or does not exist."""
+
+    world: World
+    out: str
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+def make_parser() -> Parser:
+    """The flags of `pinnerformer synth`."""
     defaults = {field.name: field.default for field in dataclasses.fields(World)}
     parser = Parser(prog="pinnerformer synth", description=DESCRIPTION)
     parser.add_argument("--out", required=True, metavar="WORLD", help="a folder that is empty or does not exist")
-    parser.add_argument("--users", required=True, type=positive, metavar="N")
-    parser.add_argument("--pins", required=True, type=positive, metavar="P")
+    parser.add_argument("--users", required=True, type=positive, metavar="N", help="how many there are")
+    parser.add_argument("--pins", required=True, type=positive, metavar="P", help="how many there are")
     parser.add_argument("--start", required=True, type=date, metavar="DATE", help="the first day")
-    parser.add_argument("--days", required=True, type=positive, metavar="D")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--topics", type=positive, default=defaults["topics"])
-    parser.add_argument("--rows-per-active", type=float, default=defaults["rows_per_active"], help="median a day")
+    parser.add_argument("--days", required=True, type=positive, metavar="D", help="how many days of logs")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything drawn (default %(default)s)")
+    parser.add_argument(
+        "--topics", type=positive, default=defaults["topics"], metavar="T", help="of the pins (default %(default)s)"
+    )
+    parser.add_argument(
+        "--rows-per-active",
+        type=float,
+        default=defaults["rows_per_active"],
+        metavar="R",
+        help="of an active user, the median per day (default %(default)s)",
+    )
     for name, text in (
         ("active_share", "of the users, acting on a mean day"),
         ("vectorless_share", "of the pins, without a vector"),
@@ -374,14 +377,32 @@ def run(argv: list[str]) -> int:
         ("detour_share", "of the sessions, rushed through a topic that is not the user's"),
     ):
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=share, default=defaults[name], help=f"{text} (default %(default)s)")
-    arguments = parser.parse_args(argv)
-    if os.path.isdir(arguments.out) and os.listdir(arguments.out):
-        raise UsageError(f"--out {arguments.out}: is not empty; name a new folder, or remove this one")
-    if arguments.active_share <= 0 or arguments.rows_per_active <= 0:
+        text = f"{text} (default %(default)s)"
+        parser.add_argument(flag, type=share, default=defaults[name], metavar="SHARE", help=text)
+    return parser
+
+
+def parse(argv: list[str]) -> SynthRequest:
+    """Reads the flags of `pinnerformer synth`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    if found.active_share <= 0 or found.rows_per_active <= 0:
         raise UsageError("--active-share and --rows-per-active must be positive")
-    world = World(**{name: getattr(arguments, name) for name in defaults})
-    rows = write_world(world, arguments.out, show_progress=True)
+    return SynthRequest(
+        World(**{field.name: getattr(found, field.name) for field in dataclasses.fields(World)}), found.out
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    world, out = request.world, request.out
+    if os.path.isdir(out) and os.listdir(out):
+        raise UsageError(f"--out {out}: is not empty; name a new folder, or remove this one")
+    rows = write_world(world, out, show_progress=True)
     print(f"{rows:,} engagements of {world.users:,} users with {world.pins:,} pins on {world.days} days")
-    print(f"logs     {os.path.join(arguments.out, 'logs')}\nvectors  {os.path.join(arguments.out, 'pins')}")
+    print(f"logs     {os.path.join(out, 'logs')}\nvectors  {os.path.join(out, 'pins')}")
     return 0

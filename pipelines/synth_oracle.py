@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from pinnerformer_model.days import day_of
 from pipelines.synth import INTERESTS, World, engagement_shares, interests_on, make_pins, spread_ids
 from stores.errors import InputError
 from stores.pin_vectors import find_sorted
@@ -59,7 +60,7 @@ def oracle_scores(world: World, user_ids: np.ndarray, pin_ids: np.ndarray, cut_m
     size = pins.first[pins.topic + 1] - pins.first[pins.topic]
     rank = np.arange(len(pins.topic)) - pins.first[pins.topic]
     zipf = np.log((rank + 2) / (rank + 1)) / np.log(size + 1)  # draw_pins: floor((size + 1)^u - 1)
-    begin = (datetime.date(1970, 1, 1) + datetime.timedelta(cut_ms // 86_400_000) - world.start).days
+    begin = (day_of(cut_ms) - world.start).days
     weight, anybody = engagement_shares(world)
     scores = np.zeros((len(users), len(pin_ids)), np.float32)
     for day in range(begin, min(begin + days, world.days)):

@@ -1,6 +1,5 @@
 """`pinnerformer train`: timelines in, a model that `daily` takes out."""
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -9,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,36 +17,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pinnerformer_model.checkpoint import CONFIG, load_model, new_model, save_model
-from pinnerformer_model.config import FEATURES, PRESETS, ModelConfig, ModelError, preset
+from pinnerformer_model.config import ModelConfig, ModelError, preset
+from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.distributed import ALONE, Group
-from pinnerformer_model.evaluation import DAY_MS, moments_of
-from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, Schedule, fit
+from pinnerformer_model.evaluation import moments_of
+from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, fit
 from pinnerformer_model.inference import UserEncoder, encode_pins
-from pinnerformer_model.negatives import MODES, Negatives
-from pinnerformer_model.objectives import OBJECTIVES, Objective
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import hits_at_k, recall, vector_scorer
 from pinnerformer_model.timelines import sequences_ending
 from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
-from pinnerformer_model.training_state import changed_settings, load_state, save_state
+from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
-from pipelines.arguments import Parser, date, positive
+from pipelines.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
 from transforms.training_data import TrainingData, load_training_data
-
-DESCRIPTION = """\
-Trains the two towers on the timelines that `pinnerformer training-data` wrote, and writes a model that `daily` takes:
-that of the evaluation with the best recall@10 on held-out users, or the last where there is none.
-
-Training sees what was before --until; evaluation asks the held-out users, embedded at that moment, for what they
-engaged with positively in the 14 days after it. Killed? Run the same command again: it goes on from the last
-saved state, with the same result. Several devices: torchrun --nproc-per-node N -m pipelines.cli train ...
-"""
-
-EPILOG = """\
-example:
-  pinnerformer train --timelines TIMELINES --preset demo --steps 2000 --out MODEL
-"""
 
 CORPUS = 1_000_000  # pins that a positive competes with in the evaluation, as in the paper
 RECALL_OF = 10
@@ -104,7 +89,7 @@ def join_group(device: str) -> Iterator[tuple[Group, str]]:
         dist.destroy_process_group()
 
 
-def choose_model(arguments: argparse.Namespace, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
+def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
     """The towers that training starts from, and what names them.
 
     Raises:
@@ -112,68 +97,38 @@ def choose_model(arguments: argparse.Namespace, data: TrainingData) -> tuple[Mod
     """
     told = data.description
     try:
-        if arguments.model:
-            loaded = load_model(arguments.model)
+        if request.model:
+            loaded = load_model(request.model)
             config = loaded.config
             for name in ("action_vocabulary", "surface_vocabulary", "pinsage_version"):
                 theirs = told[name] if name == "pinsage_version" else tuple(told[name])
                 if getattr(config, name) != theirs:
                     raise InputError(
-                        f"{os.path.join(arguments.model, CONFIG)}: {name} is not that of the timelines; "
-                        f"make them with `pinnerformer training-data --model {arguments.model}`"
+                        f"{os.path.join(request.model, CONFIG)}: {name} is not that of the timelines; "
+                        f"make them with `pinnerformer training-data --model {request.model}`"
                     )
-            config = dataclasses.replace(
-                config, label_rule=told["label_rule"], dropped_features=tuple(arguments.drop_feature)
-            )
+            config = dataclasses.replace(config, label_rule=told["label_rule"], dropped_features=request.drop_features)
             user_tower, pin_tower = new_model(config, 0)
             user_tower.load_state_dict(loaded.user_tower.state_dict())
             pin_tower.load_state_dict(loaded.pin_tower.state_dict())
             return config, user_tower, pin_tower, loaded.digest
         config = preset(
-            arguments.preset,
+            request.preset,
             action_vocabulary=tuple(told["action_vocabulary"]),
             surface_vocabulary=tuple(told["surface_vocabulary"]),
             pinsage_version=told["pinsage_version"],
             label_rule=told["label_rule"],
-            dropped_features=tuple(arguments.drop_feature),
+            dropped_features=request.drop_features,
         )
-        towers = new_model(config, arguments.seed, data.vectors)
-        return config, *towers, f"{arguments.preset}, seed {arguments.seed}"
+        towers = new_model(config, request.settings.seed, data.vectors)
+        return config, *towers, f"{request.preset}, seed {request.settings.seed}"
     except ModelError as error:
         raise InputError(str(error)) from None
 
 
-def training_settings(arguments: argparse.Namespace, corpus_size: int) -> TrainingSettings:
-    """What the flags say.
-
-    Raises:
-        UsageError: they do not go together.
-    """
-    try:
-        return TrainingSettings(
-            objective=Objective(arguments.objective, arguments.days, arguments.positions, arguments.labels),
-            negatives=Negatives(
-                arguments.negatives, arguments.random_negatives or min(8192, corpus_size), arguments.in_batch_limit
-            ),
-            log_q=not arguments.no_logq,
-            positive_q=arguments.positive_q,
-            exact_counts=arguments.exact_counts,
-            steps=arguments.steps,
-            warmup_steps=min(arguments.warmup_steps, arguments.steps),
-            learning_rate=arguments.learning_rate,
-            weight_decay=arguments.weight_decay,
-            users_per_step=arguments.users_per_step,
-            windows_per_user=arguments.windows_per_user,
-            precision=arguments.precision or ("bfloat16" if arguments.device == "cuda" else "float32"),
-            seed=arguments.seed,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def explain_nothing_to_draw(data: TrainingData, until: datetime.date, error: ValueError) -> InputError:
     """Why there is no training step: what there is, in numbers."""
-    seen = data.timelines.before(_midnight_ms(until))
+    seen = data.timelines.before(midnight_ms(until))
     lengths = seen.lengths
     return InputError(
         f"nothing to train on before {until}: {error}. There are {int((lengths > 0).sum()):,} training users with "
@@ -181,10 +136,6 @@ def explain_nothing_to_draw(data: TrainingData, until: datetime.date, error: Val
         f"{json.dumps(data.description['label_rule'])}; {int((lengths == 1).sum()):,} users have one event only. "
         "Look at --until and --days, or make timelines with another --label-rule"
     )
-
-
-def _midnight_ms(day: datetime.date) -> int:
-    return (day - datetime.date(1970, 1, 1)).days * DAY_MS
 
 
 class Display:
@@ -237,67 +188,28 @@ class Display:
         self._writer.close()
 
 
-def train(arguments: argparse.Namespace, group: Group, device: str) -> Fitted:
-    """Trains as the flags say; writes model and state.
+def train(request: TrainRequest, group: Group, device: str) -> Fitted:
+    """Trains as it was asked for; writes model and state.
 
     Raises:
         PinnerFormerError: names the file or flag, and what to do.
     """
-    data = load_training_data(arguments.timelines, "train")
-    held_out = load_training_data(arguments.timelines, "evaluation")
+    data = load_training_data(request.timelines, "train")
+    held_out = load_training_data(request.timelines, "evaluation")
     end = datetime.date.fromisoformat(data.description["end"]) + datetime.timedelta(1)
-    until = arguments.until or end - datetime.timedelta(arguments.evaluation_days)
-    config, user_tower, pin_tower, origin = choose_model(arguments, data)
-    settings = training_settings(arguments, len(data.vectors))
-    told = {
-        "training": dataclasses.asdict(settings),
-        "model": json.loads(config.to_json()),
-        "origin": origin,
-        "timelines": data.digest,
-        "until": until.isoformat(),
-        "evaluation": [arguments.evaluation_days, arguments.evaluation_users, arguments.no_evaluation],
-        "schedule": [arguments.evaluate_every, arguments.patience],
-    }
-    try:
-        state = load_state(arguments.state)
-    except ModelError as error:
-        raise InputError(str(error)) from None
-    if state is not None and (changed := changed_settings(state.settings, told)):
-        raise UsageError(
-            f"--state {arguments.state}: training there began with other settings ({'; '.join(changed[:5])}); "
-            "give those, or name another --state and --out"
-        )
-    if state is None and os.path.exists(os.path.join(arguments.out, CONFIG)):
-        raise UsageError(f"--out {arguments.out}: holds a model already; name a new folder, or remove this one")
-    evaluation = None
-    if not arguments.no_evaluation:
-        evaluation = Evaluation(
-            held_out,
-            _midnight_ms(until),
-            arguments.evaluation_days,
-            arguments.evaluation_users,
-            config.max_sequence_length,
-            device,
-        )
-        if not evaluation.targets:
-            raise InputError(
-                f"nothing to evaluate: no user of {len(held_out.timelines):,} held out has an event before {until} and "
-                f"a positive in the {arguments.evaluation_days} days after; give an earlier --until, or --no-evaluation"
-            )
-    try:
-        maker = BatchMaker(
-            data.timelines.before(_midnight_ms(until)), data.vectors, settings, config.max_sequence_length, group
-        )
-    except ValueError as error:
-        if "random negatives" in str(error):
-            raise UsageError(f"--random-negatives: {error}") from None
-        raise explain_nothing_to_draw(data, until, error) from None
+    until = request.until or end - datetime.timedelta(request.held_out.days)
+    config, user_tower, pin_tower, origin = choose_model(request, data)
+    settings = request.settings_for(len(data.vectors))
+    identity = identify(request, settings, config, origin, data.digest, until)
+    state = open_state(request, identity)
+    evaluation = make_evaluation(request, held_out, config, until, device)
+    maker = make_batches(data, settings, config, until, group)
     trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
     if state is not None:
         trainer.load(state.tensors, state.step)
 
     first = group.rank == 0
-    display = Display(arguments.state, trainer.step_number, settings.steps, not arguments.quiet) if first else None
+    display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
 
     def evaluate() -> float:
         figure = torch.tensor(evaluation(user_tower, pin_tower) if first and evaluation else 0.0, device=device)
@@ -305,7 +217,7 @@ def train(arguments: argparse.Namespace, group: Group, device: str) -> Fitted:
 
     def keep() -> None:
         if first:
-            save_model(arguments.out, config, user_tower, pin_tower, overwrite=True)
+            save_model(request.out, config, user_tower, pin_tower, overwrite=True)
 
     def on_step(step: int, loss: float, norm: float) -> None:
         if display:
@@ -314,83 +226,111 @@ def train(arguments: argparse.Namespace, group: Group, device: str) -> Fitted:
     hooks = Hooks(
         evaluate=evaluate if evaluation else None,
         keep=keep,
-        save=lambda found: save_state(arguments.state, found) if first else None,
+        save=lambda found: save_state(request.state, found) if first else None,
         on_step=on_step,
         on_evaluation=lambda step, figure: display.on_evaluation(step, figure) if display else None,
     )
-    every = arguments.evaluate_every
-    schedule = Schedule(every, arguments.patience, arguments.save_every)
     try:
-        return fit(trainer, maker, schedule, hooks, told, state.best if state else None)
+        return fit(trainer, maker, request.schedule, hooks, identity, state.best if state else None)
     except DivergedError as error:
-        kept = os.path.join(arguments.out, CONFIG)
-        rest = f"the last good checkpoint is in {arguments.out}" if os.path.exists(kept) else "no checkpoint was kept"
+        kept = os.path.join(request.out, CONFIG)
+        rest = f"the last good checkpoint is in {request.out}" if os.path.exists(kept) else "no checkpoint was kept"
         raise TrainingError(f"{error}; {rest}") from None
     finally:
         if display:
             display.close()
 
 
-def make_parser() -> Parser:
-    """The flags of `pinnerformer train`."""
-    default = TrainingSettings()
-    parser = Parser(prog="pinnerformer train", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
-    parser.add_argument("--state", metavar="DIR", help="where training stands, and TensorBoard's (OUT-training)")
-    start = parser.add_argument_group("what to start from").add_mutually_exclusive_group()
-    start.add_argument("--preset", choices=sorted(PRESETS), default="small", help="new weights (default %(default)s)")
-    start.add_argument("--model", metavar="DIR", help="an existing model's weights")
-    when = parser.add_argument_group("when")
-    when.add_argument("--until", type=date, metavar="DATE", help="train on what was before (14 days before the end)")
-    when.add_argument("--evaluation-days", type=positive, default=14, help="after --until (default %(default)s)")
-    when.add_argument("--evaluation-users", type=positive, default=1000, help="at most (default %(default)s)")
-    when.add_argument("--no-evaluation", action="store_true", help="train to the last step and keep that")
-    what = parser.add_argument_group("what to learn")
-    what.add_argument("--objective", choices=OBJECTIVES, default=default.objective.name, help="(%(default)s)")
-    what.add_argument("--days", type=float, default=default.objective.days, help="K, of all-action (%(default)s)")
-    what.add_argument("--positions", type=positive, default=32, help="of a window, dense all-action (%(default)s)")
-    what.add_argument("--labels", type=positive, default=32, help="of a window, all-action (%(default)s)")
-    what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="(%(default)s)")
-    what.add_argument("--random-negatives", type=positive, metavar="N", help="8192, or the corpus if it is smaller")
-    what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most (%(default)s)")
-    what.add_argument("--no-logq", action="store_true", help="without the log Q correction")
-    what.add_argument("--positive-q", choices=("pool", "user"), default="pool", help="Q of a label (%(default)s)")
-    what.add_argument("--exact-counts", action="store_true", help="one counter a pin, no count-min sketch")
-    what.add_argument(
-        "--drop-feature", choices=FEATURES, action="append", default=[], help="leave a feature out, for ablations"
-    )
-    how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=positive, default=default.steps, help="(%(default)s)")
-    how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
-    how.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
-    how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
-    how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
-    how.add_argument("--windows-per-user", type=positive, default=1, help="(%(default)s)")
-    how.add_argument("--evaluate-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
-    how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall (%(default)s)")
-    how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of weights and draws (%(default)s)")
-    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    how.add_argument("--precision", choices=("float32", "bfloat16"), help="of the towers (bfloat16 on cuda)")
-    parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
-    return parser
+def identify(
+    request: TrainRequest,
+    settings: TrainingSettings,
+    config: ModelConfig,
+    origin: str,
+    timelines: str,
+    until: datetime.date,
+) -> dict[str, Any]:
+    """What a saved state must have been made of to be gone on with."""
+    held_out, schedule = request.held_out, request.schedule
+    return {
+        "training": dataclasses.asdict(settings),
+        "model": json.loads(config.to_json()),
+        "origin": origin,
+        "timelines": timelines,
+        "until": until.isoformat(),
+        "evaluation": [held_out.days, held_out.users, held_out.skip],
+        "schedule": [schedule.evaluate_every, schedule.patience],
+    }
 
 
-def run(argv: list[str]) -> int:
+def open_state(request: TrainRequest, identity: dict[str, Any]) -> TrainingState | None:
+    """Where an earlier attempt of this training stands; None on the first.
+
+    Raises:
+        UsageError: what is there is of another training.
+    """
+    try:
+        state = load_state(request.state)
+    except ModelError as error:
+        raise InputError(str(error)) from None
+    if state is not None and (changed := changed_settings(state.settings, identity)):
+        raise UsageError(
+            f"--state {request.state}: training there began with other settings ({'; '.join(changed[:5])}); "
+            "give those, or name another --state and --out"
+        )
+    if state is None and os.path.exists(os.path.join(request.out, CONFIG)):
+        raise UsageError(f"--out {request.out}: holds a model already; name a new folder, or remove this one")
+    return state
+
+
+def make_evaluation(
+    request: TrainRequest, held_out: TrainingData, config: ModelConfig, until: datetime.date, device: str
+) -> Evaluation | None:
+    """The evaluation of users held out; None if it is left out.
+
+    Raises:
+        InputError: they have nothing to foresee.
+    """
+    days, users = request.held_out.days, request.held_out.users
+    if request.held_out.skip:
+        return None
+    evaluation = Evaluation(held_out, midnight_ms(until), days, users, config.max_sequence_length, device)
+    if not evaluation.targets:
+        raise InputError(
+            f"nothing to evaluate: no user of {len(held_out.timelines):,} held out has an event before {until} and "
+            f"a positive in the {days} days after; give an earlier --until, or --no-evaluation"
+        )
+    return evaluation
+
+
+def make_batches(
+    data: TrainingData, settings: TrainingSettings, config: ModelConfig, until: datetime.date, group: Group
+) -> BatchMaker:
+    """What draws the steps.
+
+    Raises:
+        UsageError: more random negatives than pins. InputError: there is nothing to draw from.
+    """
+    seen = data.timelines.before(midnight_ms(until))
+    try:
+        return BatchMaker(seen, data.vectors, settings, config.max_sequence_length, group)
+    except ValueError as error:
+        if "random negatives" in str(error):
+            raise UsageError(f"--random-negatives: {error}") from None
+        raise explain_nothing_to_draw(data, until, error) from None
+
+
+def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code.
 
     Raises:
         PinnerFormerError: with the exit code and the line to show.
     """
-    arguments = make_parser().parse_args(argv)
-    arguments.state = arguments.state or f"{arguments.out.rstrip('/')}-training"
-    arguments.drop_feature = sorted(set(arguments.drop_feature))
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    request = parse(argv)
+    if request.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
-    with join_group(arguments.device) as (group, device):
-        fitted = train(arguments, group, device)
-    if group.rank == 0 and not arguments.quiet:
+    with join_group(request.device) as (group, device):
+        fitted = train(request, group, device)
+    if group.rank == 0 and not request.quiet:
         best = ""
         if fitted.best:
             best = f", the model of step {fitted.best['step']:,} kept, recall@10 {fitted.best['recall']:.4f}"
@@ -398,13 +338,13 @@ def run(argv: list[str]) -> int:
             f"{fitted.steps:,} steps{' (stopped early)' if fitted.stopped_early else ''}{best}; "
             f"{fitted.tokens / max(fitted.seconds, 1e-9):,.0f} tokens/s, "
             f"{fitted.waited_s / max(fitted.seconds, 1e-9):.1%} of the time waiting for data\n"
-            f"model  {os.path.abspath(arguments.out)}\nstate  {os.path.abspath(arguments.state)} (TensorBoard's too)",
+            f"model  {os.path.abspath(request.out)}\nstate  {os.path.abspath(request.state)} (TensorBoard's too)",
             file=sys.stderr,
         )
     return 0
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import cli
 
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(cli.main(["train", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
-"""Training data: the logs of a range of days in, whole timelines out, one row a user."""
+"""Training data: the logs of a range of days in, whole timelines out, one row per user."""
 
-import argparse
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import os
@@ -10,12 +10,13 @@ import sys
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pinnerformer_model.checkpoint import load_config
 from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
-from pipelines.arguments import Parser, date, positive, seconds
-from pipelines.beam_options import parse_beam_options
+from pipelines.arguments import Parser, add_columns, add_min_age, add_quiet, add_root, date, positive, share
+from pipelines.beam_options import parse_flags
 from pipelines.init_model import read_version, read_vocabularies
 from pipelines.launch import run_pipeline
 from pipelines.progress import Progress
@@ -35,7 +36,7 @@ from transforms.step_reports import StageReport
 from transforms.timelines import MakeTimelines, TimelineRules
 
 DESCRIPTION = """\
-Turns engagement logs into training data: one row a user with everything the user did, oldest first, marked where an
+Turns engagement logs into training data: one row per user with everything the user did, oldest first, marked where an
 engagement is positive by the label rule; and the matrix of pin vectors beside it. Users are split by a hash of their
 id: those of `evaluation/` are never trained on.
 
@@ -57,8 +58,110 @@ RUN_PREFIX = "training-data-"  # of the names of its runs
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Everything the job needs to know, decided before it starts."""
+class TrainingDataRequest:
+    """What `pinnerformer training-data` is asked for.
+
+    Attributes:
+        out: A new folder for the timelines.
+        start, end: The first and the last partition to read.
+        model: A folder whose vocabularies and label rule are taken; None: what the logs hold, and the paper's rule.
+        label_rule: A file with another label rule.
+        erased_root: The root whose erased users are left out; None: nobody is.
+        evaluation_share: Of the users.
+        split_salt: Another salt splits the users another way.
+        min_age_s: How long a partition without `_SUCCESS` must have been left alone.
+        buckets, shards: How many tasks users and vectors are cut into.
+        beam: Beam's own options.
+        quiet: Without progress display and summary.
+    """
+
+    logs: str
+    pins: str
+    out: Root
+    start: datetime.date
+    end: datetime.date
+    model: str | None
+    label_rule: str | None
+    erased_root: Root | None
+    evaluation_share: float
+    split_salt: int
+    columns: ColumnNames
+    min_age_s: float
+    buckets: int
+    shards: int
+    beam: PipelineOptions
+    quiet: bool
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer training-data`."""
+    parser = Parser(prog="pinnerformer training-data", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--logs", required=True, metavar="DIR", help="engagement logs, ds=YYYY-MM-DD/*.parquet")
+    parser.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the timelines")
+    parser.add_argument("--start", required=True, type=date, metavar="DATE", help="the first partition to read")
+    parser.add_argument("--end", required=True, type=date, metavar="DATE", help="the last one")
+    parser.add_argument("--model", metavar="DIR", help="take vocabularies and label rule from its config.json")
+    parser.add_argument("--label-rule", metavar="FILE", help="JSON; see below")
+    add_root(parser, "leave out the users that ROOT/erased names", required=False)
+    parser.add_argument(
+        "--evaluation-share", type=share, default=0.1, metavar="SHARE", help="of the users (default %(default)s)"
+    )
+    parser.add_argument(
+        "--split-salt", type=int, default=1, metavar="N", help="another salt splits another way (%(default)s)"
+    )
+    add_columns(parser)
+    add_min_age(parser)
+    parser.add_argument(
+        "--buckets", type=positive, default=64, metavar="N", help="parts of the users (default %(default)s)"
+    )
+    parser.add_argument(
+        "--pin-shards", type=positive, default=4, metavar="N", help="parts of the vectors (default %(default)s)"
+    )
+    add_quiet(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> TrainingDataRequest:
+    """Reads the flags of `pinnerformer training-data`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found, beam = parse_flags(make_parser(), argv)
+    if found.end < found.start:
+        raise UsageError(f"--end {found.end} is before --start {found.start}")
+    out = Root(found.out)
+    if not out.is_local:
+        raise UsageError(f"--out {found.out}: training maps timelines into memory; name a local folder")
+    return TrainingDataRequest(
+        logs=found.logs,
+        pins=found.pins,
+        out=out,
+        start=found.start,
+        end=found.end,
+        model=found.model,
+        label_rule=found.label_rule,
+        erased_root=Root(found.root) if found.root else None,
+        evaluation_share=found.evaluation_share,
+        split_salt=found.split_salt,
+        columns=ColumnNames.parse(found.column),
+        min_age_s=found.min_age,
+        buckets=found.buckets,
+        shards=found.pin_shards,
+        beam=beam,
+        quiet=found.quiet,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingDataPlan:
+    """Everything the job needs to know, decided before it starts.
+
+    Attributes:
+        buckets, shards: How many tasks users and vectors are cut into.
+        erased_root: The root whose erased users are left out; None: nobody is.
+    """
 
     run: RunFolder
     buckets: int
@@ -70,7 +173,7 @@ class Plan:
     erased_root: Root | None
 
 
-def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
+def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str) -> None:
     """The job as one graph; `record` is where the merged reports go."""
     run = plan.run
     groups = [group for file in plan.inputs.files for group in row_groups(file)]
@@ -99,7 +202,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: Plan, record: str) -> None:
     )
 
 
-def finish(record: str, plan: Plan, reports: dict[Step, StageReport], shards: list) -> None:
+def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StageReport], shards: list) -> None:
     """Writes the vector matrix, then `timelines.json`: with it the timelines are there. May run twice.
 
     Raises:
@@ -190,117 +293,79 @@ def read_label_rule(path: str) -> dict[str, Any]:
         raise InputError(f"--label-rule {path}: {error}") from None
 
 
-def make_plan(arguments: argparse.Namespace) -> Plan:
+def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     """Looks at everything the job was given and refuses what cannot work, before any work starts.
 
     Raises:
         PinnerFormerError: names the file or flag, and what to do.
     """
-    if arguments.end < arguments.start:
-        raise UsageError(f"--end {arguments.end} is before --start {arguments.start}")
-    root = Root(arguments.out)
-    if not root.is_local:
-        raise UsageError(f"--out {arguments.out}: training maps timelines into memory; name a local folder")
+    root = request.out
     if root.exists(TIMELINES_JSON):
-        raise UsageError(f"--out {arguments.out}: holds timelines already; name a new folder, or remove this one")
-    columns = ColumnNames.parse(arguments.column)
-    rule = read_label_rule(arguments.label_rule) if arguments.label_rule else None
+        raise UsageError(f"--out {root.url}: holds timelines already; name a new folder, or remove this one")
+    rule = read_label_rule(request.label_rule) if request.label_rule else None
     try:
-        if arguments.model:
-            config = load_config(local_model(arguments.model))
+        if request.model:
+            config = load_config(local_model(request.model))
             actions, surfaces, version = config.action_vocabulary, config.surface_vocabulary, config.pinsage_version
             rule = rule or check_label_rule(config.label_rule)
         else:
-            actions, surfaces = read_vocabularies(arguments.logs, columns)
-            version = read_version(arguments.pins)
+            actions, surfaces = read_vocabularies(request.logs, request.columns)
+            version = read_version(request.pins)
     except ModelError as error:
         raise InputError(str(error)) from None
     if not actions or not surfaces:
-        raise InputError(f"--logs {arguments.logs}: no row with an action and a surface in it; nothing to train on")
+        raise InputError(f"--logs {request.logs}: no row with an action and a surface in it; nothing to train on")
     inputs = select_inputs(
-        arguments.logs,
-        first=arguments.start,
-        last=arguments.end,
+        request.logs,
+        first=request.start,
+        last=request.end,
         lookback=0,
-        chain_start=arguments.start,
+        chain_start=request.start,
         already_read={},
-        min_age_s=arguments.min_age,
-        columns=columns,
+        min_age_s=request.min_age_s,
+        columns=request.columns,
     )
-    vectors = describe_vectors(arguments.pins, version)
+    vectors = describe_vectors(request.pins, version)
     rules = TimelineRules(
-        tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, arguments.evaluation_share, arguments.split_salt
+        tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt
     )
     name = hashlib.sha256(repr([rules, [f.name for f in inputs.files], vectors.version]).encode()).hexdigest()[:12]
-    run = RunFolder(root, f"{RUN_PREFIX}{arguments.end}-{name}")
-    erased_root = Root(arguments.root) if arguments.root else None
-    return Plan(run, arguments.buckets, arguments.pin_shards, inputs, columns, vectors, rules, erased_root)
+    run = RunFolder(root, f"{RUN_PREFIX}{request.end}-{name}")
+    return TrainingDataPlan(
+        run, request.buckets, request.shards, inputs, request.columns, vectors, rules, request.erased_root
+    )
 
 
-def share(text: str) -> float:
-    """A flag's number in [0, 1)."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share in [0, 1)")
-    return value
-
-
-def make_parser() -> Parser:
-    """The flags of `pinnerformer training-data`."""
-    parser = Parser(prog="pinnerformer training-data", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--logs", required=True, metavar="DIR", help="engagement logs, ds=YYYY-MM-DD/*.parquet")
-    parser.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the timelines")
-    parser.add_argument("--start", required=True, type=date, metavar="DATE", help="the first partition to read")
-    parser.add_argument("--end", required=True, type=date, metavar="DATE", help="the last one")
-    parser.add_argument("--model", metavar="DIR", help="take vocabularies and label rule from its config.json")
-    parser.add_argument("--label-rule", metavar="FILE", help="JSON; see below")
-    parser.add_argument("--root", metavar="DIR", help="leave out the users that ROOT/erased names")
-    parser.add_argument("--evaluation-share", type=share, default=0.1, help="of the users (default %(default)s)")
-    parser.add_argument("--split-salt", type=int, default=1, help="another salt splits another way (%(default)s)")
-    parser.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help="e.g. pin_id=item_id")
-    parser.add_argument("--min-age", type=seconds, default="6h", metavar="6h", help="of a partition without _SUCCESS")
-    parser.add_argument("--buckets", type=positive, default=64, help="parts of the users (default %(default)s)")
-    parser.add_argument("--pin-shards", type=positive, default=4, help="parts of the vectors (default %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
-    return parser
-
-
-def run(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
     Raises:
         PinnerFormerError: with the exit code and the line to show.
     """
-    parser = make_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    options = parse_beam_options(parser, rest)
-    plan = make_plan(arguments)
+    request = parse(argv)
+    plan = plan_training_data(request)
     plan = dataclasses.replace(plan, run=plan.run.launched())
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
     root = plan.run.root
     try:
-        with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not arguments.quiet):
-            run_pipeline(plan.run.name, options, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
+        with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not request.quiet):
+            run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
         if not root.exists(TIMELINES_JSON):
             raise StoreError(f"{root.path(TIMELINES_JSON)}: was not written; look into the engine's log")
     finally:
         remove_leftovers(root)
-    if not arguments.quiet:
+    if not request.quiet:
         counts = read_description(root.url)[0]["counts"]
         print(
             f"{counts['users']:,} users, {counts['evaluation_users']:,} of them for evaluation; "
             f"{counts['events']:,} events, {counts['positives']:,} positive\n"
-            f"timelines  {os.path.abspath(arguments.out)}",
+            f"timelines  {root.url}",
             file=sys.stderr,
         )
     return 0
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import cli
 
-    sys.exit(main(["training-data", *sys.argv[1:]]))
+    sys.exit(cli.main(["training-data", *sys.argv[1:]]))

@@ -1,15 +1,17 @@
 """`pinnerformer verify`: holds a release against what it says of itself."""
 
+import dataclasses
 import zlib
+from collections.abc import Sequence
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, positive
+from pipelines.arguments import Parser, add_root, add_stores, positive
 from stores.erasure import find_users, read_erased, read_user_list
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
-from stores.kv import open_store
+from stores.kv import KeyValueStore, open_store
 from stores.layout import check_layout, require_layout
-from stores.manifests import read_manifest
+from stores.manifests import Manifest, read_manifest
 from stores.pin_vectors import describe_vectors
 from stores.releases import current_release
 from stores.schemas import from_binary_column
@@ -44,53 +46,83 @@ examples:
 SHOWN = 20
 
 
-def run(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
+@dataclasses.dataclass(frozen=True)
+class VerifyRequest:
+    """What `pinnerformer verify` is asked for.
+
+    Attributes:
+        release: None: CURRENT.
+        stores: URLs of the stores to ask.
+        users: How many are drawn.
+        model, pins: To make vectors again with; both or none.
+        min_cosine: Of a vector made again, to the one stored.
+        erased: A file that lists users who may not be anywhere; None: nobody.
+    """
+
+    root: Root
+    release: str | None
+    stores: tuple[str, ...]
+    namespace: str
+    users: int
+    model: str | None
+    pins: str | None
+    min_cosine: float
+    erased: str | None
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer verify`."""
     parser = Parser(prog="pinnerformer verify", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("--root", required=True, metavar="DIR")
-    parser.add_argument("--release", help="default: CURRENT")
-    parser.add_argument("--kv", action="append", default=[], metavar="URL", help="may be repeated")
-    parser.add_argument("--namespace", default="pinnerformer")
+    add_root(parser)
+    parser.add_argument("--release", metavar="RELEASE", help="which one (default: CURRENT)")
+    add_stores(parser)
     parser.add_argument("--users", type=positive, default=100, metavar="N", help="drawn at random (%(default)s)")
     parser.add_argument("--model", metavar="DIR", help="the release's model, to make vectors again")
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
-    parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help="(%(default)s)")
-    parser.add_argument("--erased", metavar="FILE", help="one user id a line: nobody of them may be anywhere")
-    arguments = parser.parse_args(argv)
-    if bool(arguments.model) != bool(arguments.pins):
+    text = "of a vector made again, to the one stored (%(default)s)"
+    parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
+    parser.add_argument("--erased", metavar="FILE", help="one user id per line: nobody of them may be anywhere")
+    return parser
+
+
+def parse(argv: list[str]) -> VerifyRequest:
+    """Reads the flags of `pinnerformer verify`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    if bool(found.model) != bool(found.pins):
         raise UsageError("--model and --pins go together: a vector is made of both")
-    root = Root(arguments.root)
+    return VerifyRequest(
+        root=Root(found.root),
+        release=found.release,
+        stores=tuple(found.kv),
+        namespace=found.namespace,
+        users=found.users,
+        model=found.model,
+        pins=found.pins,
+        min_cosine=found.min_cosine,
+        erased=found.erased,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root = request.root
     layout = require_layout(root)
-    release = arguments.release or current_release(root)
+    release = request.release or current_release(root)
     if release is None:
         raise StoreError(f"--root {root.url}: no release in it")
     manifest, found = read_manifest(root, release), Findings()
     check_layout(root, layout, manifest.settings, release)
-    stores = [open_store(url, arguments.namespace) for url in arguments.kv]
-    whole = not manifest.dropped
+    stores = [open_store(url, request.namespace) for url in request.stores]
     found.note(f"files of {release}", check_files(root, manifest))
     if not found.problems:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
-        found.note(f"rows and order of {release}", check_tables(root, manifest))
-        if whole and manifest.tables["pin_embeddings"]:
-            entry = manifest.tables["pin_embeddings"][0]
-            dim = from_binary_column(read_files(root, [entry], ["embedding"])["embedding"]).shape[1]
-            found.note("indexes", check_indexes(root, manifest, dim))
-        if manifest.rows("user_embeddings"):
-            drawn = draw_rows(root, manifest, arguments.users, zlib.crc32(release.encode()))
-            if whole and arguments.model and not found.problems:
-                config_digest = digest_of(arguments.model)
-                if config_digest != manifest.model_digest:
-                    raise InputError(
-                        f"--model {arguments.model}: is model {config_digest[:12]}, {release} is of "
-                        f"{manifest.model_digest[:12]}; give the model that made it"
-                    )
-                vectors = describe_vectors(arguments.pins, manifest.settings["pinsage_version"])
-                problems = check_users(root, manifest, drawn, arguments.model, vectors, arguments.min_cosine)
-                found.note(f"{len(drawn):,} users made again", problems)
-            for store in stores:
-                found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
-    if arguments.erased:
-        gone = read_user_list(arguments.erased)
+        check_content(request, manifest, stores, found)
+    if request.erased:
+        gone = read_user_list(request.erased)
         problems = [f"{root.path(path)}: holds one of the erased users" for path in find_users(root, gone)]
         missing = len(set(gone.tolist()) - set(read_erased(root).tolist()))
         if missing:
@@ -105,6 +137,31 @@ def run(argv: list[str]) -> int:
         more = [f"and {len(found.problems) - SHOWN:,} more"] if len(found.problems) > SHOWN else []
         raise StoreError("\n".join([found.problems[0], *rest, *more]))
     return 0
+
+
+def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[KeyValueStore], found: Findings) -> None:
+    """Looks at what a release's whole files hold, and at what the stores serve of it."""
+    root, release, whole = request.root, manifest.release, not manifest.dropped
+    found.note(f"rows and order of {release}", check_tables(root, manifest))
+    if whole and manifest.tables["pin_embeddings"]:
+        entry = manifest.tables["pin_embeddings"][0]
+        dim = from_binary_column(read_files(root, [entry], ["embedding"])["embedding"]).shape[1]
+        found.note("indexes", check_indexes(root, manifest, dim))
+    if not manifest.rows("user_embeddings"):
+        return
+    drawn = draw_rows(root, manifest, request.users, zlib.crc32(release.encode()))
+    if whole and request.model and request.pins and not found.problems:
+        digest = digest_of(request.model)
+        if digest != manifest.model_digest:
+            raise InputError(
+                f"--model {request.model}: is model {digest[:12]}, {release} is of {manifest.model_digest[:12]}; give "
+                "the model that made it"
+            )
+        vectors = describe_vectors(request.pins, manifest.settings["pinsage_version"])
+        problems = check_users(root, manifest, drawn, request.model, vectors, request.min_cosine)
+        found.note(f"{len(drawn):,} users made again", problems)
+    for store in stores:
+        found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
 
 
 def digest_of(model: str) -> str:

@@ -1,5 +1,6 @@
 """`pinnerformer worker-pool`: starts a Python worker process for every one that an engine asks for."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -95,26 +96,50 @@ def _end(worker: BaseProcess) -> None:
         worker.join()
 
 
-def run(argv: list[str]) -> int:
+@dataclasses.dataclass(frozen=True)
+class WorkerPoolRequest:
+    """What `pinnerformer worker-pool` is asked for: the address to listen on."""
+
+    host: str
+    port: int
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer worker-pool`."""
+    parser = Parser(prog="pinnerformer worker-pool", description=DESCRIPTION)
+    parser.add_argument("--port", type=positive, default=50000, help="port to listen on (default %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    return parser
+
+
+def parse(argv: list[str]) -> WorkerPoolRequest:
+    """Reads the flags of `pinnerformer worker-pool`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return WorkerPoolRequest(found.host, found.port)
+
+
+def main(argv: list[str]) -> int:
     """Serves until SIGTERM or Ctrl-C; returns the exit code.
 
     Raises:
         UsageError: the port is taken.
     """
-    parser = Parser(prog="pinnerformer worker-pool", description=DESCRIPTION)
-    parser.add_argument("--port", type=positive, default=50000, help="(default %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    arguments = parser.parse_args(argv)
+    request = parse(argv)
     pool = WorkerPool()
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
+    address = f"{request.host}:{request.port}"
     try:
-        server.add_insecure_port(f"{arguments.host}:{arguments.port}")
+        server.add_insecure_port(address)
     except RuntimeError:
-        raise UsageError(f"--port {arguments.port}: taken on {arguments.host}; choose another") from None
+        raise UsageError(f"--port {request.port}: taken on {request.host}; choose another") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     server.start()
-    print(f"worker pool on {arguments.host}:{arguments.port}", file=sys.stderr, flush=True)
+    print(f"worker pool on {address}", file=sys.stderr, flush=True)
     try:
         server.wait_for_termination()
     except KeyboardInterrupt:

@@ -7,8 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import make_parser
+from pipelines.daily_request import parse
 from tests.worlds import day
 
 FOLDER = "deploy/kubernetes"
@@ -84,9 +83,8 @@ def test_cron_job_and_cluster_agree():
     words = container["args"][0].replace("$(date -u -d yesterday +%F)", str(day(0)))
     words = shlex.split(words.replace("$", "/"))
     assert words[:3] == ["exec", "pinnerformer", "daily"]
-    parser = make_parser()
-    arguments, rest = parser.parse_known_args(words[3:])
-    beam = parse_beam_options(parser, rest).get_all_options()
+    request = parse(words[3:])
+    job, beam = request.night.job, request.night.job.beam.get_all_options()
     cluster = found["FlinkDeployment", "pinnerformer-flink"]["spec"]
     slots = int(cluster["flinkConfiguration"]["taskmanager.numberOfTaskSlots"])
     assert int(beam["sdk_worker_parallelism"]) == slots
@@ -95,9 +93,10 @@ def test_cron_job_and_cluster_agree():
     assert f"--port={beam['environment_config'].rpartition(':')[2]}" in pool["command"]
     host, port = beam["job_endpoint"].split(":")
     assert int(port) in [p["port"] for p in found["Service", host]["spec"]["ports"]]
-    variable = arguments.kv.removeprefix("env:")
+    assert request.target is not None
+    variable = request.target.url.removeprefix("env:")
     for run_by in (container, pool):  # the launcher checks the store, a worker publishes
         reference = {entry["name"]: entry for entry in run_by["env"]}[variable]
         assert reference["valueFrom"]["secretKeyRef"] == {"name": "pinnerformer-kv", "key": "url"}
     config = found["ConfigMap", "pinnerformer"]["data"]
-    assert {f"/{name}" for name in config} == {arguments.root, arguments.logs, arguments.pins, arguments.model}
+    assert {f"/{name}" for name in config} == {job.root.url, job.logs, job.pins, job.model}

@@ -7,12 +7,11 @@ from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
 
-from pipelines.beam_options import parse_beam_options
-from pipelines.daily_inference import define_pipeline, make_parser
-from pipelines.daily_plan import make_plan
+from pipelines.daily_inference import define_pipeline
+from pipelines.daily_plan import plan_daily
+from pipelines.daily_request import parse
 from tests.engines.nights import make_world
 from tests.worlds import FIRST, day
-from transforms.release import Publication
 
 IMAGE = "europe-west4-docker.pkg.dev/project/repository/pinnerformer:1"
 L4 = "type:nvidia-l4;count:1;install-nvidia-driver"
@@ -25,12 +24,10 @@ BRANCHES += "MergeSnapshot AllReports MergeReports Barrier CheckCommitPublish".s
 
 def build(folder: str, *flags: str) -> beam_runner_api_pb2.Pipeline:
     """The pipeline that would be submitted."""
-    parser = make_parser()
     given = [f"--root={folder}/root", *make_world(folder), f"--date={day(0)}", f"--bootstrap-from={FIRST}"]
-    arguments, rest = parser.parse_known_args([*given, "--user-buckets=2048", *flags, *BEAM])
-    options = parse_beam_options(parser, rest)
-    pipeline = beam.Pipeline(runner="DataflowRunner", options=options)
-    define_pipeline(pipeline, make_plan(arguments, options), Publication("env:KV_URL", "pinnerformer"))
+    request = parse([*given, "--kv=env:KV_URL", "--user-buckets=2048", *flags, *BEAM])
+    pipeline = beam.Pipeline(runner="DataflowRunner", options=request.night.job.beam)
+    define_pipeline(pipeline, plan_daily(request.night), request.target)
     return pipeline.run().job.proto_pipeline
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pinnerformer_model.inference import UserEncoder
-from pipelines import daily_plan
+from pipelines import job_request
 from pipelines.cli import main
 from pipelines.summary import print_summary
 from stores.files import Root
@@ -29,7 +29,7 @@ PIN = 11
 
 def allow_half(monkeypatch) -> None:
     monkeypatch.setattr(
-        daily_plan, "read_thresholds", lambda path: Thresholds(max_failed_share=0.5, max_lost_share=0.5)
+        job_request, "read_thresholds", lambda path: Thresholds(max_failed_share=0.5, max_lost_share=0.5)
     )
 
 

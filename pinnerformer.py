@@ -1,0 +1,105 @@
+"""PinnerFormer: nightly user and pin embeddings. The one name to import, and the console script.
+
+    from pinnerformer import EmbeddingClient, Retriever
+
+Importing it is cheap: what it names is loaded when it is asked for. The packages behind it have plain names (`stores`,
+`pipelines`, ...), which a folder of somebody else's may have too; where one of those stands before ours on Python's
+path, whoever asks is told which.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stores.embedding_client import EmbeddingClient
+    from stores.retriever import Retriever
+
+    __version__: str
+
+__all__ = ["EmbeddingClient", "Retriever", "__version__", "main"]
+
+_HOME = os.path.dirname(os.path.abspath(__file__))
+_PACKAGES = ("pinnerformer_model", "stores", "transforms", "pipelines")
+_EXPORTS = {"EmbeddingClient": "stores.embedding_client", "Retriever": "stores.retriever"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    shadow = _find_shadow()
+    if shadow:
+        raise ImportError(shadow)
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def _version() -> str:
+    """The version that pyproject.toml says: as it was installed, or of the source tree that nobody has installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("pinnerformer")
+    except metadata.PackageNotFoundError:
+        import tomllib
+
+        with open(os.path.join(_HOME, "pyproject.toml"), "rb") as file:
+            return tomllib.load(file)["project"]["version"]
+
+
+def _find_shadow() -> str | None:
+    """What to say if one of our packages is not the one beside this file; None if all are ours."""
+    for package in _PACKAGES:
+        ours = os.path.join(_HOME, package)
+        found = _folders_of(package)
+        if not found:
+            return f"our package `{package}` is missing: {ours} was not installed; install pinnerformer again"
+        if os.path.realpath(ours) not in map(os.path.realpath, found):
+            return f"{found[0]} shadows our package `{package}` ({ours}): {_why(found[0])}, or rename it"
+    return None
+
+
+def _folders_of(package: str) -> list[str]:
+    """The folders that an import of a package would look into; none if there is no such package.
+
+    A folder without `__init__.py` counts: beside a finder of an editable install it comes first all the same.
+    """
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # imported already, by a loader that says nothing of itself
+        spec = None
+    if spec is None:
+        module = sys.modules.get(package)
+        return [os.path.dirname(module.__file__)] if module is not None and module.__file__ else []
+    if spec.submodule_search_locations is not None:
+        return list(spec.submodule_search_locations)
+    return [spec.origin] if spec.origin else []
+
+
+def _why(shadow: str) -> str:
+    """How a folder came to be on the path, and how it goes."""
+    holder = os.path.realpath(os.path.dirname(shadow))
+    named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    if holder in map(os.path.realpath, named):
+        return f"PYTHONPATH names the folder that it lies in; take {os.path.dirname(shadow)} out of PYTHONPATH"
+    if holder == os.path.realpath(os.getcwd()):
+        return "it lies in the current folder; start from another folder"
+    return f"Python looks there first; take {os.path.dirname(shadow)} off its path"
+
+
+def main() -> int:
+    """The console script: runs one command; returns its exit code."""
+    shadow = _find_shadow()
+    if shadow:
+        print(f"pinnerformer: {shadow}", file=sys.stderr)
+        return 2
+    from pipelines import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""How every job that makes releases ends: canaries, the staged manifest, then check, commit and publish."""
+
+import dataclasses
+from typing import Any
+
+from pipelines.daily_plan import DailyPlan, JobInputs
+from stores.files import FileEntry
+from stores.manifests import Manifest
+from stores.names import Step
+from stores.tables import TABLES
+from transforms.canaries import CanaryCheck, OneLook
+from transforms.gates import Thresholds
+from transforms.gates.drift import HISTOGRAM
+from transforms.release import Publication, finish, stage
+from transforms.run import Run
+from transforms.step_reports import StageReport
+
+
+def canary_check(given: JobInputs) -> CanaryCheck:
+    """Looks at the canaries with the model and the vectors of a job."""
+    return CanaryCheck(given.model, given.vectors.dtype, given.settings.token_budget)
+
+
+def manifest_header(plan: DailyPlan) -> dict[str, Any]:
+    """What the manifest says that is known before the run."""
+    given = plan.given
+    return {
+        "model_digest": given.model.digest,
+        "inputs": [{"path": file.name, "rows": file.rows, "bytes": file.bytes} for file in plan.inputs.files],
+        "settings": {
+            **given.settings.to_json(),
+            "run": plan.run.name,
+            "bootstrap_from": plan.bootstrap_from.isoformat(),
+            "pinsage_version": given.vectors.version,
+            "layout": dataclasses.asdict(plan.run.layout),
+        },
+    }
+
+
+def finish_run(
+    name: str,
+    header: dict[str, Any],
+    run: Run,
+    target: Publication | None,
+    reports: dict[Step, StageReport],
+    canaries: CanaryCheck | OneLook,
+    tables: list[FileEntry],
+) -> str:
+    """Looks at the canaries, writes the staged manifest and runs check -> commit -> publish.
+
+    Args:
+        header: From `manifest_header`.
+        tables: Tonight's pin vectors, one table per shard.
+
+    Returns:
+        The outcome's one word.
+    """
+    run.check_root()
+    reports = {**reports, Step.CHECK_CANARIES: canaries.look(run, tables, reports)}
+    files: dict[str, list] = {table: [] for table in TABLES}
+    for report in reports.values():
+        for table, entries in report.files.items():
+            if table in files:
+                files[table] += entries
+    manifest = Manifest(
+        release=run.release,
+        date=run.date.isoformat(),
+        previous=run.previous,
+        model_digest=header["model_digest"],
+        tables={table: sorted(entries, key=lambda e: (e.part, e.path)) for table, entries in files.items()},
+        inputs=header["inputs"],
+        settings=header["settings"],
+        counters={stage_name: dict(sorted(r.counters.items())) for stage_name, r in sorted(reports.items())},
+        statistics={HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, [])},
+        gates=[],
+        timings={stage_name: r.seconds for stage_name, r in sorted(reports.items())},
+        retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
+    )
+    stage(run.root, name, manifest, reports)
+    thresholds = Thresholds.from_manifest(header["settings"]["thresholds"])
+    outcome = finish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
+    run.note_progress(Step.FINISH, 1)
+    return outcome

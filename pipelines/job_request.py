@@ -1,0 +1,156 @@
+"""What every job that turns logs into releases is asked for: the flags that `daily`, `backfill` and `repair` share."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.arguments import (
+    Flags,
+    Parser,
+    add_columns,
+    add_min_age,
+    add_quiet,
+    add_root,
+    add_store,
+    positive,
+)
+from stores.errors import UsageError
+from stores.files import Root
+from stores.indexes import IndexParameters
+from stores.logs import ColumnNames
+from transforms.ageing import Ageing
+from transforms.gates import Thresholds, read_thresholds
+
+
+@dataclasses.dataclass(frozen=True)
+class JobRequest:
+    """The flags that the jobs on the logs share, read.
+
+    Attributes:
+        logs, pins, model: Locations of the engagement logs, of the vector set and of the model.
+        columns: How the logs call their columns.
+        lookback: Partitions searched for late files.
+        min_age_s: How long a partition without `_SUCCESS` must have been left alone.
+        ageing: How long rows, users and vectors last.
+        requested_layout: Of `Layout`'s fields, those that the flags say.
+        device: `cpu` or `cuda`.
+        embed_on: Beam's resource hints for the steps that embed users; empty where the engine has one kind of worker.
+        token_budget: Padded tokens per batch.
+        index: How the index is built.
+        thresholds: Where the gates close.
+        beam: Beam's own options.
+        quiet: Without progress display and summary.
+    """
+
+    root: Root
+    logs: str
+    pins: str
+    model: str
+    columns: ColumnNames
+    lookback: int
+    min_age_s: float
+    ageing: Ageing
+    requested_layout: Mapping[str, Any]
+    device: str
+    embed_on: Mapping[str, str]
+    token_budget: int
+    index: IndexParameters
+    thresholds: Thresholds
+    beam: PipelineOptions
+    quiet: bool
+
+
+class JobFlags(NamedTuple):
+    """The groups that `add_job_flags` makes, for a job's own flags."""
+
+    what: Flags
+    where: Flags
+    read: Flags
+    how: Flags
+
+
+def add_job_flags(parser: Parser) -> JobFlags:
+    """Adds the flags of `JobRequest`, and those that name a store; `--publish` is left to the job."""
+    what = parser.add_argument_group("what to run on")
+    add_root(what)
+    what.add_argument("--logs", required=True, metavar="DIR", help="engagement logs, ds=YYYY-MM-DD/*.parquet")
+    what.add_argument("--pins", required=True, metavar="DIR", help="PinSage vectors, *.parquet and version.json")
+    what.add_argument("--model", required=True, metavar="DIR", help="model.safetensors and config.json")
+    where = parser.add_argument_group("where to publish")
+    add_store(where)
+    read = parser.add_argument_group("how to read the logs")
+    add_columns(read)
+    read.add_argument(
+        "--lookback", type=int, default=7, metavar="DAYS", help="partitions searched for late files (%(default)s)"
+    )
+    add_min_age(read)
+    _add_ageing(
+        parser.add_argument_group("how long things last; part of a run's identity, so give a root the same every night")
+    )
+    made = parser.add_argument_group("fixed when the root is made")
+    made.add_argument("--user-buckets", type=positive, metavar="N", help="parts of histories and user embeddings (64)")
+    made.add_argument("--pin-shards", type=positive, metavar="N", help="parts of pin embeddings and the index (4)")
+    made.add_argument("--history-length", type=positive, metavar="N", help="engagements kept per user (256)")
+    how = parser.add_argument_group("how to compute")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the towers run on (%(default)s)")
+    how.add_argument(
+        "--embed-accelerator", metavar="HINT", help="Dataflow: type:nvidia-l4;count:1;install-nvidia-driver"
+    )
+    how.add_argument("--embed-ram", metavar="SIZE", help="Dataflow: memory of the workers that embed users, e.g. 16GB")
+    how.add_argument(
+        "--token-budget", type=positive, default=1024, metavar="N", help="padded tokens per batch (%(default)s)"
+    )
+    how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node (%(default)s)")
+    how.add_argument(
+        "--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width (%(default)s)"
+    )
+    parser.add_argument("--gates", metavar="FILE", help="YAML, where the gates close (defaults: deploy/gates.yaml)")
+    add_quiet(parser)
+    return JobFlags(what, where, read, how)
+
+
+def _add_ageing(kept: Flags) -> None:
+    for flag, text in (
+        ("--max-history-days", "rows older than N days leave the histories (never)"),
+        ("--max-idle-days", "users without a row in N days leave the snapshot (never)"),
+        ("--refresh-days", "embed every user again within N days, a share per day (never)"),
+    ):
+        kept.add_argument(flag, type=positive, default=0, metavar="N", help=text)
+
+
+def _index_parameters(m: int, ef_construction: int) -> IndexParameters:
+    try:
+        return IndexParameters(m, ef_construction)
+    except ValueError as error:
+        raise UsageError(f"--index-m {m}, --index-ef-construction {ef_construction}: {error}") from None
+
+
+def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
+    """What the flags of `add_job_flags` and Beam's say.
+
+    Raises:
+        UsageError: they do not go together, or --gates names no file of thresholds.
+    """
+    layout = {name: getattr(found, name) for name in ("user_buckets", "pin_shards", "history_length")}
+    hints = {"accelerator": found.embed_accelerator, "min_ram": found.embed_ram}
+    return JobRequest(
+        root=Root(found.root),
+        logs=found.logs,
+        pins=found.pins,
+        model=found.model,
+        columns=ColumnNames.parse(found.column),
+        lookback=found.lookback,
+        min_age_s=found.min_age,
+        ageing=Ageing(found.max_history_days, found.max_idle_days, found.refresh_days),
+        requested_layout={name: value for name, value in layout.items() if value is not None},
+        device=found.device,
+        embed_on={name: value for name, value in hints.items() if value},
+        token_budget=found.token_budget,
+        index=_index_parameters(found.index_m, found.index_ef_construction),
+        thresholds=read_thresholds(found.gates),
+        beam=beam,
+        quiet=found.quiet,
+    )

@@ -1,0 +1,33 @@
+"""The branch of pins, which the daily job has beside its users, and a backfill once for all of its days."""
+
+import datetime
+
+import apache_beam as beam
+
+from pipelines.daily_plan import JobInputs
+from transforms.pins import EmbedPins, ShardVectors
+from transforms.report_outputs import REPORTS
+from transforms.resume import CompletedPins
+from transforms.run import RunFolder
+
+
+def pin_branch(
+    pipeline: beam.Pipeline, run: RunFolder, date: datetime.date, shards: int, given: JobInputs, done: CompletedPins
+) -> tuple[beam.PCollection, beam.PCollection]:
+    """Sorts, embeds and indexes the pins; returns the vector tables, one per shard, and the reports.
+
+    Args:
+        date: Of the release; the files of pins and index lie in the folder of its name.
+        shards: Of the root.
+        done: What an earlier attempt finished.
+    """
+    vectors, dtype = given.vectors, given.vectors.dtype
+    tables = (
+        pipeline
+        | "ListVectors" >> beam.Create(done.vectors_to_cut(vectors))
+        | "ShardVectors" >> ShardVectors(run, shards, vectors, done.shard_tables(), done.pieces())
+    )
+    reports = tables["main"] | "EmbedPins" >> EmbedPins(
+        run, date, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()
+    )
+    return tables["main"], (tables[REPORTS], reports) | "PinBranchReports" >> beam.Flatten()

@@ -1,0 +1,166 @@
+"""What `pinnerformer train` is asked for: its flags, read into one request."""
+
+import dataclasses
+import datetime
+
+from pinnerformer_model.config import FEATURES, PRESETS
+from pinnerformer_model.fitting import Schedule
+from pinnerformer_model.negatives import MODES, Negatives
+from pinnerformer_model.objectives import OBJECTIVES, Objective
+from pinnerformer_model.training import TrainingSettings
+from pipelines.arguments import Parser, date, positive
+from stores.errors import UsageError
+
+DESCRIPTION = """\
+Trains the two towers on the timelines that `pinnerformer training-data` wrote, and writes a model that `daily` takes:
+that of the evaluation with the best recall@10 on held-out users, or the last where there is none.
+
+Training sees what was before --until; evaluation asks the held-out users, embedded at that moment, for what they
+engaged with positively in the 14 days after it. Killed? Run the same command again: it goes on from the last
+saved state, with the same result. Several devices: torchrun --nproc-per-node N -m pinnerformer train ...
+"""
+
+EPILOG = """\
+example:
+  pinnerformer train --timelines TIMELINES --preset demo --steps 2000 --out MODEL
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The evaluation during training: the days after its end, at most so many users; `skip` leaves it out."""
+
+    days: int
+    users: int
+    skip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRequest:
+    """What `pinnerformer train` is asked for.
+
+    Attributes:
+        timelines: Of `pinnerformer training-data`.
+        out: A new folder for the model.
+        state: Where training stands, and TensorBoard's files.
+        model: An existing model's folder, to start from; None: new weights.
+        preset: The sizes of a model of new weights.
+        drop_features: Those left out; sorted, each once.
+        until: Training sees what was before; None: what was before the held-out days.
+        held_out: The evaluation during training.
+        settings: Of training.
+        default_negatives: Whether the flags leave the number of random negatives open: no more than the corpus has.
+        schedule: When there is an evaluation, when a state is saved, when training ends early.
+        device: `cpu` or `cuda`.
+        quiet: Without progress display and summary.
+    """
+
+    timelines: str
+    out: str
+    state: str
+    model: str | None
+    preset: str
+    drop_features: tuple[str, ...]
+    until: datetime.date | None
+    held_out: HeldOut
+    settings: TrainingSettings
+    default_negatives: bool
+    schedule: Schedule
+    device: str
+    quiet: bool
+
+    def settings_for(self, corpus_size: int) -> TrainingSettings:
+        """The settings on a corpus of so many pins."""
+        negatives = self.settings.negatives
+        if self.default_negatives:
+            negatives = dataclasses.replace(negatives, random=min(negatives.random, corpus_size))
+        return dataclasses.replace(self.settings, negatives=negatives)
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer train`."""
+    default = TrainingSettings()
+    parser = Parser(prog="pinnerformer train", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
+    parser.add_argument("--state", metavar="DIR", help="where training stands, and TensorBoard's (OUT-training)")
+    start = parser.add_argument_group("what to start from").add_mutually_exclusive_group()
+    start.add_argument("--preset", choices=sorted(PRESETS), default="small", help="new weights (default %(default)s)")
+    start.add_argument("--model", metavar="DIR", help="an existing model's weights")
+    when = parser.add_argument_group("when")
+    when.add_argument("--until", type=date, metavar="DATE", help="train on what was before (14 days before the end)")
+    when.add_argument("--evaluation-days", type=positive, default=14, help="after --until (default %(default)s)")
+    when.add_argument("--evaluation-users", type=positive, default=1000, help="at most (default %(default)s)")
+    when.add_argument("--no-evaluation", action="store_true", help="train to the last step and keep that")
+    what = parser.add_argument_group("what to learn")
+    what.add_argument("--objective", choices=OBJECTIVES, default=default.objective.name, help="(%(default)s)")
+    what.add_argument("--days", type=float, default=default.objective.days, help="K, of all-action (%(default)s)")
+    what.add_argument("--positions", type=positive, default=32, help="of a window, dense all-action (%(default)s)")
+    what.add_argument("--labels", type=positive, default=32, help="of a window, all-action (%(default)s)")
+    what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="(%(default)s)")
+    what.add_argument("--random-negatives", type=positive, metavar="N", help="8192, or the corpus if it is smaller")
+    what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most (%(default)s)")
+    what.add_argument("--no-logq", action="store_true", help="without the log Q correction")
+    what.add_argument("--positive-q", choices=("pool", "user"), default="pool", help="Q of a label (%(default)s)")
+    what.add_argument("--exact-counts", action="store_true", help="one counter a pin, no count-min sketch")
+    what.add_argument(
+        "--drop-feature", choices=FEATURES, action="append", default=[], help="leave a feature out, for ablations"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--steps", type=positive, default=default.steps, help="(%(default)s)")
+    how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
+    how.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
+    how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
+    how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
+    how.add_argument("--windows-per-user", type=positive, default=1, help="(%(default)s)")
+    how.add_argument("--evaluate-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
+    how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall (%(default)s)")
+    how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="of weights and draws (%(default)s)")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    how.add_argument("--precision", choices=("float32", "bfloat16"), help="of the towers (bfloat16 on cuda)")
+    parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
+    return parser
+
+
+def parse(argv: list[str]) -> TrainRequest:
+    """Reads the flags of `pinnerformer train`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    default = Negatives()
+    try:
+        settings = TrainingSettings(
+            objective=Objective(found.objective, found.days, found.positions, found.labels),
+            negatives=Negatives(found.negatives, found.random_negatives or default.random, found.in_batch_limit),
+            log_q=not found.no_logq,
+            positive_q=found.positive_q,
+            exact_counts=found.exact_counts,
+            steps=found.steps,
+            warmup_steps=min(found.warmup_steps, found.steps),
+            learning_rate=found.learning_rate,
+            weight_decay=found.weight_decay,
+            users_per_step=found.users_per_step,
+            windows_per_user=found.windows_per_user,
+            precision=found.precision or ("bfloat16" if found.device == "cuda" else "float32"),
+            seed=found.seed,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return TrainRequest(
+        timelines=found.timelines,
+        out=found.out,
+        state=found.state or f"{found.out.rstrip('/')}-training",
+        model=found.model,
+        preset=found.preset,
+        drop_features=tuple(sorted(set(found.drop_feature))),
+        until=found.until,
+        held_out=HeldOut(found.evaluation_days, found.evaluation_users, found.no_evaluation),
+        settings=settings,
+        default_negatives=found.random_negatives is None,
+        schedule=Schedule(found.evaluate_every, found.patience, found.save_every),
+        device=found.device,
+        quiet=found.quiet,
+    )
