@@ -54,29 +54,36 @@ def _find_shadow() -> str | None:
     """What to say if one of our packages is not the one beside this file; None if all are ours."""
     for package in _PACKAGES:
         ours = os.path.join(_HOME, package)
-        found = _folders_of(package)
-        if not found:
+        found = _find_package(package)
+        if found is None:
             return f"our package `{package}` is missing: {ours} was not installed; install pinnerformer again"
-        if os.path.realpath(ours) not in map(os.path.realpath, found):
-            return f"{found[0]} shadows our package `{package}` ({ours}): {_why(found[0])}, or rename it"
+        if os.path.realpath(found) != os.path.realpath(ours) and _hides(found, ours):
+            return f"{found} shadows our package `{package}` ({ours}): {_why(found)}, or rename it"
     return None
 
 
-def _folders_of(package: str) -> list[str]:
-    """The folders that an import of a package would look into; none if there is no such package.
-
-    A folder without `__init__.py` counts: beside a finder of an editable install it comes first all the same.
-    """
+def _find_package(package: str) -> str | None:
+    """The folder, or the file, that an import of a package finds first; None if there is no such package."""
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # imported already, by a loader that says nothing of itself
         spec = None
     if spec is None:
         module = sys.modules.get(package)
-        return [os.path.dirname(module.__file__)] if module is not None and module.__file__ else []
-    if spec.submodule_search_locations is not None:
-        return list(spec.submodule_search_locations)
-    return [spec.origin] if spec.origin else []
+        return os.path.dirname(module.__file__) if module is not None and module.__file__ else None
+    return next(iter(spec.submodule_search_locations or []), spec.origin)
+
+
+def _hides(found: str, ours: str) -> bool:
+    """Whether something found before our package keeps any of its modules from being imported.
+
+    A folder without `__init__.py` is no package: where ours is installed as usual, it is passed over, and beside the
+    finder of an editable install only what bears one of our names is taken for ours.
+    """
+    if not os.path.isdir(found) or os.path.exists(os.path.join(found, "__init__.py")):
+        return True
+    names = [{name.partition(".")[0] for name in os.listdir(folder)} for folder in (found, ours)]
+    return bool((names[0] & names[1]) - {"__pycache__"})
 
 
 def _why(shadow: str) -> str:

@@ -117,7 +117,7 @@ def make_parser() -> Parser:
     how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall (%(default)s)")
     how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
     how.add_argument("--seed", type=int, default=0, help="of weights and draws (%(default)s)")
-    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train on (%(default)s)")
     how.add_argument("--precision", choices=("float32", "bfloat16"), help="of the towers (bfloat16 on cuda)")
     parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
     return parser

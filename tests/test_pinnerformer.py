@@ -69,12 +69,19 @@ def test_a_package_of_the_current_folder_is_named(tmp_path, name):
     )
 
 
-def test_a_folder_without_python_in_it_hides_an_editable_install_too(tmp_path):
-    (tmp_path / "stores").mkdir()
+def test_a_folder_without_python_in_it_hides_nothing(tmp_path):
+    (tmp_path / "stores" / "shop-1").mkdir(parents=True)
+    done = start("-m", "pinnerformer", "status", "--help", cwd=str(tmp_path))
+    assert done.returncode == 0 and done.stdout.startswith("usage: pinnerformer status"), done.stderr
+
+
+def test_a_folder_that_is_no_package_and_has_a_module_of_ours_is_named_where_it_hides_it(tmp_path):
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "cli.py").write_text("raise SystemExit('theirs')")
+    hidden = "theirs" in start("-c", "import pipelines.cli", cwd=str(tmp_path)).stderr  # by an editable install
     done = start("-m", "pinnerformer", "--version", cwd=str(tmp_path))
-    installed_as_usual = os.path.dirname(pinnerformer.__file__) in sys.path
-    assert done.returncode == (0 if installed_as_usual else 2), done.stderr
-    assert installed_as_usual or f"{tmp_path}/stores shadows our package" in done.stderr
+    assert done.returncode == (2 if hidden else 0), done.stderr
+    assert (f"{tmp_path}/pipelines shadows our package `pipelines`" in done.stderr) == hidden
 
 
 def test_a_package_that_pythonpath_brings_is_named_to_the_console_script_and_to_an_import(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from tests.pipelines.test_daily import first_night, make_world, run_night
 from tests.worlds import day
 
-HEAVY = ("apache_beam", "torch", "scipy", "matplotlib", "pandas", "grpc")
+HEAVY = ("apache_beam", "torch", "scipy", "matplotlib", "grpc")
 
 # Says what is loaded once a command has shown its help, and again once it has done its work.
 LOOK = f"""

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 
 from stores.erasure import write_ids
@@ -57,7 +58,5 @@ def test_progress_is_noted_in_the_folder_of_the_run_that_is_watched(tmp_path):
 
 def test_a_repair_knows_its_users_and_no_other_run_has_any(tmp_path):
     assert make_run(tmp_path).repaired_users() is None
-    import numpy as np
-
     write_ids(Root(str(tmp_path)), "staging/a-run/users", np.array([3, 7]))
     assert make_run(tmp_path, Repair("staging/a-run/users", 0)).repaired_users().tolist() == [3, 7]
