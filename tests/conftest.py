@@ -1,11 +1,17 @@
 """What all tests share: Beam's own findings are kept, and the CPU seconds of a session are said at its end."""
 
+import gc
 import resource
 import sys
 
 import pytest
 
 CPU_MINUTES = 11  # of `make test` on a machine of two cores; above it, a line says so
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Torch and Beam are hundreds of thousands of objects that stay: the collector need not look at them every time.
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

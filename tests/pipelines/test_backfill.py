@@ -102,22 +102,24 @@ def assert_same_chain(found: str, expected: str) -> None:
         assert_same_tables(one, other)
 
 
+WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+# name -> (days, buckets, flags)
 MATRIX = {
-    "one bucket": (1, []),
-    "seven buckets, passes of two days": (7, ["--days-per-pass=2"]),
-    "more buckets than users, two worker processes": (
-        53,
-        ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
-    ),
+    "one bucket": (4, 1, []),
+    "seven buckets, passes of two days": (4, 7, ["--days-per-pass=2"]),
+    "more buckets than users, two worker processes, two days": (2, 53, WORKERS),
+    "more buckets than users, two worker processes": (4, 53, WORKERS),
 }
+SLOW = {"more buckets than users, two worker processes"}
 
 
-@pytest.mark.parametrize("case", MATRIX)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in MATRIX])
 def test_equals_the_days_one_by_one(case, tmp_path):
-    buckets, more = MATRIX[case]
-    inputs = make_world(str(tmp_path), 4)
-    run_daily(inputs, str(tmp_path / "daily"), range(4), *layout(buckets))
-    assert backfill(inputs, str(tmp_path / "backfill"), 0, 3, *layout(buckets), *more) == 0
+    days, buckets, more = MATRIX[case]
+    inputs = make_world(str(tmp_path), days)
+    run_daily(inputs, str(tmp_path / "daily"), range(days), *layout(buckets))
+    assert backfill(inputs, str(tmp_path / "backfill"), 0, days - 1, *layout(buckets), *more) == 0
     assert_same_chain(str(tmp_path / "backfill"), str(tmp_path / "daily"))
 
 

@@ -52,7 +52,10 @@ def test_an_error_of_nobodys_names_the_log_that_has_its_trace():
     assert "words of a worker" in log and "ZeroDivisionError" in log
 
 
-@pytest.mark.parametrize("mode", [[], ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]])
+WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+@pytest.mark.parametrize("mode", [[], pytest.param(WORKERS, marks=pytest.mark.slow)], ids=["in-process", "workers"])
 def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     """Beam logs a trace before the command can speak, and its worker processes chat on their way up."""
     world = make_world(str(tmp_path))
@@ -67,7 +70,11 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("start", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
+@pytest.mark.parametrize(
+    "start",
+    [pytest.param("", marks=pytest.mark.slow), "signal.signal(signal.SIGINT, signal.SIG_IGN)"],
+    ids=["in the foreground", "in the background"],
+)
 def test_a_worker_process_that_is_killed_ends_the_run_soon(start):
     """As when memory runs out; left to itself the local runner may wait for it for ever.
 

@@ -37,10 +37,18 @@ def released(root: str) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(world, tmp_path_factory) -> Manifest:
-    root = str(tmp_path_factory.mktemp("undisturbed"))
-    assert main(command(world, root, "--publish=none")) == 0
-    return released(root)
+def whole(world, tmp_path_factory) -> tuple[Manifest, collections.Counter]:
+    """The release of an undisturbed run, and how many parts of each stage it did."""
+    root, parts = str(tmp_path_factory.mktemp("undisturbed")), Parts()
+    with pytest.MonkeyPatch.context() as patch:
+        parts.watch(patch, MODULES)
+        assert main(command(world, root, "--publish=none")) == 0
+    return released(root), parts.done
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole) -> Manifest:
+    return whole[0]
 
 
 @pytest.fixture
@@ -51,9 +59,8 @@ def parts(monkeypatch) -> Parts:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_a_run_cut_off_does_only_the_rest(world, undisturbed, tmp_path, parts, share):
-    assert main(command(world, str(tmp_path / "whole"), "--publish=none")) == 0
-    whole, parts.done = parts.done, collections.Counter()
+def test_a_run_cut_off_does_only_the_rest(world, whole, tmp_path, parts, share):
+    undisturbed, whole = whole
     assert set(whole) == {"read_logs", "update_histories", "embed_users", "merge_snapshot"} | {
         "cut_vectors",
         "shard_pins",

@@ -26,6 +26,8 @@ from pinnerformer_model.training_state import load_state
 from pipelines import train as train_command
 from pipelines.cli import main
 from pipelines.train import Evaluation
+from tests.redis_server import free_port
+from tests.warm import run_together
 from transforms.training_data import TrainingData, load_training_data
 
 FLAGS = [
@@ -89,21 +91,25 @@ def test_a_killed_training_goes_on_to_the_same_bits(timelines, tmp_path, monkeyp
     assert "training.log_q: True before, False now" in said and "training.steps: 24 before, 25 now" in said
 
 
-def test_two_processes_train_what_one_trains(timelines, tmp_path):
+def by_torchrun(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return [subprocess.run([*launch, "pipelines.cli", *command], env=environment, capture_output=True, text=True)]
+
+
+def by_hand(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes that are told what torchrun tells its own."""
+    code = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+    both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    return run_together([code] * 2, *command, envs=[{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+
+
+@pytest.mark.parametrize("launch", [by_hand, pytest.param(by_torchrun, marks=pytest.mark.slow)])
+def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
     flags = ["--steps=6", "--evaluate-every=3", "--negatives=mixed", "--in-batch-limit=40"]
     assert train(timelines, tmp_path / "one", *flags) == 0
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "pipelines.cli",
-    ]
-    command = [*launch, "train", f"--timelines={timelines}", f"--out={tmp_path}/two", *FLAGS, *flags]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for done in launch(["train", f"--timelines={timelines}", f"--out={tmp_path}/two", *FLAGS, *flags]):
+        assert done.returncode == 0, done.stderr
     one, two = (load_state(f"{tmp_path}/{name}-training") for name in ("one", "two"))
     assert torch.equal(one.tensors["counts"], two.tensors["counts"])
     start = dict(zip(("user_tower", "pin_tower"), new_model(load_config(f"{tmp_path}/one"), 0), strict=True))

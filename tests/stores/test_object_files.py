@@ -1,9 +1,6 @@
 """A root on S3: the same promises as a local one, kept by conditional puts; a real endpoint on loopback."""
 
-import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -18,6 +15,7 @@ from stores.object_files import KEPT_S, cache_folder
 from stores.object_stores import bucket_client
 from stores.releases import current_release, move_current
 from tests.s3_server import running_s3
+from tests.warm import run_python, run_together
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +131,10 @@ def race(root: Root, start: threading.Barrier, round_: int, writer: int, wins: l
         wins.append(("swap", round_, writer))
 
 
-def test_of_two_racing_writers_exactly_one_wins_every_round(root):
+@pytest.mark.parametrize("rounds", [40, pytest.param(150, marks=pytest.mark.slow)])
+def test_of_two_racing_writers_exactly_one_wins_every_round(root, rounds):
     wins: list[tuple[str, int, int]] = []
-    start, rounds = threading.Barrier(2), 150
+    start = threading.Barrier(2)
 
     def run(writer: int) -> None:
         for number in range(rounds):
@@ -154,23 +153,23 @@ def test_of_two_racing_writers_exactly_one_wins_every_round(root):
     assert set(winners.values()) == {1, 2}  # it was a race
 
 
-def increment(url: str, times: int) -> None:
-    root = Root(url)
-    for _ in range(times):
-        while True:
-            found = root.read_bytes("counter")
-            if root.compare_and_swap("counter", found, str(int(found) + 1).encode()):
-                break
+INCREMENT = """
+import sys
+from stores.files import Root
+
+root = Root(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    while True:
+        found = root.read_bytes("counter")
+        if root.compare_and_swap("counter", found, str(int(found) + 1).encode()):
+            break
+"""
 
 
 def test_no_swap_is_lost_between_processes(root):
     root.write_bytes("counter", b"0")
-    start = multiprocessing.get_context("spawn")
-    processes = [start.Process(target=increment, args=(root.url, 60)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    for done in run_together([INCREMENT] * 2, root.url, "60", envs=[{}, {}]):
+        assert done.returncode == 0, done.stderr
     assert root.read_bytes("counter") == b"120"
 
 
@@ -208,7 +207,7 @@ def test_the_lease(root):
         "import os, signal; from stores.files import Root; from stores.lease import hold_lease\n"
         f"with hold_lease(Root({root.url!r}), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert run_python(code).returncode == -9
     assert root.read_json(LEASE)["run"] == "killed"
     with hold_lease(root, "next"):
         pass
