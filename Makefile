@@ -71,7 +71,7 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 	PYTHONPATH=.cache/dataflow $(BIN)/python -m pytest tests/engines/test_dataflow.py
 
 test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with: half an hour or more.
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-stage
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-step
 	OBJECT_KILLS=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/pipelines/test_object_stores.py -k killed
 
 test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of times, and holds the commands to what they say.

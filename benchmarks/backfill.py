@@ -65,7 +65,7 @@ def write_logs(folder: str, users: int, days: int, active_share: float, pins: in
 
 
 def start_python(body: str) -> list[str]:
-    """A command that runs Python; with `--cpu` the stages' stopwatch tells the process's CPU time there."""
+    """A command that runs Python; with `--cpu` the steps' stopwatch tells the process's CPU time there."""
     clock = "import time; time.perf_counter = time.process_time; " if CPU in os.environ else ""
     return [sys.executable, "-c", clock + body]
 
@@ -138,8 +138,8 @@ def copy_root(source: str, target: str) -> str:
     return target
 
 
-def summed(manifests: list[Manifest], stages: tuple[str, ...]) -> float:
-    return sum(manifest.timings.get(stage, 0.0) for manifest in manifests for stage in stages)
+def summed(manifests: list[Manifest], steps: tuple[str, ...]) -> float:
+    return sum(manifest.timings.get(step, 0.0) for manifest in manifests for step in steps)
 
 
 def run_backfill(folder: str, root: str, days: int, beam_flags: list[str], *more: str) -> tuple[float, int]:
@@ -223,10 +223,10 @@ def main() -> int:
     bare_users, bare_seconds = bare_first[0] + bare_second[0], bare_first[1] + bare_second[1]
     bare, branch = bare_seconds / bare_users * embedded, summed(backfilled, USER_BRANCH)
     print(f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all")
-    print("work, in seconds, stage by stage; one by one: a night's, times the days")
-    for stage in sorted({stage for manifest in backfilled for stage in manifest.timings}):
-        one = summed(nightly, (stage,)) * days / nights
-        print(f"  {stage:17} {summed(backfilled, (stage,)):8.1f} at once {one:8.1f} one by one")
+    print("work, in seconds, step by step; one by one: a night's, times the days")
+    for step in sorted({step for manifest in backfilled for step in manifest.timings}):
+        one = summed(nightly, (step,)) * days / nights
+        print(f"  {step:17} {summed(backfilled, (step,)):8.1f} at once {one:8.1f} one by one")
     print(f"(a) user branch / bare inference: {branch:,.0f} / {bare:,.0f} s = {branch / bare:.3f} (to be <= 1.15)")
     workers = max(1, sum(int(f.partition("=")[2]) for f in beam_flags if f.startswith("--direct_num_workers=")))
     daily_seconds = (first[0] + second[0]) * days / nights

@@ -213,8 +213,8 @@ def main() -> int:
     others = {name: found for name, found in timings.items() if name not in USER_BRANCH}
     print("elsewhere: " + ", ".join(f"{name} {found:.1f} s" for name, found in others.items()))
     between = seconds - sum(timings.values())
-    print(f"wall {seconds:,.0f} s; start-up, Beam's own work and what no stage counts: {between:,.1f} s")
-    print(f"other stages / user branch: {100 * (1 - timings['embed_users'] / branch):.1f} % (to be < 15 %)")
+    print(f"wall {seconds:,.0f} s; start-up, Beam's own work and what no step counts: {between:,.1f} s")
+    print(f"other steps / user branch: {100 * (1 - timings['embed_users'] / branch):.1f} % (to be < 15 %)")
     users = manifest.counters[Step.EMBED_USERS][Counter.USERS_EMBEDDED]
     pipeline, bare = users / timings[Step.EMBED_USERS], (before[0] + after[0]) / (before[1] + after[1])
     print(

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 from benchmarks.daily import make_inputs, run_job
 from benchmarks.measuring import alternate, median_ratio
-from deploy.flink.cluster import FlinkCluster
-from deploy.prism.binary import prism_flags
+from engines.flink.cluster import FlinkCluster
+from engines.prism.binary import prism_flags
 
 LOCAL = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 

@@ -17,7 +17,7 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from deploy.flink.cluster import FlinkCluster
+from engines.flink.cluster import FlinkCluster
 
 CHUNK = 1_000_000
 

@@ -36,7 +36,7 @@ from transforms.histories import UpdateHistories
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.run import Instructions, Run
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 START = datetime.date(2026, 11, 1)
 HISTORY_LENGTH = 256
@@ -77,7 +77,7 @@ class Columnar:
         write_manifest(Root(folder), first)
         self._layout = layout
 
-    def _merge(self, day: datetime.date, previous: str | None, layout: Layout) -> dict[str, StageReport]:
+    def _merge(self, day: datetime.date, previous: str | None, layout: Layout) -> dict[str, StepReport]:
         told = Instructions(everyone_active=previous is None)
         run = Run(Root(self._folder), f"benchmark-{day}", day, str(day), previous, layout, told)
         reports = f"{self._folder}/reports"
@@ -102,12 +102,12 @@ class Columnar:
         return rows / wall(lambda: self._merge(day, str(START), self._layout))
 
 
-def write_reports(reports: dict[str, StageReport], path: str) -> None:
+def write_reports(reports: dict[str, StepReport], path: str) -> None:
     with open(path, "wb") as file:
         pickle.dump(reports, file)
 
 
-def read_reports(path: str) -> dict[str, StageReport]:
+def read_reports(path: str) -> dict[str, StepReport]:
     with open(path, "rb") as file:
         return pickle.load(file)
 

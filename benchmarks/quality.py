@@ -34,7 +34,7 @@ from pinnerformer_model.ranking import Pairs, recall
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
 from pipelines.cli import main as pinnerformer
-from pipelines.evaluate import load_evaluation
+from pipelines.training.evaluate import load_evaluation
 from stores.files import replace_atomically
 from transforms.evaluation import MEAN_WINDOWS, POPULARITY_DAYS, Evaluation
 from transforms.training_data import TrainingData

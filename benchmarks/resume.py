@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.resume [--users 200000] [--active 20000] [--rows 6000000] [--share 0.9] [--rounds 3]
 
 Work is the parts of a night, each at the mean seconds of its kind in an undisturbed run: a run is killed (SIGKILL) when
-the receipts of its parts add up to the share. Each round: an undisturbed run in a process of its own, a killed one, and
+the markers of its parts add up to the share. Each round: an undisturbed run in a process of its own, a killed one, and
 the same command again; both roots start from the same release. Printed: wall seconds of the undisturbed run, of the
-run that went on, and their ratio. Both include what no receipt saves: the start of the process, gates, commit.
+run that went on, and their ratio. Both include what no marker saves: the start of the process, gates, commit.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def command(folder: str, root: str) -> list[str]:
     return [*job, "--publish=none", "--quiet", "--gates", f"{folder}/gates.yaml"]
 
 
-# Folder of receipts -> the stages that a part of it reports.
-STAGES = {
+# Folder of markers -> the steps that a part of it reports.
+STEPS = {
     Step.READ_LOGS: (Step.READ_LOGS,),
     Step.UPDATE_HISTORIES: (Step.UPDATE_HISTORIES,),
     Step.EMBED_USERS: (Step.JOIN_VECTORS, Step.EMBED_USERS),
@@ -45,26 +45,26 @@ STAGES = {
 
 
 def cost_of_parts(root: str) -> dict[str, float]:
-    """Folder of receipts -> mean seconds of one of its parts, from the reports of a night that is over."""
+    """Folder of markers -> mean seconds of one of its parts, from the reports of a night that is over."""
     manifest = read_current(Root(root))
     assert manifest is not None and manifest.day == TONIGHT
     reports = Root(root).read_json(f"staging/{manifest.settings['run']}/staged.json")["reports"]
-    mean = {stage: report["seconds"] / report["parts"] for stage, report in reports.items() if report["parts"]}
-    return {folder: sum(mean[stage] for stage in stages) for folder, stages in STAGES.items()}
+    mean = {step: report["seconds"] / report["parts"] for step, report in reports.items() if report["parts"]}
+    return {folder: sum(mean[step] for step in steps) for folder, steps in STEPS.items()}
 
 
 def parts_done(root: str) -> dict[str, int]:
-    """Folder of receipts -> how many there are."""
+    """Folder of markers -> how many there are."""
     found = Root(root)
     runs = found.list("staging")
-    return {folder: sum(len(found.list(f"staging/{run}/done/{folder}")) for run in runs) for folder in STAGES}
+    return {folder: sum(len(found.list(f"staging/{run}/done/{folder}")) for run in runs) for folder in STEPS}
 
 
 def run_whole(folder: str, root: str) -> tuple[float, dict[str, int]]:
-    """Runs a night; returns (wall seconds, the most receipts of each kind that were seen)."""
+    """Runs a night; returns (wall seconds, the most markers of each kind that were seen)."""
     started = time.perf_counter()
     process = subprocess.Popen(command(folder, root))
-    parts = dict.fromkeys(STAGES, 0)
+    parts = dict.fromkeys(STEPS, 0)
     while process.poll() is None:
         parts = {name: max(count, parts[name]) for name, count in parts_done(root).items()}
         time.sleep(0.02)

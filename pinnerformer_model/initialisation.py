@@ -5,7 +5,7 @@ each other, and most of a short training goes into bringing them together. Here 
 PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, and hardly anything
 else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
 
-Given vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
+JobInputs vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
 pins have in common does not drown what tells them apart.
 
 A linear map goes through a GELU layer exactly, because gelu(x) - gelu(-x) = x: each of its rows stands in the layer

@@ -1,4 +1,4 @@
-"""The backfill: many days of logs in, one release a day out, every bucket walked through all days by one worker."""
+"""The backfill: many days of logs in, one release a day out, every bucket replayed through all days by one worker."""
 
 import os
 import sys
@@ -10,33 +10,33 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.backfill_plan import BackfillPlan, Pass, estimate, plan_backfill, print_plan, split_into_passes
-from pipelines.backfill_request import BackfillRequest, parse
-from pipelines.beam_options import is_local
 from pipelines.daily_finish import canary_check, finish_run, manifest_header
-from pipelines.daily_plan import DailyPlan, read_job_inputs
-from pipelines.launch import run_pipeline
-from pipelines.outcomes import conclude, open_target
+from pipelines.launch.beam_options import is_local
+from pipelines.launch.progress import Progress
+from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.operations.outcomes import open_target, raise_for_outcome
+from pipelines.operations.status import describe_release, release_table
 from pipelines.pin_branch import pin_branch
-from pipelines.progress import Progress
-from pipelines.status import describe_release, release_table
+from pipelines.planning.backfill_plan import BackfillPlan, Pass, estimate, plan_backfill, print_plan, split_into_passes
+from pipelines.planning.backfill_request import BackfillRequest, parse
+from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
 from stores.names import Step
-from stores.releases import current_release, move_current, read_current, refuse_pinned
-from transforms.backfill import WalkBuckets, Walked, find_walked, first_states
-from transforms.backfill_rows import StageRowsByBucket
-from transforms.canaries import CanaryCheck, OneLook
+from stores.releases import current_release, move_current, read_current, refuse_held
+from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
+from transforms.backfill_rows import SpoolRowsByBucket
+from transforms.canaries import CachedCanaryCheck, CanaryCheck
+from transforms.markers import discard_staged, read_markers
 from transforms.read_logs import row_groups
-from transforms.receipts import forget_parts, read_receipts
-from transforms.release import COMMITTED, OUTCOME, Publication, publish, read_outcome
+from transforms.release import COMMITTED, OUTCOME, PublishTarget, publish, read_outcome
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 GOES_ON = "The releases before it stand; then this command again: it goes on from there."
 
@@ -47,34 +47,34 @@ def define_pipeline(
     days: Sequence[DailyPlan],
     pin_run: RunFolder,
     pins_done: CompletedPins,
-    walked: Walked,
-    target: Publication | None,
+    replayed: Replayed,
+    target: PublishTarget | None,
 ) -> None:
-    """One pass as one graph: rows staged by bucket, buckets walked through the days, releases committed in order."""
+    """One pass as one graph: rows staged by bucket, buckets replayed through the days, releases committed in order."""
     given, runs = plan.given, [day.run for day in days]
     tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done)
 
     groups = [(n, group) for n, day in enumerate(days) for file in day.inputs.files for group in row_groups(file)]
     staged_before, read_before, to_read = [], [], []
-    receipts = [read_receipts(run.root, run.staging, Step.READ_LOGS) for run in runs]
+    markers = [read_markers(run.root, run.staging, Step.READ_LOGS) for run in runs]
     for n, group in groups:
-        receipt = receipts[n].get(group.part)
-        if receipt is None:
+        marker = markers[n].get(group.task)
+        if marker is None:
             to_read.append((n, group))
         else:
-            staged_before += [(n, entry) for entry in receipt.staged]
-            read_before += [(n, (stage, report)) for stage, report in receipt.reports.items()]
+            staged_before += [(n, entry) for entry in marker.staged]
+            read_before += [(n, (step, report)) for step, report in marker.reports.items()]
     rows = (
         pipeline
         | "ListLogs" >> beam.Create(to_read)
-        | "StageRows" >> StageRowsByBucket(runs, given.columns, staged_before)
+        | "SpoolRows" >> SpoolRowsByBucket(runs, given.columns, staged_before)
     )
-    walked_now = rows["main"] | "WalkBuckets" >> WalkBuckets(
-        runs, walked.starts, given.model, given.config, tables, given.vectors.dtype, given.settings.token_budget
+    walked_now = rows["main"] | "ReplayBuckets" >> ReplayBuckets(
+        runs, replayed.starts, given.model, given.config, tables, given.vectors.dtype, given.settings.token_budget
     )
 
     # The barrier: no day is visible before everything above is done.
-    found = pipeline | "ReportsOfFinished" >> beam.Create([*read_before, *walked.reports()])
+    found = pipeline | "ReportsOfFinished" >> beam.Create([*read_before, *replayed.reports()])
     reports = (
         (rows[REPORTS], walked_now, found)
         | "AllReports" >> beam.Flatten()
@@ -114,9 +114,9 @@ def day_header(day: DailyPlan, over: str | None) -> dict[str, Any]:
 
 def finish_days(
     runs: Sequence[Run],
-    target: Publication | None,
-    reports: dict[int, dict[Step, StageReport]],
-    pins: dict[Step, StageReport],
+    target: PublishTarget | None,
+    reports: dict[int, dict[Step, StepReport]],
+    pins: dict[Step, StepReport],
     canaries: CanaryCheck,
     tables: list[FileEntry],
 ) -> str:
@@ -125,12 +125,12 @@ def finish_days(
     The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
     """
     runs[0].check_root()  # before what was planned is read there
-    outcome, one_look = COMMITTED, OneLook(canaries)
+    outcome, cached_check = COMMITTED, CachedCanaryCheck(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
-        of_pins = {s: r if last else StageReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
+        of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
-        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, one_look, tables)
+        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, tables)
         if outcome != COMMITTED:
             break
     return outcome
@@ -155,7 +155,7 @@ def worker_count(options: PipelineOptions) -> int:
 def run_pass(
     plan: BackfillPlan,
     days: Sequence[DailyPlan],
-    target: Publication | None,
+    target: PublishTarget | None,
     options: PipelineOptions,
     lease: str,
     shown: bool,
@@ -171,10 +171,10 @@ def run_pass(
     root, runs = plan.given.root, [day.run for day in days]
     before = read_manifest(root, runs[0].previous) if runs[0].previous else None
     buckets = plan.layout.user_buckets
-    walked = find_walked(runs, first_states(before, buckets))
-    if walked.finished and shown:
+    replayed = find_replayed(runs, initial_states(before, buckets))
+    if replayed.finished and shown:
         print(
-            f"goes on: {len(walked.finished):,} of {buckets * len(runs):,} bucket-days are done already",
+            f"goes on: {len(replayed.finished):,} of {buckets * len(runs):,} bucket-days are done already",
             file=sys.stderr,
         )
     for day in days:
@@ -189,17 +189,17 @@ def run_pass(
         buckets,
         rows=rows,
         pins=plan.given.vectors.rows,
-        bucket_days=buckets * len(runs) - len(walked.finished),
+        bucket_days=buckets * len(runs) - len(replayed.finished),
         releases=len(runs),
         shown=shown,
     ):
         run_pipeline(
             f"backfill-{runs[0].date}",
             options,
-            lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, walked, target),
+            lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, replayed, target),
         )
     for run in runs:
-        conclude(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
+        raise_for_outcome(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
 
 
 def main(argv: list[str]) -> int:
@@ -217,7 +217,7 @@ def main(argv: list[str]) -> int:
     started, shown = time.perf_counter(), not request.job.quiet
     root, target = request.job.root, request.target
     with hold_lease(root, f"backfill {request.start} .. {request.end}") as lease:
-        refuse_pinned(root)
+        refuse_held(root)
         plan = plan_backfill(request, given)
         passes = announce(plan, request, file=sys.stderr if shown else None)
         clear_up(plan)
@@ -231,7 +231,7 @@ def main(argv: list[str]) -> int:
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             publish(root, tip, target)  # done already, unless it was cut off before
-        forget_parts(root, plan.pin_run.staging)
+        discard_staged(root, plan.pin_run.staging)
         if shown and plan.days:
             print_releases(plan, time.perf_counter() - started)
     if plan.stopped:
@@ -244,7 +244,7 @@ def clear_up(plan: BackfillPlan) -> None:
     root = plan.given.root
     for manifest in plan.left:
         if "run" in manifest.settings:
-            forget_parts(root, f"staging/{manifest.settings['run']}")
+            discard_staged(root, f"staging/{manifest.settings['run']}")
     for day in plan.days:
         root.remove(f"releases/{day.run.release}")
 

@@ -14,35 +14,35 @@ from stores.errors import PinnerFormerError, UsageError
 GROUPS = {
     "every night": {
         "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
-        "plan": ("pipelines.plan", "say what a night would read, write and cost; write nothing"),
-        "status": ("pipelines.status", "show the releases of a root and what the store serves"),
-        "release": ("pipelines.release", "check, commit and publish a run that was staged but cut off"),
+        "plan": ("pipelines.operations.plan", "say what a night would read, write and cost; write nothing"),
+        "status": ("pipelines.operations.status", "show the releases of a root and what the store serves"),
+        "release": ("pipelines.operations.release", "check, commit and publish a run that was staged but cut off"),
     },
     "many days": {
         "backfill": ("pipelines.backfill", "turn the logs of many days into one release per day, at once"),
     },
     "between nights": {
-        "rollback": ("pipelines.rollback", "serve an older release again, and hold the root there"),
-        "repair": ("pipelines.repair", "make again what a corrected input touched"),
-        "verify": ("pipelines.verify", "compare a release with what it says of itself"),
-        "gc": ("pipelines.gc", "remove old releases, leftovers and generations nobody reads"),
-        "erase": ("pipelines.erase", "remove people from everything, and keep them out"),
+        "rollback": ("pipelines.operations.rollback", "serve an older release again, and hold the root there"),
+        "repair": ("pipelines.operations.repair", "make again what a corrected input touched"),
+        "verify": ("pipelines.operations.verify", "compare a release with what it says of itself"),
+        "gc": ("pipelines.operations.gc", "remove old releases, leftovers and generations nobody reads"),
+        "erase": ("pipelines.operations.erase", "remove people from everything, and keep them out"),
     },
     "models": {
-        "init-model": ("pipelines.init_model", "write an untrained model with the logs' vocabularies"),
+        "init-model": ("pipelines.training.init_model", "write an untrained model with the logs' vocabularies"),
         "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row per user"),
-        "train": ("pipelines.train", "train a model on timelines"),
-        "evaluate": ("pipelines.evaluate", "measure models on users that training did not see"),
-        "study": ("pipelines.study", "train and measure the grid behind the paper's tables, on your data"),
+        "train": ("pipelines.training.train", "train a model on timelines"),
+        "evaluate": ("pipelines.training.evaluate", "measure models on users that training did not see"),
+        "study": ("pipelines.study.command", "train and measure the grid behind the paper's tables, on your data"),
     },
     "look": {
-        "retrieve": ("pipelines.retrieve", "print the pins nearest to a user"),
+        "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),
     },
     "make data": {
-        "synth": ("pipelines.synth", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
+        "synth": ("pipelines.synthetic.world", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
     },
     "engines": {
-        "worker-pool": ("pipelines.worker_pool", "serve Python workers to an engine that runs beside it"),
+        "worker-pool": ("pipelines.launch.worker_pool", "serve Python workers to an engine that runs beside it"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -3,17 +3,17 @@
 import dataclasses
 from typing import Any
 
-from pipelines.daily_plan import DailyPlan, JobInputs
+from pipelines.planning.daily_plan import DailyPlan, JobInputs
 from stores.files import FileEntry
 from stores.manifests import Manifest
 from stores.names import Step
 from stores.tables import TABLES
-from transforms.canaries import CanaryCheck, OneLook
+from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.gates import Thresholds
 from transforms.gates.drift import HISTOGRAM
-from transforms.release import Publication, finish, stage
+from transforms.release import PublishTarget, check_commit_publish, write_staged
 from transforms.run import Run
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 
 def canary_check(given: JobInputs) -> CanaryCheck:
@@ -41,9 +41,9 @@ def finish_run(
     name: str,
     header: dict[str, Any],
     run: Run,
-    target: Publication | None,
-    reports: dict[Step, StageReport],
-    canaries: CanaryCheck | OneLook,
+    target: PublishTarget | None,
+    reports: dict[Step, StepReport],
+    canaries: CanaryCheck | CachedCanaryCheck,
     tables: list[FileEntry],
 ) -> str:
     """Looks at the canaries, writes the staged manifest and runs check -> commit -> publish.
@@ -56,7 +56,7 @@ def finish_run(
         The outcome's one word.
     """
     run.check_root()
-    reports = {**reports, Step.CHECK_CANARIES: canaries.look(run, tables, reports)}
+    reports = {**reports, Step.CHECK_CANARIES: canaries.measure(run, tables, reports)}
     files: dict[str, list] = {table: [] for table in TABLES}
     for report in reports.values():
         for table, entries in report.files.items():
@@ -70,14 +70,14 @@ def finish_run(
         tables={table: sorted(entries, key=lambda e: (e.part, e.path)) for table, entries in files.items()},
         inputs=header["inputs"],
         settings=header["settings"],
-        counters={stage_name: dict(sorted(r.counters.items())) for stage_name, r in sorted(reports.items())},
+        counters={step_name: dict(sorted(r.counters.items())) for step_name, r in sorted(reports.items())},
         statistics={HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, [])},
         gates=[],
-        timings={stage_name: r.seconds for stage_name, r in sorted(reports.items())},
+        timings={step_name: r.seconds for step_name, r in sorted(reports.items())},
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
     )
-    stage(run.root, name, manifest, reports)
+    write_staged(run.root, name, manifest, reports)
     thresholds = Thresholds.from_manifest(header["settings"]["thresholds"])
-    outcome = finish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
+    outcome = check_commit_publish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
     run.note_progress(Step.FINISH, 1)
     return outcome

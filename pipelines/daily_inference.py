@@ -7,24 +7,24 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.daily_finish import canary_check, finish_run, manifest_header
-from pipelines.daily_launch import execute, submit
-from pipelines.daily_plan import DailyPlan, JobInputs, plan_daily
-from pipelines.daily_request import parse
-from pipelines.outcomes import conclude, open_target
+from pipelines.launch.daily_launch import execute, submit
+from pipelines.operations.outcomes import open_target, raise_for_outcome
+from pipelines.operations.summary import print_summary
 from pipelines.pin_branch import pin_branch
-from pipelines.summary import print_summary
+from pipelines.planning.daily_plan import DailyPlan, JobInputs, plan_daily
+from pipelines.planning.daily_request import parse
 from stores.lease import hold_lease
-from stores.releases import refuse_pinned
+from stores.releases import refuse_held
 from transforms.embed_users import EmbedUsers
 from transforms.histories import UpdateHistories
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.release import Publication, finish
+from transforms.release import PublishTarget, check_commit_publish
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
 
 
-def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: Publication | None) -> None:
+def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTarget | None) -> None:
     """The daily job as one graph: user branch and pin branch side by side, then the barrier."""
     run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
@@ -92,17 +92,17 @@ def main(argv: list[str]) -> int:
         define_pipeline(pipeline, plan, target)
 
     with hold_lease(root, f"daily {request.night.date}") as lease:
-        refuse_pinned(root)
+        refuse_held(root)
         plan = plan_daily(request.night)
         outcome: dict[str, Any] | None
         if request.detach and not plan.committed:
             submit(plan, define, job.beam)
             return 0
         if plan.committed:
-            outcome = finish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
+            outcome = check_commit_publish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
             outcome = execute(plan, define, lease, job.beam, shown=not job.quiet)
-    outcome = conclude(root, plan.run.name, outcome)
+    outcome = raise_for_outcome(root, plan.run.name, outcome)
     if not job.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)
     return 0

@@ -4,7 +4,7 @@ import datetime
 
 import apache_beam as beam
 
-from pipelines.daily_plan import JobInputs
+from pipelines.planning.daily_plan import JobInputs
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.report_outputs import REPORTS
 from transforms.resume import CompletedPins

@@ -16,10 +16,10 @@ from pinnerformer_model.checkpoint import load_config
 from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
 from pipelines.arguments import Parser, add_columns, add_min_age, add_quiet, add_root, date, positive, share
-from pipelines.beam_options import parse_flags
-from pipelines.init_model import read_version, read_vocabularies
-from pipelines.launch import run_pipeline
-from pipelines.progress import Progress
+from pipelines.launch.beam_options import parse_flags
+from pipelines.launch.progress import Progress
+from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.training.init_model import read_version, read_vocabularies
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.logs import ColumnNames, InputSelection, select_inputs
@@ -32,7 +32,7 @@ from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.run import RunFolder
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 from transforms.timelines import MakeTimelines, TimelineRules
 
 DESCRIPTION = """\
@@ -202,7 +202,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str
     )
 
 
-def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StageReport], shards: list) -> None:
+def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport], shards: list) -> None:
     """Writes the vector matrix, then `timelines.json`: with it the timelines are there. May run twice.
 
     Raises:
@@ -210,10 +210,10 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StageReport]
     """
     plan.run.check_root()
     root, rules = plan.run.root, plan.rules
-    built = reports.get(Step.BUILD_TIMELINES, StageReport())
+    built = reports.get(Step.BUILD_TIMELINES, StepReport())
     kinds = {k.removeprefix("events "): n for k, n in sorted(built.counters.items()) if k.startswith("events ")}
     counts = {k: n for k, n in sorted(built.counters.items()) if not k.startswith("events ")}
-    read = reports.get(Step.READ_LOGS, StageReport()).counters
+    read = reports.get(Step.READ_LOGS, StepReport()).counters
     for name in ("rows", Counter.ROWS_ERASED):
         counts[name] = counts.get(name, 0) + read.get(Counter.ROWS_ERASED, 0)
     if not counts.get("events"):

@@ -22,7 +22,7 @@ TABLES_OF_USERS = ("histories", "user_embeddings", "canaries")
 
 
 @dataclasses.dataclass
-class Receipt:
+class ErasureReport:
     """What an erasure removed; counts only, nobody is named.
 
     Attributes:
@@ -133,7 +133,7 @@ def check_known_tables(root: Root) -> None:
             )
 
 
-def erase_from_files(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+def erase_from_files(root: Root, users: np.ndarray, report: ErasureReport) -> None:
     """Writes the files that hold a user anew, then the manifests, then deletes the old files; may be repeated.
 
     At no moment does a manifest name a file that is not there.
@@ -143,10 +143,10 @@ def erase_from_files(root: Root, users: np.ndarray, receipt: Receipt) -> None:
         if not root.exists(manifest_path(release)):
             continue
         manifest = read_manifest(root, release)
-        changed = _without_users(root, manifest, users, replaced, receipt)
+        changed = _without_users(root, manifest, users, replaced, report)
         if changed != manifest:
             write_manifest(root, dataclasses.replace(changed, revision=manifest.revision + 1))
-            receipt.releases += 1
+            report.releases += 1
     named = {
         entry.path
         for release in root.list("releases")
@@ -158,11 +158,11 @@ def erase_from_files(root: Root, users: np.ndarray, receipt: Receipt) -> None:
         for path in list(walk(root, table)):
             if path not in named and _holds(root, path, users):
                 root.remove(path)
-                receipt.files_deleted += 1
+                report.files_deleted += 1
 
 
 def _without_users(
-    root: Root, manifest: Manifest, users: np.ndarray, replaced: dict[str, FileEntry], receipt: Receipt
+    root: Root, manifest: Manifest, users: np.ndarray, replaced: dict[str, FileEntry], report: ErasureReport
 ) -> Manifest:
     buckets = set(bucket_of(users, int(manifest.settings["layout"]["user_buckets"])).tolist())
     tables = dict(manifest.tables)
@@ -171,7 +171,7 @@ def _without_users(
         for entry in manifest.tables[table]:
             if table == "canaries" or entry.part in buckets:
                 if entry.path not in replaced:
-                    replaced[entry.path] = _rewrite(root, table, manifest, entry, users, receipt)
+                    replaced[entry.path] = _rewrite(root, table, manifest, entry, users, report)
                 entry = replaced[entry.path]
             entries.append(entry)
         tables[table] = entries
@@ -180,13 +180,13 @@ def _without_users(
 
 
 def _rewrite(
-    root: Root, table: str, manifest: Manifest, entry: FileEntry, users: np.ndarray, receipt: Receipt
+    root: Root, table: str, manifest: Manifest, entry: FileEntry, users: np.ndarray, report: ErasureReport
 ) -> FileEntry:
     rows = read_files(root, [entry], verify=True)  # else a flipped bit would get a good checksum
     left = without(rows, users)
     if left.num_rows == rows.num_rows:
         return entry
-    receipt.rows[table] += rows.num_rows - left.num_rows
+    report.rows[table] += rows.num_rows - left.num_rows
     date = datetime.date.fromisoformat(entry.path.split("/")[1])
     return write_part(root, table, date, entry.part, left)
 
@@ -201,7 +201,7 @@ def _holds(root: Root, path: str, users: np.ndarray) -> bool:
     return bool(np.isin(found, users).any())
 
 
-def erase_from_dead_letters(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+def erase_from_dead_letters(root: Root, users: np.ndarray, report: ErasureReport) -> None:
     """Writes the dead letters of every release anew without the users."""
     for release in root.list("releases"):
         folder = f"releases/{release}/dead_letters"
@@ -214,17 +214,17 @@ def erase_from_dead_letters(root: Root, users: np.ndarray, receipt: Receipt) -> 
                 sink = pa.BufferOutputStream()
                 pq.write_table(rows.filter(pa.array(~hit)), sink)
                 root.write_bytes(f"{folder}/{name}", sink.getvalue().to_pybytes())
-                receipt.dead_letters += int(hit.sum())
+                report.dead_letters += int(hit.sum())
 
 
-def erase_from_runs(root: Root, receipt: Receipt) -> None:
+def erase_from_runs(root: Root, report: ErasureReport) -> None:
     """Removes every run's folder: staged rows, embeddings, reports. A run that was not finished starts over."""
     for run in root.list("staging"):
         root.remove(f"staging/{run}")
-        receipt.runs_deleted += 1
+        report.runs_deleted += 1
 
 
-def erase_from_training_data(root: Root, users: np.ndarray, receipt: Receipt) -> None:
+def erase_from_training_data(root: Root, users: np.ndarray, report: ErasureReport) -> None:
     """Removes timelines under the root that hold one of the users, wherever they lie; the logs make them again.
 
     Nothing else in their neighbourhood is touched: logs that somebody keeps under the root are theirs.
@@ -232,7 +232,7 @@ def erase_from_training_data(root: Root, users: np.ndarray, receipt: Receipt) ->
     for folder in list(_timelines(root, "")):
         if any(_holds(root, path, users) for path in walk(root, folder) if path.endswith(".parquet")):
             root.remove(folder)
-            receipt.training_data_deleted.append(folder)
+            report.training_data_deleted.append(folder)
 
 
 def _timelines(root: Root, folder: str) -> Iterator[str]:
@@ -266,5 +266,5 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     return found
 
 
-def new_receipt(users: np.ndarray) -> Receipt:
-    return Receipt(len(users), hashlib.sha256(users.astype("<i8").tobytes()).hexdigest())
+def new_erasure_report(users: np.ndarray) -> ErasureReport:
+    return ErasureReport(len(users), hashlib.sha256(users.astype("<i8").tobytes()).hexdigest())

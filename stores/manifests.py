@@ -29,9 +29,9 @@ class Manifest:
         tables: Table name -> its files.
         inputs: Every log file that this release read: `path` relative to the logs, `rows`, `bytes`.
         settings: What the run was told, as far as it bears on the result.
-        counters: Stage -> counter -> number.
+        counters: Step -> counter -> number.
         gates: What was checked: `name`, `measured`, `threshold`, `passed`, and the reason if an operator `forced` it.
-        timings: Stage -> seconds of work, summed over workers.
+        timings: Step -> seconds of work, summed over workers.
         retry_users: Users whose inference failed, to be tried again the next night.
         dropped: Tables whose files were removed by `gc`; they are empty here. What was read, counted and checked stays.
         revision: Raised where `gc` or `erase` wrote the manifest anew.
@@ -166,7 +166,7 @@ def _check_fields(found: dict[str, Any]) -> None:
         if not isinstance(found[name], dict):
             raise ValueError(f"{name} is not an object")
     if not all(isinstance(counts, dict) for counts in found["counters"].values()):
-        raise ValueError("counters are not counted by stage")
+        raise ValueError("counters are not counted by step")
     if not all(isinstance(file, dict) and isinstance(file.get("path"), str) for file in found["inputs"]):
         raise ValueError("an input has no path")
     if not all(isinstance(user, int) for user in found["retry_users"]):

@@ -20,7 +20,7 @@ class Step(enum.StrEnum):
     EMBED_PINS = "embed_pins"
     BUILD_INDEXES = "build_indexes"
     CHECK_CANARIES = "check_canaries"
-    WALK_BUCKETS = "walk_buckets"
+    REPLAY_BUCKETS = "replay_buckets"
     BUILD_TIMELINES = "build_timelines"
     FINISH = "finish"
 

@@ -68,7 +68,7 @@ def held_by(root: Root) -> str:
     return next((name for name in (HELD, HELD_BEFORE) if root.exists(name)), "")
 
 
-def read_pin(root: Root) -> Pin | None:
+def read_hold(root: Root) -> Pin | None:
     """What holds the root at a release; None if nothing does.
 
     Raises:
@@ -97,13 +97,13 @@ def remove_hold(root: Root) -> bool:
     return held
 
 
-def refuse_pinned(root: Root) -> None:
+def refuse_held(root: Root) -> None:
     """Keeps a run from building on a release that somebody rolled back to, until they say so.
 
     Raises:
         StoreError: the root is held; says since when, why and what to type.
     """
-    hold = read_pin(root)
+    hold = read_hold(root)
     if hold is not None:
         raise StoreError(
             f"{root.path(held_by(root))}: {hold.rolled_back} was rolled back to {hold.release} on {hold.since} "

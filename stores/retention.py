@@ -7,7 +7,7 @@ from typing import Any
 
 from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
-from stores.releases import chain, read_pin
+from stores.releases import chain, read_hold
 from stores.tables import TABLES
 from stores.upgrades import RUN_OUTCOME, read_json_record
 
@@ -58,7 +58,7 @@ def plan_slimming(root: Root, retention: Retention, served: Iterable[str]) -> di
     """
     newest = [manifest.release for manifest in chain(root)]
     whole = {*newest[: retention.releases], *served}
-    hold = read_pin(root)
+    hold = read_hold(root)
     if hold is not None:
         whole |= {hold.release, hold.rolled_back}
     with_snapshot = {*newest[: max(retention.releases, retention.snapshots)]}
@@ -127,7 +127,7 @@ def temporary_files(root: Root, folder: str) -> Iterator[str]:
 
 
 def named_files(value: Any) -> Iterator[str]:
-    """Paths of the file entries anywhere in a JSON value: manifests, receipts, reports."""
+    """Paths of the file entries anywhere in a JSON value: manifests, markers, reports."""
     if isinstance(value, dict):
         if isinstance(value.get("path"), str) and "checksum" in value:
             yield value["path"]

@@ -80,6 +80,13 @@ def complete_generation(generation: Record) -> Record:
     return {"retired_at": None, **generation}
 
 
+def count_tasks(report: Record) -> Record:
+    """The tasks of a step were called its parts."""
+    if "parts" not in report:
+        return report
+    return {"tasks" if name == "parts" else name: value for name, value in report.items()}
+
+
 MANIFEST = Kind(
     "manifest", unmarked=0, always="release", way_out="make a new root with `pinnerformer backfill`"
 )  # before format 1 there was none
@@ -89,7 +96,7 @@ HOLD = Kind("hold", way_out="lift it with `pinnerformer rollback --lift-hold`")
 STORE_CURRENT = Kind("`current`", way_out="publish a release again")
 STORE_GENERATION = Kind("generation", changes=(Change(1, complete_generation),), way_out="publish a release again")
 STAGED_RUN = Kind("staged run", keys=frozenset({"manifest", "reports"}), way_out="start the run again")
-REPORT = Kind("report", format=None)
+REPORT = Kind("report", changes=(Change(1, count_tasks),), format=None)
 GATE = Kind("gate", format=None)
 RUN_OUTCOME = Kind("outcome", keys=frozenset({"outcome", "release", "refused", "publish", "error"}))
 SUBMITTED_RUN = Kind("submitted run", keys=frozenset({"engine", "job", "submitted"}))
@@ -119,14 +126,12 @@ def upgrade(kind: Kind, found: Any, source: str, keys: frozenset[str] | None = N
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     version = check_format(kind, found, source)
-    missing, unknown = keys - found.keys(), found.keys() - keys - {"format"}
-    if missing and unknown and version == kind.format:  # either is another version's; both are one name, damaged
-        raise ValueError(f"keys missing or unknown: {sorted(missing | unknown)}")
     for change in kind.changes:
-        if kind.format is None or format_of(kind, found) <= change.of_format:
+        if version is None or version <= change.of_format:
             found = change.apply(found)
-    if missing := keys - found.keys():
-        raise ValueError(f"keys missing or unknown: {sorted(missing)}")
+    if missing := keys - found.keys():  # an unknown key beside a missing one is most likely that one's name, damaged
+        unknown = found.keys() - keys - {"format"} if version == kind.format else set()
+        raise ValueError(f"keys missing or unknown: {sorted(missing | unknown)}")
     return found
 
 

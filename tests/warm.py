@@ -117,7 +117,7 @@ def main() -> None:
     """Forks what the lines of stdin ask for; a line of return codes for each."""
     import pipelines.backfill
     import pipelines.daily_inference
-    import pipelines.train  # noqa: F401
+    import pipelines.training.train  # noqa: F401
 
     for line in sys.stdin:
         pids = [_fork(task) for task in json.loads(line)]

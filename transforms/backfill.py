@@ -29,13 +29,13 @@ from transforms.backfill_rows import Staged, of_day
 from transforms.batches import from_ipc
 from transforms.embed_users import embed_slice, slice_reports
 from transforms.histories import cut_slices, update_bucket
+from transforms.markers import CompletionMarker, read_markers, write_marker
 from transforms.model import ModelReference
-from transforms.receipts import Receipt, read_receipts, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sequences import LookUp, join_slice
 from transforms.snapshots import merge_bucket
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 from transforms.vector_tables import SharedVectorTable
 
 
@@ -52,7 +52,7 @@ class BucketState:
     embeddings: tuple[FileEntry, ...] = ()
     retry: tuple[int, ...] = ()
 
-    def part(self, bucket: int) -> str:
+    def task(self, bucket: int) -> str:
         """The name of what the next day makes of a bucket in this state: the same name only from the same state."""
         facts = [[e.checksum for e in self.histories], [e.checksum for e in self.embeddings], self.retry]
         return f"{part_stem(bucket)}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
@@ -66,7 +66,7 @@ class BucketStart:
     state: BucketState
 
 
-def first_states(release: Manifest | None, buckets: int) -> dict[int, BucketState]:
+def initial_states(release: Manifest | None, buckets: int) -> dict[int, BucketState]:
     """Every bucket as a release left it; empty ones without a release."""
     if release is None:
         return {bucket: BucketState() for bucket in range(buckets)}
@@ -81,39 +81,39 @@ def first_states(release: Manifest | None, buckets: int) -> dict[int, BucketStat
     }
 
 
-def state_after(receipt: Receipt) -> BucketState:
+def state_after(marker: CompletionMarker) -> BucketState:
     """The state that a finished (bucket, day) left."""
     return BucketState(
-        tuple(receipt.reports[Step.UPDATE_HISTORIES].files["histories"]),
-        tuple(receipt.reports[Step.MERGE_SNAPSHOT].files["user_embeddings"]),
-        tuple(sorted(user for user, _ in _failures(receipt))),
+        tuple(marker.reports[Step.UPDATE_HISTORIES].files["histories"]),
+        tuple(marker.reports[Step.MERGE_SNAPSHOT].files["user_embeddings"]),
+        tuple(sorted(user for user, _ in _failures(marker))),
     )
 
 
-def _failures(receipt: Receipt) -> list[tuple[int, str]]:
+def _failures(marker: CompletionMarker) -> list[tuple[int, str]]:
     """The users that could not be embedded, and why."""
-    return receipt.reports.get(Step.EMBED_USERS, StageReport()).failures
+    return marker.reports.get(Step.EMBED_USERS, StepReport()).failures
 
 
 @dataclasses.dataclass(frozen=True)
-class Walked:
-    """What earlier attempts walked already, found when the pipeline is built.
+class Replayed:
+    """What earlier attempts replayed already, found when the pipeline is built.
 
     Attributes:
-        finished: (day, receipt) of every finished (bucket, day) that this attempt builds on.
+        finished: (day, marker) of every finished (bucket, day) that this attempt builds on.
         starts: Where the other buckets go on.
     """
 
-    finished: list[tuple[int, Receipt]]
+    finished: list[tuple[int, CompletionMarker]]
     starts: dict[int, BucketStart]
 
-    def reports(self) -> list[tuple[int, tuple[Step, StageReport]]]:
-        """(day, (stage, report)) of what is finished."""
-        return [(day, (stage, report)) for day, receipt in self.finished for stage, report in receipt.reports.items()]
+    def reports(self) -> list[tuple[int, tuple[Step, StepReport]]]:
+        """(day, (step, report)) of what is finished."""
+        return [(day, (step, report)) for day, marker in self.finished for step, report in marker.reports.items()]
 
 
-def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walked:
-    """Follows the receipts of every bucket from its first state on, day by day, as far as they go.
+def find_replayed(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Replayed:
+    """Follows the markers of every bucket from its first state on, day by day, as far as they go.
 
     A day with a user that failed does not count, nor do the days after it: what made them fail may be mended.
 
@@ -121,29 +121,29 @@ def find_walked(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Walke
         runs: One a day, in order.
         states: Every bucket before the first day.
     """
-    receipts = [read_receipts(run.root, run.staging, Step.WALK_BUCKETS) for run in runs]
+    markers = [read_markers(run.root, run.staging, Step.REPLAY_BUCKETS) for run in runs]
     finished, starts = [], {}
     for bucket, state in states.items():
         day = 0
         while day < len(runs):
-            receipt = receipts[day].get(state.part(bucket))
-            if receipt is None or _failures(receipt):
+            marker = markers[day].get(state.task(bucket))
+            if marker is None or _failures(marker):
                 starts[bucket] = BucketStart(day, state)
                 break
-            finished.append((day, receipt))
-            state, day = state_after(receipt), day + 1
-    return Walked(finished, starts)
+            finished.append((day, marker))
+            state, day = state_after(marker), day + 1
+    return Replayed(finished, starts)
 
 
 @dataclasses.dataclass
-class BucketInHand:
+class BucketTables:
     """A bucket's rows: `histories` and `snapshot`, as its files have them."""
 
     histories: pa.Table
     snapshot: pa.Table
 
     @classmethod
-    def read(cls, root: Root, state: BucketState, dim: int) -> "BucketInHand":
+    def read(cls, root: Root, state: BucketState, dim: int) -> "BucketTables":
         """Reads what a state's files hold, each compared with its sha256: what is damaged would be carried on for ever.
 
         Raises:
@@ -157,7 +157,7 @@ class BucketInHand:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tools:
+class EmbeddingContext:
     """What embedding takes: the model, and the vectors of the pins."""
 
     encoder: UserEncoder
@@ -165,9 +165,9 @@ class Tools:
     look_up: LookUp
 
 
-def walk_day(
-    run: Run, bucket: int, state: BucketState, hand: BucketInHand, new: pa.Table, tools: Tools
-) -> dict[Step, StageReport]:
+def replay_day(
+    run: Run, bucket: int, state: BucketState, hand: BucketTables, new: pa.Table, context: EmbeddingContext
+) -> dict[Step, StepReport]:
     """Takes a bucket through one day: histories, join, embeddings, snapshot; `hand` is brought up to date.
 
     Args:
@@ -176,7 +176,7 @@ def walk_day(
         new: The day's log rows, in any order.
 
     Returns:
-        Stage -> what was done, as the daily job reports it.
+        Step -> what was done, as the daily job reports it.
     """
     started = time.perf_counter()
     retry = np.array(state.retry, np.int64)
@@ -185,18 +185,18 @@ def walk_day(
     slices = list(cut_slices(updated.rows, updated.active))
     counters = {**updated.counters, Counter.SLICES: len(slices)}
     run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-    reports = {Step.UPDATE_HISTORIES: part_report(started, counters, files={"histories": updated.entries})}
-    schema = user_embeddings_schema(tools.config.embedding_dim)
+    reports = {Step.UPDATE_HISTORIES: task_report(started, counters, files={"histories": updated.entries})}
+    schema = user_embeddings_schema(context.config.embedding_dim)
     embedded = [schema.empty_table()]
     for number, piece in slices:
         started = time.perf_counter()
         rows = pa.Table.from_batches([piece])
         found = embed_slice(
-            run, join_slice(run, (bucket, number), rows, tools.config, tools.look_up, started), tools.encoder
+            run, join_slice(run, (bucket, number), rows, context.config, context.look_up, started), context.encoder
         )
         embedded.append(found.to_rows(run.date))
-        for stage, report in slice_reports(found).items():
-            reports.setdefault(stage, StageReport()).add(report)
+        for step, report in slice_reports(found).items():
+            reports.setdefault(step, StepReport()).add(report)
     # Under a new model yesterday's vectors lie in another space: none of them is carried over.
     old, entries = (
         (schema.empty_table(), []) if run.instructions.everyone_active else (hand.snapshot, list(state.embeddings))
@@ -207,8 +207,8 @@ def walk_day(
     return reports
 
 
-class WalkBucket(beam.DoFn):
-    """(bucket, its start and its staged files) -> (day, report) of every stage and day."""
+class ReplayBucket(beam.DoFn):
+    """(bucket, its start and its staged files) -> (day, report) of every step and day."""
 
     def __init__(self, runs: Sequence[Run], model: ModelReference, config: ModelConfig, dtype: str, token_budget: int):
         self._runs = runs
@@ -228,34 +228,34 @@ class WalkBucket(beam.DoFn):
     def process(self, element: tuple[int, dict[str, Iterable[Any]]], tables: list[FileEntry]):
         bucket, groups = element
         root = self._runs[0].root
-        tools = Tools(self._encoder, self._config, self._vectors.open(tables).look_up)
+        context = EmbeddingContext(self._encoder, self._config, self._vectors.open(tables).look_up)
         files: dict[int, list[FileEntry]] = {}
         for day, entry in groups["staged"]:
             files.setdefault(day, []).append(entry)
-        for start in groups["start"]:  # none if every day of the bucket is walked already
+        for start in groups["start"]:  # none if every day of the bucket is replayed already
             state = start.state
-            hand = BucketInHand.read(root, state, self._config.embedding_dim)
+            hand = BucketTables.read(root, state, self._config.embedding_dim)
             for day in range(start.day, len(self._runs)):
                 run = self._runs[day]
                 pieces = [piece for entry in files.get(day, ()) for piece in read_pieces(root, entry, bucket)]
                 new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
-                receipt = Receipt(walk_day(run, bucket, state, hand, new, tools))
-                write_receipt(root, run.staging, Step.WALK_BUCKETS, state.part(bucket), receipt)
-                run.note_progress(Step.WALK_BUCKETS, 1)
-                state = state_after(receipt)
-                for stage, report in receipt.reports.items():
-                    yield of_day(day, tagged(stage, report))
+                marker = CompletionMarker(replay_day(run, bucket, state, hand, new, context))
+                write_marker(root, run.staging, Step.REPLAY_BUCKETS, state.task(bucket), marker)
+                run.note_progress(Step.REPLAY_BUCKETS, 1)
+                state = state_after(marker)
+                for step, report in marker.reports.items():
+                    yield of_day(day, tagged(step, report))
 
 
 @dataclasses.dataclass
-class WalkBuckets(beam.PTransform):
+class ReplayBuckets(beam.PTransform):
     """Walks buckets in parallel, the days of each in order.
 
-    Input: (bucket, (day, file of staged rows)). Output: (day, (stage, report)), which name the files.
+    Input: (bucket, (day, file of staged rows)). Output: (day, (step, report)), which name the files.
 
     Attributes:
         runs: One a day, in order.
-        starts: Where each bucket starts; one that is not named is not walked.
+        starts: Where each bucket starts; one that is not named is not replayed.
         tables: The pin vector tables, one a shard.
     """
 
@@ -269,13 +269,13 @@ class WalkBuckets(beam.PTransform):
 
     def expand(self, staged: beam.PCollection[tuple[int, Staged]]):
         starts = staged.pipeline | "StartBuckets" >> beam.Create(list(self.starts.items()), reshuffle=False)
-        walked = (
+        replayed = (
             {"start": starts, "staged": staged}
             | "GroupByBucket" >> beam.CoGroupByKey()
-            | "WalkBucket"
+            | "ReplayBucket"
             >> beam.ParDo(
-                WalkBucket(self.runs, self.model, self.config, self.dtype, self.token_budget),
+                ReplayBucket(self.runs, self.model, self.config, self.dtype, self.token_budget),
                 tables=beam.pvalue.AsList(self.tables),
             ).with_outputs(REPORTS)
         )
-        return walked[REPORTS]
+        return replayed[REPORTS]

@@ -12,11 +12,11 @@ from stores.logs import ColumnNames
 from stores.names import Counter, Step
 from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
+from transforms.markers import CompletionMarker, write_marker
 from transforms.read_logs import ReadCounts, RowGroup, read_valid, write_dead_letters
-from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
-from transforms.step_reports import part_report
+from transforms.step_reports import task_report
 
 Staged = tuple[int, FileEntry]  # (number of the day, a file of row pieces)
 
@@ -26,7 +26,7 @@ def of_day(day: int, output: beam.pvalue.TaggedOutput) -> beam.pvalue.TaggedOutp
     return beam.pvalue.TaggedOutput(output.tag, (day, output.value))
 
 
-class StageRows(beam.DoFn):
+class SpoolRows(beam.DoFn):
     """(day, RowGroup) -> (day, file of its good rows, cut by bucket); the bad ones go to the day's dead letters."""
 
     def __init__(self, runs: Sequence[Run], columns: ColumnNames):
@@ -50,11 +50,13 @@ class StageRows(beam.DoFn):
         ]
         counters = counts.counters
         kept = counters[Counter.ROWS_READ] - counters[Counter.ROWS_DROPPED] - counters[Counter.ROWS_ERASED]
-        entry = write_pieces(run.root, f"{run.staging}/rows", group.part, pieces, kept)
+        entry = write_pieces(run.root, f"{run.staging}/rows", group.task, pieces, kept)
         files = {"dead_letters": write_dead_letters(run, group, counts.dead)}
         run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
-        done = part_report(started, counters, files=files)
-        write_receipt(run.root, run.staging, Step.READ_LOGS, group.part, Receipt({Step.READ_LOGS: done}, [entry]))
+        done = task_report(started, counters, files=files)
+        write_marker(
+            run.root, run.staging, Step.READ_LOGS, group.task, CompletionMarker({Step.READ_LOGS: done}, [entry])
+        )
         yield of_day(day, tagged(Step.READ_LOGS, done))
         yield day, entry
 
@@ -74,10 +76,10 @@ class FindBuckets(beam.DoFn):
 
 
 @dataclasses.dataclass
-class StageRowsByBucket(beam.PTransform):
+class SpoolRowsByBucket(beam.PTransform):
     """Reads the log files of all days and tells every bucket in which files it has rows.
 
-    Input: (day, RowGroup). Output: `main`, (bucket, (day, file)), and `reports`, (day, (stage, report)).
+    Input: (day, RowGroup). Output: `main`, (bucket, (day, file)), and `reports`, (day, (step, report)).
 
     Attributes:
         runs: One a day, in order.
@@ -90,7 +92,7 @@ class StageRowsByBucket(beam.PTransform):
     staged: Sequence[tuple[int, FileEntry]] = ()
 
     def expand(self, groups: beam.PCollection[tuple[int, RowGroup]]):
-        read = groups | "StageRows" >> beam.ParDo(StageRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
+        read = groups | "SpoolRows" >> beam.ParDo(SpoolRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
         found = groups.pipeline | "StagedBefore" >> beam.Create(list(self.staged))
         by_bucket = (
             (read.main, found) | "AllStaged" >> beam.Flatten() | "FindBuckets" >> beam.ParDo(FindBuckets(self.runs))

@@ -25,7 +25,7 @@ from stores.tables import read_files, write_part
 from transforms.model import ModelReference
 from transforms.run import Run
 from transforms.sequences import LookUp, assemble
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 
 CANARIES = 64
 
@@ -132,12 +132,12 @@ class CanaryCheck:
     dtype: str
     token_budget: int
 
-    def look(self, run: Run, tables: list[FileEntry], reports: dict[Step, StageReport]) -> StageReport:
+    def measure(self, run: Run, tables: list[FileEntry], reports: dict[Step, StepReport]) -> StepReport:
         """The canaries' cosines, and the file that holds them.
 
         Args:
             tables: Tonight's pin vectors, one table a shard.
-            reports: Of the run's other stages: they name the files of the staged release.
+            reports: Of the run's other steps: they name the files of the staged release.
         """
         started = time.perf_counter()
         model = self.model.load()
@@ -156,7 +156,7 @@ class CanaryCheck:
             )
             entries = [] if drawn is None else [write_part(run.root, "canaries", run.date, 0, drawn)]
         if not entries:
-            return part_report(started, {Counter.CANARIES: 0}, files={"canaries": []})
+            return task_report(started, {Counter.CANARIES: 0}, files={"canaries": []})
         frozen = read_files(run.root, entries, verify=True)
         encoder = UserEncoder(model.user_tower, self.token_budget, self.model.device)
         kept = canary_cosines(frozen, frozen_look_up(frozen), model.config, encoder)
@@ -164,11 +164,11 @@ class CanaryCheck:
         lowest = {"cosine": float(kept.min())} if len(kept) else {}
         lowest |= {"pin_vectors_cosine": float(np.median(pins))} if len(pins) else {}
         counters: dict[str, int] = {Counter.CANARIES: len(kept), Counter.CANARY_PINS: len(pins)}
-        return part_report(started, counters, files={"canaries": entries}, lowest=lowest)
+        return task_report(started, counters, files={"canaries": entries}, lowest=lowest)
 
 
 @dataclasses.dataclass
-class OneLook:
+class CachedCanaryCheck:
     """Looks at the canaries once for many runs of the same model, pin vectors and machine, one built on the other.
 
     What is frozen does not change from run to run, nor does anything that it is embedded with: the first run with
@@ -176,11 +176,11 @@ class OneLook:
     """
 
     check: CanaryCheck
-    found: StageReport | None = None
+    found: StepReport | None = None
 
-    def look(self, run: Run, tables: list[FileEntry], reports: dict[Step, StageReport]) -> StageReport:
+    def measure(self, run: Run, tables: list[FileEntry], reports: dict[Step, StepReport]) -> StepReport:
         """As `CanaryCheck.look`."""
         if self.found is None or not self.found.files["canaries"]:
-            self.found = self.check.look(run, tables, reports)
+            self.found = self.check.measure(run, tables, reports)
             return self.found
         return dataclasses.replace(self.found, seconds=0.0)

@@ -19,12 +19,12 @@ from stores.errors import InputError
 from stores.names import Counter, Step
 from stores.schemas import to_binary_column, user_embeddings_schema
 from stores.tables import part_stem, write_rows
+from transforms.markers import CompletionMarker, write_marker
 from transforms.model import ModelReference
-from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sequences import JoinedSlice
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class EmbeddedSlice:
     halved: int
     tokens: int
     seconds: float
-    joined: StageReport
+    joined: StepReport
 
     def to_rows(self, date: datetime.date) -> pa.Table:
         """Rows of the table user_embeddings; a user that failed has a null for an embedding."""
@@ -84,7 +84,7 @@ def embed_slice(run: Run, joined: JoinedSlice, encoder: UserEncoder) -> Embedded
     started = time.perf_counter()
     user_ids = joined.sequences.user_ids
     encoded = encode_healthy(
-        encoder, joined.sequences, on_batch=lambda users: run.note_progress(Step.EMBED_USERS, users, parts=0)
+        encoder, joined.sequences, on_batch=lambda users: run.note_progress(Step.EMBED_USERS, users, tasks=0)
     )
     run.note_progress(Step.EMBED_USERS, 0)
     if len(encoded.failures) == len(user_ids) >= HOPELESS_USERS:
@@ -149,8 +149,8 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
     return lowest, highest, len(norms) - len(finite), constant
 
 
-def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StageReport]:
-    """What the join and the embedding of a slice did, by stage."""
+def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StepReport]:
+    """What the join and the embedding of a slice did, by step."""
     rows = sorted(embedded.failures)
     lowest, highest, not_finite, constant = norm_range(np.delete(embedded.embeddings, rows, axis=0))
     counters: dict[str, int] = {
@@ -165,7 +165,7 @@ def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StageReport]:
     for user, why in failures:
         LOG.warning("user %d was not embedded: %s", user, why)
     started = time.perf_counter() - embedded.seconds
-    done = part_report(started, counters, lowest=lowest, highest=highest, failures=failures)
+    done = task_report(started, counters, lowest=lowest, highest=highest, failures=failures)
     return {Step.JOIN_VECTORS: embedded.joined, Step.EMBED_USERS: done}
 
 
@@ -182,21 +182,21 @@ class WriteEmbedded(beam.DoFn):
         run = self._run
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
         reports = slice_reports(embedded)
-        part = slice_part(embedded.bucket, embedded.number)
-        write_receipt(run.root, run.staging, Step.EMBED_USERS, part, Receipt(reports, [entry]))
+        task = slice_task(embedded.bucket, embedded.number)
+        write_marker(run.root, run.staging, Step.EMBED_USERS, task, CompletionMarker(reports, [entry]))
         yield embedded.bucket, entry
-        for stage, done in reports.items():
-            yield tagged(stage, done)
+        for step, done in reports.items():
+            yield tagged(step, done)
 
 
-def slice_part(bucket: int, number: int) -> str:
-    """A slice's name as a part of a run; `slice_key` is the inverse."""
+def slice_task(bucket: int, number: int) -> str:
+    """A slice's name as a task of a run; `slice_key` is the inverse."""
     return f"{part_stem(bucket)}-{number:05d}"
 
 
-def slice_key(part: str) -> tuple[int, int]:
+def slice_key(task: str) -> tuple[int, int]:
     """(bucket, number) of a slice's name."""
-    _, bucket, number = part.split("-")
+    _, bucket, number = task.split("-")
     return int(bucket), int(number)
 
 

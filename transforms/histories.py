@@ -15,11 +15,11 @@ from stores.schemas import ENGAGEMENTS
 from stores.tables import part_stem, read_files, write_part, write_rows
 from transforms.batches import from_ipc, to_ipc
 from transforms.engagements import Engagements, sorted_vocabulary, to_engagements, to_table
-from transforms.receipts import Receipt, write_receipt
+from transforms.markers import CompletionMarker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sorted_rows import merge_order, rank_within_groups
-from transforms.step_reports import part_report
+from transforms.step_reports import task_report
 
 # A slice is what one worker embeds at a time; its rows make one or two shuffled values.
 SLICE_USERS = 512
@@ -213,14 +213,14 @@ class UpdateBucket(beam.DoFn):
             for index, chunk in enumerate(to_ipc(piece)):
                 yield (bucket, number), (index, chunk)
         run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-        done = part_report(started, {**updated.counters, Counter.SLICES: slices}, files={"histories": updated.entries})
+        done = task_report(started, {**updated.counters, Counter.SLICES: slices}, files={"histories": updated.entries})
         staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
-        write_receipt(
+        write_marker(
             run.root,
             run.staging,
             Step.UPDATE_HISTORIES,
             part_stem(bucket),
-            Receipt({Step.UPDATE_HISTORIES: done}, staged),
+            CompletionMarker({Step.UPDATE_HISTORIES: done}, staged),
         )
         yield tagged(Step.UPDATE_HISTORIES, done)
 

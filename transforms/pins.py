@@ -28,11 +28,11 @@ from stores.pin_vectors import (
 from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
 from stores.tables import part_stem, read_files, write_part
 from transforms.embed_users import norm_range
+from transforms.markers import CompletionMarker, write_marker
 from transforms.model import ModelReference
-from transforms.receipts import Receipt, write_receipt
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import RunFolder
-from transforms.step_reports import part_report
+from transforms.step_reports import task_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class VectorGroup:
     index: int
 
     @property
-    def part(self) -> str:
-        """Its name as a part of a run."""
+    def task(self) -> str:
+        """Its name as a task of a run."""
         return f"{os.path.basename(self.file.path)}+{self.index:05d}"
 
 
@@ -81,8 +81,10 @@ class CutVectors(beam.DoFn):
             folder = f"{run.staging}/vector_pieces"
             pieces.append(write_vector_table(run.root, folder, part_stem(s), s, ids[mine], vectors[mine]))
             yield s, pieces[-1]
-        done = part_report(started, {Counter.VECTORS_READ: len(ids), Counter.VECTORS_ZERO: int((~usable).sum())})
-        write_receipt(run.root, run.staging, Step.CUT_VECTORS, group.part, Receipt({Step.SHARD_PINS: done}, pieces))
+        done = task_report(started, {Counter.VECTORS_READ: len(ids), Counter.VECTORS_ZERO: int((~usable).sum())})
+        write_marker(
+            run.root, run.staging, Step.CUT_VECTORS, group.task, CompletionMarker({Step.SHARD_PINS: done}, pieces)
+        )
         yield tagged(Step.SHARD_PINS, done)
 
 
@@ -113,9 +115,9 @@ class SortShard(beam.DoFn):
             )
         entry = write_vector_table(run.root, f"{run.staging}/vectors", part_stem(shard), shard, ids, vectors[order])
         run.note_progress(Step.SHARD_PINS, len(ids))
-        done = part_report(started, {Counter.PINS: len(ids)})
-        write_receipt(
-            run.root, run.staging, Step.SHARD_PINS, part_stem(shard), Receipt({Step.SHARD_PINS: done}, [entry])
+        done = task_report(started, {Counter.PINS: len(ids)})
+        write_marker(
+            run.root, run.staging, Step.SHARD_PINS, part_stem(shard), CompletionMarker({Step.SHARD_PINS: done}, [entry])
         )
         yield tagged(Step.SHARD_PINS, done)
         yield entry
@@ -184,8 +186,10 @@ class EmbedShard(beam.DoFn):
             Counter.PINS_NOT_FINITE: not_finite,
             Counter.PINS_CONSTANT: constant,
         }
-        done = part_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
-        write_receipt(run.root, run.staging, Step.EMBED_PINS, part_stem(entry.part), Receipt({Step.EMBED_PINS: done}))
+        done = task_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
+        write_marker(
+            run.root, run.staging, Step.EMBED_PINS, part_stem(entry.part), CompletionMarker({Step.EMBED_PINS: done})
+        )
         yield tagged(Step.EMBED_PINS, done)
         yield written
 
@@ -216,9 +220,13 @@ class BuildIndex(beam.DoFn):
             Counter.REBUILDS: built.rebuilds,
         }
         # The width of search that finds every pin of every shard is the highest of theirs.
-        done = part_report(started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
-        write_receipt(
-            run.root, run.staging, Step.BUILD_INDEXES, part_stem(entry.part), Receipt({Step.BUILD_INDEXES: done})
+        done = task_report(started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
+        write_marker(
+            run.root,
+            run.staging,
+            Step.BUILD_INDEXES,
+            part_stem(entry.part),
+            CompletionMarker({Step.BUILD_INDEXES: done}),
         )
         yield tagged(Step.BUILD_INDEXES, done)
 

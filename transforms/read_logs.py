@@ -20,10 +20,10 @@ from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
 from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
-from transforms.receipts import Receipt, write_receipt
+from transforms.markers import CompletionMarker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Repair, RunFolder
-from transforms.step_reports import part_report
+from transforms.step_reports import task_report
 
 BATCH_ROWS = 1 << 18
 OLDEST_DAYS = 366
@@ -103,8 +103,8 @@ class RowGroup:
     index: int
 
     @property
-    def part(self) -> str:
-        """Its name as a part of a run."""
+    def task(self) -> str:
+        """Its name as a task of a run."""
         return f"{self.file.name.replace('/', '+')}+{self.index:05d}"
 
 
@@ -241,8 +241,10 @@ class ReadAndPartition(beam.DoFn):
                         yield bucket, chunk
         files = write_dead_letters(self._run, group, counts.dead)
         self._run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
-        done = part_report(started, counters, files={"dead_letters": files})
-        write_receipt(self._run.root, self._run.staging, Step.READ_LOGS, group.part, Receipt({Step.READ_LOGS: done}))
+        done = task_report(started, counters, files={"dead_letters": files})
+        write_marker(
+            self._run.root, self._run.staging, Step.READ_LOGS, group.task, CompletionMarker({Step.READ_LOGS: done})
+        )
         yield tagged(Step.READ_LOGS, done)
 
 

@@ -25,8 +25,8 @@ from stores.tables import read_files
 from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
 from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates, read_gate
 from transforms.gates.recall import index_settings
-from transforms.receipts import forget_parts
-from transforms.step_reports import StageReport
+from transforms.markers import discard_staged
+from transforms.step_reports import StepReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
 FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes
@@ -34,15 +34,15 @@ COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
 
 
 @dataclasses.dataclass(frozen=True)
-class Publication:
+class PublishTarget:
     """Where a release is published; None of it is written to disk, because a URL may hold a password."""
 
     url: str
     namespace: str
 
 
-def stage(root: Root, name: str, manifest: Manifest, reports: dict[Step, StageReport]) -> None:
-    """Writes what a run has made so far, for `finish` and for whoever looks into a refused run."""
+def write_staged(root: Root, name: str, manifest: Manifest, reports: dict[Step, StepReport]) -> None:
+    """Writes what a run has made so far, for `check_commit_publish` and for whoever looks into a refused run."""
     if manifest.retry_users:
         root.write_bytes(f"staging/{name}/{FAILED_USERS}", "".join(f"{u}\n" for u in manifest.retry_users).encode())
     root.write_json(
@@ -54,8 +54,8 @@ def stage(root: Root, name: str, manifest: Manifest, reports: dict[Step, StageRe
     )
 
 
-def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StageReport]]:
-    """What `stage` wrote.
+def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]]:
+    """What `step` wrote.
 
     Raises:
         StoreError: the run did not get that far, there is no such run, or what it wrote is damaged.
@@ -67,7 +67,7 @@ def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StageReport
         raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
     manifest = Manifest.from_json(found["manifest"], root.path(relative))
     try:
-        return manifest, {key: StageReport.from_json(report) for key, report in found["reports"].items()}
+        return manifest, {key: StepReport.from_json(report) for key, report in found["reports"].items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{root.path(relative)}: not understood ({error}); {STAGED_RUN.way_out}") from None
 
@@ -187,7 +187,7 @@ def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tu
         yield gone, rows.filter(pa.array(~same))
 
 
-def publish(root: Root, release: str, target: Publication) -> dict[str, int]:
+def publish(root: Root, release: str, target: PublishTarget) -> dict[str, int]:
     """Brings the key-value store to a release.
 
     From a release of the same model: the difference of the two snapshots, into the generation in use. From nothing or
@@ -246,11 +246,11 @@ def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> 
     return next(name for name in names if name not in taken), None
 
 
-def finish(
+def check_commit_publish(
     root: Root,
     name: str,
     thresholds: Thresholds,
-    target: Publication | None,
+    target: PublishTarget | None,
     forced: Mapping[str, str] | None = None,
     lease: str = "",
 ) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def finish(
         if not is_committed(root, staged):
             checked = force(check(root, name, thresholds), forced or {})
             refused = refusals(checked)
-            stage_checked(root, name, checked)
+            write_checked(root, name, checked)
             if refused:
                 outcome |= {"outcome": REFUSED, "refused": [dataclasses.asdict(gate) for gate in refused]}
             else:
@@ -294,11 +294,11 @@ def finish(
             )
     root.write_json(f"staging/{name}/{OUTCOME}", outcome)
     if outcome["outcome"] == COMMITTED:
-        forget_parts(root, f"staging/{name}")
+        discard_staged(root, f"staging/{name}")
     return outcome
 
 
-def stage_checked(root: Root, name: str, checked: Manifest) -> None:
+def write_checked(root: Root, name: str, checked: Manifest) -> None:
     """Keeps the checked manifest with the run, so that a refused run can be read."""
     root.write_json(f"staging/{name}/checked.json", checked.to_json())
 

@@ -8,23 +8,23 @@ from apache_beam.metrics import Metrics
 
 from stores.files import FileEntry
 from stores.names import Step
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 
 REPORTS = "reports"
 
 
-def tagged(stage: str, report: StageReport) -> beam.pvalue.TaggedOutput:
-    """A part's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
+def tagged(step: str, report: StepReport) -> beam.pvalue.TaggedOutput:
+    """A task's report, for the `reports` output of its DoFn; its counters also show in the engine's dashboard.
 
     Reports travel as elements, so that they count the attempts that the engine kept, and those only.
     """
     for name, number in report.counters.items():
-        Metrics.counter(stage, name).inc(number)
-    return beam.pvalue.TaggedOutput(REPORTS, (stage, report))
+        Metrics.counter(step, name).inc(number)
+    return beam.pvalue.TaggedOutput(REPORTS, (step, report))
 
 
 def report(
-    stage: str,
+    step: str,
     started: float,
     counters: Mapping[str, int],
     *,
@@ -32,27 +32,27 @@ def report(
     lowest: Mapping[str, float] | None = None,
     highest: Mapping[str, float] | None = None,
 ) -> beam.pvalue.TaggedOutput:
-    """`part_report` for the `reports` output, where no receipt is kept of the part."""
-    return tagged(stage, part_report(started, counters, files=files, lowest=lowest, highest=highest))
+    """`task_report` for the `reports` output, where no marker is kept of the task."""
+    return tagged(step, task_report(started, counters, files=files, lowest=lowest, highest=highest))
 
 
 class MergeReports(beam.CombineFn):
-    """(stage, report) elements -> one dict, stage -> report."""
+    """(step, report) elements -> one dict, step -> report."""
 
-    def create_accumulator(self) -> dict[Step, StageReport]:
+    def create_accumulator(self) -> dict[Step, StepReport]:
         return {}
 
-    def add_input(self, accumulator: dict[Step, StageReport], element: tuple[Step, StageReport]) -> Any:
-        stage, part = element
-        accumulator.setdefault(stage, StageReport()).add(part)
+    def add_input(self, accumulator: dict[Step, StepReport], element: tuple[Step, StepReport]) -> Any:
+        step, task = element
+        accumulator.setdefault(step, StepReport()).add(task)
         return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[dict[Step, StageReport]]) -> dict[Step, StageReport]:
-        merged: dict[Step, StageReport] = {}
+    def merge_accumulators(self, accumulators: Iterable[dict[Step, StepReport]]) -> dict[Step, StepReport]:
+        merged: dict[Step, StepReport] = {}
         for accumulator in accumulators:
-            for stage, part in accumulator.items():
-                merged.setdefault(stage, StageReport()).add(part)
+            for step, task in accumulator.items():
+                merged.setdefault(step, StepReport()).add(task)
         return merged
 
-    def extract_output(self, accumulator: dict[Step, StageReport]) -> dict[Step, StageReport]:
+    def extract_output(self, accumulator: dict[Step, StepReport]) -> dict[Step, StepReport]:
         return accumulator

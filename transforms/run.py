@@ -79,13 +79,13 @@ class RunFolder:
         """Where the workers of this machine note how far they are: a local folder, wherever the root lies."""
         return self.root.local_folder(f"staging/{self.launch.progress_run or self.name}/progress")
 
-    def note_progress(self, stage: str, units: int = 0, parts: int = 1) -> None:
-        """Tells whoever watches that `parts` tasks of a step, with `units` rows or users, are done.
+    def note_progress(self, step: str, units: int = 0, tasks: int = 1) -> None:
+        """Tells whoever watches that `tasks` tasks of a step, with `units` rows or users, are done.
 
         A hint for the display only: appended to a file of this process, whole lines, never read by the job.
         """
         folder = self.progress_folder
-        line = json.dumps({"stage": stage, "units": int(units), "parts": parts}) + "\n"
+        line = json.dumps({"step": step, "units": int(units), "tasks": tasks}) + "\n"
         path, flags = f"{folder}/{socket.gethostname()}-{os.getpid()}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
             descriptor = os.open(path, flags, 0o644)

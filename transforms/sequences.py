@@ -17,7 +17,7 @@ from stores.pin_vectors import WIDTH, find_sorted, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
 from transforms.run import Run
 from transforms.sorted_rows import group_starts, rank_within_groups
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 from transforms.vector_tables import SharedVectorTable
 
 SliceKey = tuple[int, int]  # (bucket, number within it)
@@ -35,14 +35,14 @@ class JoinedSlice:
         number: Of the slice within the bucket.
         sequences: Users with at least one usable token, by user_id.
         last_action_ms: int64 [N]: the newest engagement of each, usable or not.
-        report: What the join did; it is reported with the slice's embedding, so that the two are one part.
+        report: What the join did; it is reported with the slice's embedding, so that the two are one task.
     """
 
     bucket: int
     number: int
     sequences: Sequences
     last_action_ms: np.ndarray
-    report: StageReport
+    report: StepReport
 
 
 def model_codes(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndarray:
@@ -113,7 +113,7 @@ def join_slice(
     """Assembles the sequences of a slice and says what it did; `started` is when that began."""
     sequences, last_action_ms, counters = assemble(rows, config, look_up)
     run.note_progress(Step.JOIN_VECTORS, rows.num_rows)
-    return JoinedSlice(*key, sequences, last_action_ms, part_report(started, counters))
+    return JoinedSlice(*key, sequences, last_action_ms, task_report(started, counters))
 
 
 class _Joiner(beam.DoFn):

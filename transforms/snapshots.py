@@ -16,11 +16,11 @@ from stores.pin_vectors import find_sorted
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
 from transforms.gates.drift import HISTOGRAM, cosine_histogram
-from transforms.receipts import Receipt, write_receipt
+from transforms.markers import CompletionMarker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sorted_rows import merge_order
-from transforms.step_reports import StageReport, part_report
+from transforms.step_reports import StepReport, task_report
 
 
 def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
@@ -53,7 +53,7 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
     return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
 
 
-def who_acted(old: pa.Table, new: pa.Table) -> pa.Table:
+def rows_with_new_action(old: pa.Table, new: pa.Table) -> pa.Table:
     """The rows of `new` of users whose newest engagement is not the one of their row in `old`.
 
     Users embedded again by age alone would make a night look like no other to whoever compares how far vectors moved.
@@ -71,7 +71,7 @@ class MergedBucket:
 
     rows: pa.Table
     entries: list[FileEntry]
-    report: StageReport
+    report: StepReport
 
 
 def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table) -> MergedBucket:
@@ -97,9 +97,9 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         Counter.USERS_STALE: pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(Step.MERGE_SNAPSHOT, rows.num_rows)
-    acted = who_acted(old, new) if run.instructions.ageing.refresh_days else new
+    acted = rows_with_new_action(old, new) if run.instructions.ageing.refresh_days else new
     moved = {HISTOGRAM: cosine_histogram(old, acted)}
-    report = part_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
+    report = task_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
     return MergedBucket(rows, entries, report)
 
 
@@ -130,8 +130,8 @@ class MergeBucket(beam.DoFn):
         written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
         done = merge_bucket(run, bucket, old, entries, new).report
-        write_receipt(
-            run.root, run.staging, Step.MERGE_SNAPSHOT, part_stem(bucket), Receipt({Step.MERGE_SNAPSHOT: done})
+        write_marker(
+            run.root, run.staging, Step.MERGE_SNAPSHOT, part_stem(bucket), CompletionMarker({Step.MERGE_SNAPSHOT: done})
         )
         yield tagged(Step.MERGE_SNAPSHOT, done)
 

@@ -10,22 +10,22 @@ from stores.upgrades import FILE_ENTRY, REPORT, read_record
 
 
 @dataclasses.dataclass
-class StageReport:
-    """What one part of a stage, or all of them together, did.
+class StepReport:
+    """What one task of a step, or all of them together, did.
 
     Attributes:
-        seconds: Of work, summed over parts.
-        parts: How many.
+        seconds: Of work, summed over tasks.
+        tasks: How many.
         counters: Name -> sum.
-        lowest: Name -> minimum over parts.
-        highest: Name -> maximum over parts.
+        lowest: Name -> minimum over tasks.
+        highest: Name -> maximum over tasks.
         histograms: Name -> counts a bin, summed.
         files: Table name -> files written or carried over.
         failures: (user_id, why) of users that could not be embedded.
     """
 
     seconds: float = 0.0
-    parts: int = 0
+    tasks: int = 0
     counters: dict[str, int] = dataclasses.field(default_factory=dict)
     lowest: dict[str, float] = dataclasses.field(default_factory=dict)
     highest: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -33,10 +33,10 @@ class StageReport:
     files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
     failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
-    def add(self, other: "StageReport") -> None:
-        """Adds another part's report to this one."""
+    def add(self, other: "StepReport") -> None:
+        """Adds another task's report to this one."""
         self.seconds += other.seconds
-        self.parts += other.parts
+        self.tasks += other.tasks
         for name, number in other.counters.items():
             self.counters[name] = self.counters.get(name, 0) + number
         for name, value in other.lowest.items():
@@ -51,7 +51,7 @@ class StageReport:
         self.failures += other.failures
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "StageReport":
+    def from_json(cls, found: dict[str, Any]) -> "StepReport":
         """Reads a report that was written as a plain dict.
 
         Raises:
@@ -66,7 +66,7 @@ class StageReport:
         return report
 
 
-def part_report(
+def task_report(
     started: float,
     counters: Mapping[str, int],
     *,
@@ -75,15 +75,15 @@ def part_report(
     highest: Mapping[str, float] | None = None,
     histograms: Mapping[str, list[int]] | None = None,
     failures: Iterable[tuple[int, str]] = (),
-) -> StageReport:
-    """What one part of a stage did.
+) -> StepReport:
+    """What one task of a step did.
 
     Args:
-        started: `time.perf_counter()` when the part's work began.
+        started: `time.perf_counter()` when the task's work began.
     """
-    return StageReport(
+    return StepReport(
         seconds=time.perf_counter() - started,
-        parts=1,
+        tasks=1,
         counters={name: int(number) for name, number in counters.items()},
         lowest=dict(lowest or {}),
         highest=dict(highest or {}),

@@ -20,7 +20,7 @@ from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 MIN_COSINE = 0.9999
 INDEX_GATES = (vectors.users_alike, vectors.pins_alike, recall.index_recall_at_10, recall.coverage_pins)
@@ -96,7 +96,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
             strange = np.setxor1d(held, wanted)
             problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
     # At the width that it is served with, and no narrower one.
-    reports = {Step.BUILD_INDEXES: StageReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
+    reports = {Step.BUILD_INDEXES: StepReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
     gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], Thresholds()))
     problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
     return problems

@@ -48,16 +48,16 @@ def _number(value: float) -> str:
 
 
 def stage_bars(released: list[Manifest]) -> str:
-    """Seconds of work a stage, one bar a release."""
-    stages = sorted({stage for manifest in released for stage in manifest.timings})
+    """Seconds of work a step, one bar a release."""
+    steps = sorted({step for manifest in released for step in manifest.timings})
     longest = max(sum(manifest.timings.values()) for manifest in released) or 1.0
     lines, width = [], 640
     for number, manifest in enumerate(released):
         x = 110.0
         lines.append(f'<text x="0" y="{number * 34 + 21}">{manifest.date}</text>')
-        for stage, colour in zip(stages, COLOURS * 3, strict=False):
-            long = manifest.timings.get(stage, 0.0) / longest * width
-            title = f"{stage}: {manifest.timings.get(stage, 0.0):.1f} s"
+        for step, colour in zip(steps, COLOURS * 3, strict=False):
+            long = manifest.timings.get(step, 0.0) / longest * width
+            title = f"{step}: {manifest.timings.get(step, 0.0):.1f} s"
             lines.append(
                 f'<rect x="{x:.1f}" y="{number * 34 + 4}" width="{long:.1f}" height="24" fill="{colour}">'
                 f"<title>{title}</title></rect>"
@@ -65,8 +65,8 @@ def stage_bars(released: list[Manifest]) -> str:
             x += long
         lines.append(f'<text x="{x + 6:.1f}" y="{number * 34 + 21}">{sum(manifest.timings.values()):.1f} s</text>')
     legend = " ".join(
-        f'<span style="white-space:nowrap"><span style="color:{colour}">&#9632;</span> {stage}</span>'
-        for stage, colour in zip(stages, COLOURS * 3, strict=False)
+        f'<span style="white-space:nowrap"><span style="color:{colour}">&#9632;</span> {step}</span>'
+        for step, colour in zip(steps, COLOURS * 3, strict=False)
     )
     height = len(released) * 34 + 6
     return f'<svg width="100%" viewBox="0 0 840 {height}" font-size="14">{"".join(lines)}</svg><p>{legend}</p>'
@@ -91,8 +91,8 @@ def write_report(
         households: How many it was measured on.
     """
 
-    def counted(manifest: Manifest, stage: str, name: str) -> str:
-        return f"{manifest.counters.get(stage, {}).get(name, 0):,}"
+    def counted(manifest: Manifest, step: str, name: str) -> str:
+        return f"{manifest.counters.get(step, {}).get(name, 0):,}"
 
     days = [
         [
@@ -137,7 +137,7 @@ is being served.</p>
 <p>Of what {households} households that it was not trained on bought in the 14 days after the first night began, the
 share that was among their ten nearest products. It was trained on what the others had bought before.</p>{recalls}
 <h2>Household {user}</h2><div class="two"><div>{left}</div><div>{right}</div></div>
-<h2>Seconds of work, by stage</h2>{stage_bars(released)}
+<h2>Seconds of work, by step</h2>{stage_bars(released)}
 <h2>The gates that the last release passed</h2>
 <div class="gates">{_table(["check", "measured", "threshold", ""], gates)}</div>
 </html>

@@ -20,7 +20,7 @@ from typing import NamedTuple
 # Everything is imported here and no thread is started, so that every run is a fork away.
 import pipelines.backfill  # noqa: F401
 import pipelines.daily_inference  # noqa: F401
-import pipelines.retrieve  # noqa: F401
+import pipelines.operations.retrieve  # noqa: F401
 from stores.files import Root
 from tests import beam_memo
 from tests.chaos.events import Plan, read_log
@@ -57,11 +57,11 @@ class Kill(NamedTuple):
 
     number: int
     victim: str = "own"
-    stage: str = ""
+    step: str = ""
 
     def index(self, events: list[str]) -> int | None:
         """The index of its event among those that happened; None if it was never reached."""
-        of_stage = [i for i, event in enumerate(events) if self.stage in ("", event)]
+        of_stage = [i for i, event in enumerate(events) if self.step in ("", event)]
         return of_stage[self.number - 1] if 0 < self.number <= len(of_stage) else None
 
 
@@ -170,7 +170,7 @@ def main() -> int:
     names = [s.name for s in SCENARIOS]
     parser.add_argument("--scenario", choices=names, action="append", help="only this one; may be given several times")
     parser.add_argument(
-        "--every-stage", action="store_true", help="aim at the stages that the draw left out; fail if one was never hit"
+        "--every-step", action="store_true", help="aim at the steps that the draw left out; fail if one was never hit"
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that differs")
     arguments = parser.parse_args()
@@ -212,14 +212,14 @@ def run_all(arguments: argparse.Namespace, place: str, server: RedisSink, tally:
             run_one(scenario, references, kills, place, arguments.keep, tally)
             if (i + 1) % 10 == 0:
                 print(f"[{time.monotonic() - began:5.0f} s] {scenario.name}: {i + 1} of {count}", flush=True)
-    if arguments.every_stage:
-        for stage in never_hit(references, tally):
-            for scenario, kills in aim(stage, chosen, references, arguments.seed):
+    if arguments.every_step:
+        for step in never_hit(references, tally):
+            for scenario, kills in aim(step, chosen, references, arguments.seed):
                 run_one(scenario, references, kills, place, arguments.keep, tally)
-                if hits(stage, tally):
+                if hits(step, tally):
                     break
-            print(f"[{time.monotonic() - began:5.0f} s] aimed at {stage}: {hits(stage, tally)} hit", flush=True)
-    code = report(tally, references, arguments.every_stage, time.monotonic() - began)
+            print(f"[{time.monotonic() - began:5.0f} s] aimed at {step}: {hits(step, tally)} hit", flush=True)
+    code = report(tally, references, arguments.every_step, time.monotonic() - began)
     if not (code and arguments.keep):
         shutil.rmtree(place)
     return code
@@ -243,26 +243,26 @@ def run_one(
     shutil.rmtree(folder)
 
 
-def hits(stage: str, tally: Tally) -> int:
-    """How often a run was killed in a stage."""
-    return sum(counter[stage] for counter in tally.hit.values())
+def hits(step: str, tally: Tally) -> int:
+    """How often a run was killed in a step."""
+    return sum(counter[step] for counter in tally.hit.values())
 
 
 def never_hit(references: dict[str, Reference], tally: Tally) -> list[str]:
-    """The stages in which no run was killed."""
-    stages = {stage for reference in references.values() for stage in reference.events}
-    return sorted(stage for stage in stages if not hits(stage, tally))
+    """The steps in which no run was killed."""
+    steps = {step for reference in references.values() for step in reference.events}
+    return sorted(step for step in steps if not hits(step, tally))
 
 
 def aim(
-    stage: str, chosen: list[Scenario], references: dict[str, Reference], seed: int
+    step: str, chosen: list[Scenario], references: dict[str, Reference], seed: int
 ) -> Iterator[tuple[Scenario, list[Kill]]]:
-    """Kills at events of one stage, which a uniform draw left out; four tries at most, as a run may have fewer."""
-    dice = random.Random(f"{stage} {seed}")
-    having = [s for s in chosen if stage in references[s.name].events]
+    """Kills at events of one step, which a uniform draw left out; four tries at most, as a run may have fewer."""
+    dice = random.Random(f"{step} {seed}")
+    having = [s for s in chosen if step in references[s.name].events]
     for _ in range(4):
         scenario = dice.choice(having)
-        yield scenario, [Kill(1 + dice.randrange(references[scenario.name].events.count(stage)), "own", stage)]
+        yield scenario, [Kill(1 + dice.randrange(references[scenario.name].events.count(step)), "own", step)]
 
 
 def fork_and_wait(body, output: str) -> None:
@@ -272,19 +272,19 @@ def fork_and_wait(body, output: str) -> None:
             raise AssertionError(file.read())
 
 
-def report(tally: Tally, references: dict[str, Reference], every_stage: bool, seconds: float) -> int:
-    """Prints the table of stages hit; returns the exit code."""
-    stages = sorted({stage for reference in references.values() for stage in reference.events})
-    width = max(map(len, stages))
-    print(f"\n{'stage':{width}}  events  kills   (events of one undisturbed run of each kind)")
-    for stage in stages:
-        events = sum(reference.events.count(stage) for reference in references.values())
-        print(f"{stage:{width}}  {events:6}  {hits(stage, tally):5}")
+def report(tally: Tally, references: dict[str, Reference], every_step: bool, seconds: float) -> int:
+    """Prints the table of steps hit; returns the exit code."""
+    steps = sorted({step for reference in references.values() for step in reference.events})
+    width = max(map(len, steps))
+    print(f"\n{'step':{width}}  events  kills   (events of one undisturbed run of each kind)")
+    for step in steps:
+        events = sum(reference.events.count(step) for reference in references.values())
+        print(f"{step:{width}}  {events:6}  {hits(step, tally):5}")
     print(
         f"\n{tally.runs} runs, {tally.kills} kills ({tally.twice} of runs already killed once), {tally.looks:,} looks "
         f"of the reader, {len(tally.problems)} problems, {seconds:.0f} s"
     )
-    missed = never_hit(references, tally) if every_stage else []
+    missed = never_hit(references, tally) if every_step else []
     if missed:
         print(f"never hit: {', '.join(missed)}")
     for problem in tally.problems:

@@ -31,7 +31,7 @@ class Plan:
         log: Where events are recorded.
         kill_at: Number of the event, from 1; 0 kills nobody.
         victim: `own`, whoever reaches the event; `driver`, whatever process reached it.
-        stage: Events of this stage only are numbered; empty: all.
+        step: Events of this step only are numbered; empty: all.
         driver: Process id of the driver.
     """
 
@@ -39,7 +39,7 @@ class Plan:
     log: str
     kill_at: int = 0
     victim: str = "own"
-    stage: str = ""
+    step: str = ""
     driver: int = 0
 
     def to_text(self) -> str:
@@ -47,8 +47,8 @@ class Plan:
 
     @classmethod
     def from_text(cls, text: str) -> "Plan":
-        folder, log, kill_at, victim, stage, driver = text.split("\t")
-        return cls(folder, log, int(kill_at), victim, stage, int(driver))
+        folder, log, kill_at, victim, step, driver = text.split("\t")
+        return cls(folder, log, int(kill_at), victim, step, int(driver))
 
 
 class Events:
@@ -59,24 +59,24 @@ class Events:
         self._lock = threading.Lock()
         self._file = os.open(plan.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
-    def happen(self, stage: str, torn: str | None = None) -> None:
-        """Records an event of a stage; the run ends here if it is the one.
+    def happen(self, step: str, torn: str | None = None) -> None:
+        """Records an event of a step; the run ends here if it is the one.
 
         Args:
             torn: A file that is being written: it is cut before the kill, as a write that did not get to its end.
         """
         with self._lock:
-            os.write(self._file, stage.encode()[: RECORD - 1].ljust(RECORD - 1) + b"\n")
+            os.write(self._file, step.encode()[: RECORD - 1].ljust(RECORD - 1) + b"\n")
             number = os.lseek(self._file, 0, os.SEEK_CUR) // RECORD
-            if self._plan.stage:
-                number = read_log(self._plan.log).count(stage) if stage == self._plan.stage else 0
+            if self._plan.step:
+                number = read_log(self._plan.log).count(step) if step == self._plan.step else 0
             if 0 < number == self._plan.kill_at:
                 if torn is not None:
                     os.truncate(torn, random.Random(number).randrange(1 + os.path.getsize(torn)))
                 os.kill(self._plan.driver if self._plan.victim == "driver" else os.getpid(), signal.SIGKILL)
 
     def stage_of(self, path: str | int) -> str | None:
-        """The stage that a path belongs to; None outside of the root, and for the hints of the display."""
+        """The step that a path belongs to; None outside of the root, and for the hints of the display."""
         if isinstance(path, int):
             path = os.readlink(f"/proc/self/fd/{path}")
         path = os.fsdecode(path)
@@ -87,7 +87,7 @@ class Events:
         if parts[1] == "staging":
             inside = parts[3:]
             if "done" in inside:
-                return f"receipts of {inside[1]}" if len(inside) > 1 else "receipts"
+                return f"markers of {inside[1]}" if len(inside) > 1 else "markers"
             return f"staging {inside[0]}" if inside and inside[0] in STAGED_FOLDERS else "staging, the run's own files"
         if len(parts) > 2:
             return "manifest and dead letters" if parts[1] == "releases" else f"table {parts[1]}"
@@ -125,18 +125,18 @@ def _watch_files(events: Events) -> None:
     def one_path(path, *_, dir_fd=None, **__):
         if dir_fd is not None:
             path = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
-        stage = events.stage_of(path)
-        if stage:
-            events.happen(stage)
+        step = events.stage_of(path)
+        if step:
+            events.happen(step)
 
     def rename(_, target, **__):
         one_path(target)
 
     def flush(descriptor):
-        stage = events.stage_of(descriptor)
+        step = events.stage_of(descriptor)
         path = os.readlink(f"/proc/self/fd/{descriptor}")
-        if stage:
-            events.happen(stage, path if os.path.isfile(path) else None)
+        if step:
+            events.happen(step, path if os.path.isfile(path) else None)
 
     def make_temporary(*_, dir=None, **__):
         if dir is not None:
@@ -154,9 +154,9 @@ def _watch_objects(events: Events) -> None:
     from stores.object_files import ObjectFiles
 
     def tell(path):
-        stage = events.stage_of(path)
-        if stage:
-            events.happen(stage)
+        step = events.stage_of(path)
+        if step:
+            events.happen(step)
 
     for name in ("write", "compare_and_swap", "remove"):
         _before(ObjectFiles, name, lambda _, path, *__, **___: tell(path))
@@ -174,10 +174,10 @@ def _watch_steps(events: Events) -> None:
             continue
         for _, kind in inspect.getmembers(importlib.import_module(f"transforms.{module.name}"), inspect.isclass):
             if kind.__module__ == f"transforms.{module.name}" and issubclass(kind, beam.DoFn):
-                stage = f"step {kind.__name__}"
+                step = f"step {kind.__name__}"
                 for name in ("process", "setup"):
                     if name in vars(kind):
-                        _before(kind, name, lambda *_, stage=stage, **__: events.happen(stage))
+                        _before(kind, name, lambda *_, step=step, **__: events.happen(step))
     _before(UserEncoder, "encode_batch", lambda *_: events.happen("step RunInference"))
 
 
@@ -194,12 +194,12 @@ def _watch_store(events: Events) -> None:
 def _watch_release(events: Events) -> None:
     from transforms import release
 
-    for name in ("stage", "check", "commit", "move_current", "publish", "forget_parts"):
+    for name in ("step", "check", "commit", "move_current", "publish", "discard_staged"):
         _before(release, name, lambda *_, name=name, **__: events.happen(f"release {name}"))
 
 
 def read_log(path: str) -> list[str]:
-    """The stages of the events that happened, in order."""
+    """The steps of the events that happened, in order."""
     with open(path, "rb") as file:
         data = file.read()
     return [data[start : start + RECORD].decode().strip() for start in range(0, len(data), RECORD)]

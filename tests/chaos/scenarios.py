@@ -22,7 +22,7 @@ from stores.tables import read_files
 from tests.chaos.events import VARIABLE, Plan, instrument, read_log
 from tests.chaos.sinks import LmdbSink, Sink
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
-from transforms.receipts import STAGED_FOLDERS
+from transforms.markers import STAGED_FOLDERS
 
 USERS, PINS, ROWS = 14, 40, 110
 WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -123,7 +123,7 @@ def wait(pid: int, log: str | None = None, seconds: float = 300.0) -> int | None
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        work = sum(stage != "root" for stage in read_log(log)) if log and os.path.exists(log) else 0
+        work = sum(step != "root" for step in read_log(log)) if log and os.path.exists(log) else 0
         if work != seen:
             seen, deadline = work, time.monotonic() + seconds
         time.sleep(0.02)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.flink.artifacts import BEAM_VERSION, JOB_SERVER_VARIABLE, job_server_jar
+from engines.flink.artifacts import BEAM_VERSION, JOB_SERVER_VARIABLE, job_server_jar
 from stores.errors import InputError
 
 NAME = f"beam-runners-flink-1.20-job-server-{BEAM_VERSION}"

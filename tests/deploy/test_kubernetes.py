@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from pipelines.daily_request import parse
+from pipelines.planning.daily_request import parse
 from tests.worlds import day
 
 FOLDER = "deploy/kubernetes"

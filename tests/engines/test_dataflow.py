@@ -8,8 +8,8 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipelines.daily_inference import define_pipeline
-from pipelines.daily_plan import plan_daily
-from pipelines.daily_request import parse
+from pipelines.planning.daily_plan import plan_daily
+from pipelines.planning.daily_request import parse
 from tests.engines.nights import make_world
 from tests.worlds import FIRST, day
 

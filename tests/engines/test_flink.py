@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from benchmarks.flink_grouping import group_chunks
-from deploy.flink.cluster import FlinkCluster
+from engines.flink.cluster import FlinkCluster
 from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from deploy.flink.artifacts import OPERATOR_VARIABLE, operator_schema
+from engines.flink.artifacts import OPERATOR_VARIABLE, operator_schema
 from stores.errors import InputError
 from tests.deploy.test_kubernetes import documents
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.prism.binary import prism_flags
+from engines.prism.binary import prism_flags
 from tests.engines.nights import assert_same_release, run_nights
 
 pytestmark = pytest.mark.timeout(540)

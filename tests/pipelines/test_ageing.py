@@ -31,8 +31,8 @@ def test_a_backfill_gives_the_bytes_of_the_nights(nights, tmp_path):
     found, expected = releases(root), releases(f"{folder}/daily")
     for one, other in zip(found, expected, strict=True):
         assert_same_tables(one, other)
-        for stage in ("update_histories", "merge_snapshot"):
-            assert one.counters[stage] == other.counters[stage]
+        for step in ("update_histories", "merge_snapshot"):
+            assert one.counters[step] == other.counters[step]
     # A night that was missed: its share of users is made up for, by the nights and by the backfill alike.
     missed = str(tmp_path / "missed")
     run_daily(inputs, missed, [0, 1, 3, 5], *layout(2), *FLAGS)

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines import arguments
 from pipelines.arguments import Parser, date, positive, seconds, share
-from pipelines.beam_options import parse_flags
 from pipelines.cli import COMMANDS, main
+from pipelines.launch.beam_options import parse_flags
 from stores.errors import UsageError
 
 

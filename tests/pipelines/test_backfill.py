@@ -13,8 +13,8 @@ import transforms.backfill_rows
 import transforms.pins
 import transforms.release
 from pinnerformer_model.inference import UserEncoder
-from pipelines.backfill_plan import release_days, split_into_passes
 from pipelines.cli import main
+from pipelines.planning.backfill_plan import release_days, split_into_passes
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
 from stores.files import Root
@@ -88,10 +88,10 @@ def assert_same_tables(found: Manifest, expected: Manifest) -> None:
 
 
 def without_shuffle(manifest: Manifest) -> dict:
-    counters = {stage: dict(found) for stage, found in manifest.counters.items()}
+    counters = {step: dict(found) for step, found in manifest.counters.items()}
     counters["read_logs"].pop("bytes_shuffled", None)
     return {
-        stage: {name: n for name, n in found.items() if n} for stage, found in counters.items() if any(found.values())
+        step: {name: n for name, n in found.items() if n} for step, found in counters.items() if any(found.values())
     }
 
 
@@ -295,7 +295,7 @@ def test_a_run_cut_off_does_only_the_rest(world, whole, tmp_path, monkeypatch, s
     assert backfill(world, root, 0, 4, *layout(3)) == 0
     assert_same_chain(root, whole)
     done = first + parts.done
-    assert done["walk_buckets"] == 15, "a bucket was walked through a day twice"
+    assert done["replay_buckets"] == 15, "a bucket was replayed through a day twice"
 
 
 KILL = """
@@ -315,7 +315,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 INSTANTS = {
-    "while walking": ("transforms.backfill", "write_receipt", 8),
+    "while walking": ("transforms.backfill", "write_marker", 8),
     "between two commits": ("transforms.release", "move_current", 2),
     "a manifest written, CURRENT not moved": ("transforms.release", "write_manifest", 4),
 }
@@ -336,16 +336,16 @@ def test_killed_and_started_again_gives_the_same_bytes(world, whole, tmp_path, i
 
 
 def test_what_a_killed_attempt_committed_is_cleared_up(world, tmp_path, monkeypatch):
-    """Cut off between the commit of a day and the removal of its receipts: the next attempt removes them."""
-    root, forget = str(tmp_path / "root"), transforms.release.forget_parts
+    """Cut off between the commit of a day and the removal of its markers: the next attempt removes them."""
+    root, forget = str(tmp_path / "root"), transforms.release.discard_staged
 
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transforms.release, "forget_parts", cut_off)
+    monkeypatch.setattr(transforms.release, "discard_staged", cut_off)
     assert backfill(world, root, 0, 4, *layout(3)) == 1
     assert len(releases(root)) == 1
-    monkeypatch.setattr(transforms.release, "forget_parts", forget)
+    monkeypatch.setattr(transforms.release, "discard_staged", forget)
     assert backfill(world, root, 0, 4, *layout(3)) == 0
     left = [name for run in os.listdir(f"{root}/staging") for name in os.listdir(f"{root}/staging/{run}")]
     assert len(releases(root)) == 5 and not {"done", "rows", "vectors"} & set(left)
@@ -362,7 +362,7 @@ def test_canaries_are_looked_at_once(world, whole, tmp_path, monkeypatch):
 
 
 def test_every_dofn_may_run_twice(world, whole, tmp_path, monkeypatch):
-    for kind in (transforms.backfill.WalkBucket, transforms.backfill_rows.StageRows):
+    for kind in (transforms.backfill.ReplayBucket, transforms.backfill_rows.SpoolRows):
         monkeypatch.setattr(kind, "process", run_twice(kind.process))
     assert backfill(world, str(tmp_path / "root"), 0, 4, *layout(3)) == 0
     assert_same_chain(str(tmp_path / "root"), whole)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.cli import main
-from pipelines.synth import interests_on, spread_ids
-from pipelines.synth_oracle import oracle_scores, read_world
+from pipelines.synthetic.oracle import oracle_scores, read_world
+from pipelines.synthetic.world import interests_on, spread_ids
 from tests.worlds import write_model
 from transforms.training_data import load_training_data
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pinnerformer_model.inference import UserEncoder
-from pipelines import job_request
 from pipelines.cli import main
-from pipelines.summary import print_summary
+from pipelines.operations.summary import print_summary
+from pipelines.planning import job_request
 from stores.files import Root
 from stores.releases import current_release, read_current
 from tests.pipelines.nights import (

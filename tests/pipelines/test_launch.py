@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipelines.arguments import Parser
-from pipelines.beam_options import parse_beam_options
-from pipelines.launch import run_pipeline
+from pipelines.launch.beam_options import parse_beam_options
+from pipelines.launch.run_pipeline import run_pipeline
 from stores.errors import InputError, StoreError
 from tests.pipelines.nights import make_world
 from tests.warm import run_python
@@ -84,8 +84,8 @@ def test_a_worker_process_that_is_killed_ends_the_run_soon(start):
 import os, signal
 import apache_beam as beam
 from pipelines.arguments import Parser
-from pipelines.beam_options import parse_beam_options
-from pipelines.launch import run_pipeline
+from pipelines.launch.beam_options import parse_beam_options
+from pipelines.launch.run_pipeline import run_pipeline
 from stores.errors import StoreError
 
 START

@@ -259,9 +259,9 @@ def test_nothing_is_left_of_the_erased_and_everything_of_the_rest(kept, leavers,
     assert kept.verify(f"--erased={leavers}") == 1
     capsys.readouterr()
     assert kept.of_root("erase", f"--users={leavers}") == 0
-    receipt = json.loads(capsys.readouterr().out)
-    assert receipt["users"] == 4 and receipt["releases"] == 4 and sum(receipt["stored"].values()) == 4
-    assert receipt["rows"]["histories"] and receipt["rows"]["user_embeddings"] and receipt["dead_letters"]
+    marker = json.loads(capsys.readouterr().out)
+    assert marker["users"] == 4 and marker["releases"] == 4 and sum(marker["stored"].values()) == 4
+    assert marker["rows"]["histories"] and marker["rows"]["user_embeddings"] and marker["dead_letters"]
     for manifest in chain(root):
         histories, vectors = before[manifest.release]
         assert histories_of(kept.root, manifest) == {u: rows for u, rows in histories.items() if u not in GONE}
@@ -329,8 +329,8 @@ def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, ca
     shutil.copytree(pins, f"{kept.root}/pins")
     capsys.readouterr()
     assert kept.of_root("erase", f"--users={leavers}") == 0
-    receipt = json.loads(capsys.readouterr().out)
-    assert receipt["training_data_deleted"] == ["training/all"]
+    marker = json.loads(capsys.readouterr().out)
+    assert marker["training_data_deleted"] == ["training/all"]
     assert not os.path.exists(f"{kept.root}/training/all")
     left = {"training/others/timelines.json", "training/model/config.json", "pins/vectors.parquet"}
     assert left <= set(files_under(kept.root)) and os.path.exists(f"{kept.root}/logs/ds={day(1)}/a.parquet")

@@ -3,7 +3,7 @@
 import os
 
 from pipelines.cli import main
-from pipelines.plan import judge_buckets
+from pipelines.operations.plan import judge_buckets
 from tests.pipelines.nights import make_world
 from tests.worlds import day
 

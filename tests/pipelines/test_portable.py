@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from deploy.flink.cluster import free_port
+from engines.flink.cluster import free_port
 from pipelines.cli import main
 from stores.files import Root
 from tests.engines.nights import assert_same_release, make_world, run_night

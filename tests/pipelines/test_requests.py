@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from pipelines import backfill_request, daily_request, release, repair, rollback
-from pipelines.beam_options import is_local
 from pipelines.cli import COMMANDS
+from pipelines.launch.beam_options import is_local
+from pipelines.operations import release, repair, rollback
+from pipelines.planning import backfill_request, daily_request
 from stores.errors import UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds
-from transforms.release import Publication
+from transforms.release import PublishTarget
 
 LOGS = ["--root=/root", "--logs=/logs", "--pins=/pins", "--model=/model"]
 NIGHT = [*LOGS, "--date=2026-11-24"]
@@ -69,7 +70,7 @@ def test_daily_and_plan_read_the_same_flags_alike():
         "--direct_num_workers=2",
     ]
     daily = daily_request.parse([*flags, KV, "--namespace=shop"])
-    assert (daily.target, daily.detach) == (Publication("lmdb:///kv", "shop"), False)
+    assert (daily.target, daily.detach) == (PublishTarget("lmdb:///kv", "shop"), False)
     night, job = daily.night, daily.night.job
     assert (night.date, night.bootstrap_from) == (datetime.date(2026, 11, 24), datetime.date(2026, 11, 1))
     assert (night.join, night.broadcast_limit_gib) == ("shuffle", 2)
@@ -96,7 +97,7 @@ def test_where_to_publish_is_said_or_refused_at_the_door():
         with pytest.raises(UsageError, match="--kv is missing: say where to publish, or --publish none"):
             parse(flags)
         assert parse([*flags, "--publish=none"]).target is None
-        assert parse([*flags, KV]).target == Publication("lmdb:///kv", "pinnerformer")
+        assert parse([*flags, KV]).target == PublishTarget("lmdb:///kv", "pinnerformer")
 
 
 def test_a_backfill_that_only_says_what_it_would_do_needs_no_store():

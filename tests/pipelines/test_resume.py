@@ -15,7 +15,7 @@ from tests.parts import Parts
 from tests.pipelines.nights import LENGTH, World, make_world
 from tests.worlds import FIRST, day, write_file
 from transforms import embed_users, histories, pins, read_logs, release, snapshots
-from transforms.receipts import STAGED_FOLDERS, read_receipts
+from transforms.markers import STAGED_FOLDERS, read_markers
 
 MODULES = (read_logs, histories, embed_users, snapshots, pins)
 MADE = ("--user-buckets=3", "--pin-shards=2", f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
@@ -38,7 +38,7 @@ def released(root: str) -> Manifest:
 
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory) -> tuple[Manifest, collections.Counter]:
-    """The release of an undisturbed run, and how many parts of each stage it did."""
+    """The release of an undisturbed run, and how many parts of each step it did."""
     root, parts = str(tmp_path_factory.mktemp("undisturbed")), Parts()
     with pytest.MonkeyPatch.context() as patch:
         parts.watch(patch, MODULES)
@@ -82,7 +82,7 @@ def test_a_run_cut_off_does_only_the_rest(world, whole, tmp_path, parts, share):
 
 def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_path, parts, monkeypatch):
     root = str(tmp_path / "root")
-    monkeypatch.setattr(release, "forget_parts", lambda *_: None)
+    monkeypatch.setattr(release, "discard_staged", lambda *_: None)
     arguments = command(world, root, "--publish=none")
     assert main(arguments) == 0
     (run,) = os.listdir(f"{root}/staging")
@@ -90,21 +90,21 @@ def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_p
     parts.watch(monkeypatch, MODULES)
     os.unlink(f"{root}/CURRENT")  # as if the run had been cut off at the last moment
     damaged = []
-    for stage in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):
-        receipts = read_receipts(Root(root), f"staging/{run}", stage)
-        part, receipt = next((part, r) for part, r in sorted(receipts.items()) if any(e.rows for e in r.files()))
-        entry = next(entry for entry in receipt.files() if entry.rows)
+    for step in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):
+        markers = read_markers(Root(root), f"staging/{run}", step)
+        part, marker = next((part, r) for part, r in sorted(markers.items()) if any(e.rows for e in r.files()))
+        entry = next(entry for entry in marker.files() if entry.rows)
         with open(f"{root}/{entry.path}", "ab") as file:
             file.write(b"x")
-        assert part not in read_receipts(Root(root), f"staging/{run}", stage)
-        damaged.append(stage)
-    receipt = sorted(os.listdir(f"{root}/staging/{run}/done/cut_vectors"))[0]
-    with open(f"{root}/staging/{run}/done/cut_vectors/{receipt}", "w") as file:
+        assert part not in read_markers(Root(root), f"staging/{run}", step)
+        damaged.append(step)
+    marker = sorted(os.listdir(f"{root}/staging/{run}/done/cut_vectors"))[0]
+    with open(f"{root}/staging/{run}/done/cut_vectors/{marker}", "w") as file:
         file.write("{")
     parts.done.clear()
     assert main(arguments) == 0
     assert released(root) == undisturbed
-    assert all(parts.done[stage] for stage in [*damaged, "cut_vectors"])
+    assert all(parts.done[step] for step in [*damaged, "cut_vectors"])
     assert not {"done", *STAGED_FOLDERS} & set(os.listdir(f"{root}/staging/{run}")), "leftovers of a committed run"
 
 

@@ -5,18 +5,18 @@ import os
 import numpy as np
 import pytest
 
-from pipelines import rollback
 from pipelines.cli import main
+from pipelines.operations import rollback
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.kv import open_store
 from stores.manifests import read_manifest
-from stores.releases import current_release, read_current, read_pin
+from stores.releases import current_release, read_current, read_hold
 from stores.retriever import Retriever
 from tests.pipelines.nights import histories_of, run_night, vectors_of
 from tests.redis_server import running_redis
 from tests.worlds import day, write_model
-from transforms.release import Publication, publish
+from transforms.release import PublishTarget, publish
 
 
 @pytest.fixture(params=["lmdb", "redis"])
@@ -77,7 +77,7 @@ def test_stopped_on_the_way_and_started_again(one_night, tmp_path, monkeypatch):
         with monkeypatch.context() as patched:
             patched.setattr(rollback, broken, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
             assert main(["rollback", f"--root={root}", f"--kv={kv}", "--reason=x"]) == 1
-        assert read_pin(Root(root)).release == str(day(0))
+        assert read_hold(Root(root)).release == str(day(0))
     assert main(["rollback", f"--root={root}", f"--kv={kv}"]) == 0
     assert served(kv) == (str(day(0)), vectors_of(root, first))
 
@@ -115,12 +115,12 @@ def test_a_fresh_generation_never_has_the_name_of_one_that_is_held(one_night, tm
     kv = f"lmdb://{tmp_path}/kv"
     world, root = one_night[0], Root(one_night[1])
     first = read_current(root)
-    publish(root, first.release, Publication(kv, "pinnerformer"))
+    publish(root, first.release, PublishTarget(kv, "pinnerformer"))
     second = run_night(world, root.url, 1, f"--kv={kv}")
     with open_store(kv) as store:
         generation = store.current().generation
     root.remove(f"releases/{second.release}/manifest.json")
-    publish(root, first.release, Publication(kv, "pinnerformer"))
+    publish(root, first.release, PublishTarget(kv, "pinnerformer"))
     with open_store(kv) as store:
         assert store.current().generation == f"{generation}.2" and store.current().release == first.release
     assert served(kv) == (first.release, vectors_of(root.url, first))
@@ -135,4 +135,4 @@ def test_a_release_that_lacks_a_file_is_not_rolled_back_to(two_nights, capsys):
     assert main(rollback) == 1
     assert path in capsys.readouterr().err
     assert main([*rollback, "--to=2020-01-01"]) == 1 and main([*rollback, "--to=../x"]) == 1
-    assert current_release(Root(root)) == str(day(1)) and read_pin(Root(root)) is None
+    assert current_release(Root(root)) == str(day(1)) and read_hold(Root(root)) is None

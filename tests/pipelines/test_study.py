@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from pipelines import study as command
 from pipelines.cli import main
-from pipelines.study_claims import CLAIMS, PAPER, Claim
-from pipelines.study_grid import BASE, FULL, QUICK, SMALL, make_grid
-from pipelines.study_report import sentence
-from pipelines.study_results import Study, difference, difference_of_losses, verdict
+from pipelines.study import command as command
+from pipelines.study.claims import CLAIMS, PAPER, Claim
+from pipelines.study.grid import BASE, FULL, QUICK, SMALL, make_grid
+from pipelines.study.report import sentence
+from pipelines.study.results import Study, difference, difference_of_losses, verdict
 
 
 def made_up(cells: dict[str, list[np.ndarray]], targets: np.ndarray) -> Study:

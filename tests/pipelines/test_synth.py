@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from pipelines import synth
 from pipelines.cli import main
-from pipelines.synth import World, engagements_of, interests_on, make_pins, spread_ids
-from pipelines.synth_oracle import oracle_scores, read_world
+from pipelines.synthetic import world as synth
+from pipelines.synthetic.oracle import oracle_scores, read_world
+from pipelines.synthetic.world import World, engagements_of, interests_on, make_pins, spread_ids
 from stores.errors import InputError
 
 WORLD = World(users=3000, pins=2000, start=datetime.date(2026, 5, 1), days=20, seed=3, vectorless_share=0)

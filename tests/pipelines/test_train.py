@@ -23,9 +23,9 @@ from pinnerformer_model.ranking import constant_scorer, hits_at_k, recall
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import load_state
-from pipelines import train as train_command
 from pipelines.cli import main
-from pipelines.train import Evaluation
+from pipelines.training import train as train_command
+from pipelines.training.train import Evaluation
 from tests.redis_server import free_port
 from tests.warm import run_together
 from transforms.training_data import TrainingData, load_training_data

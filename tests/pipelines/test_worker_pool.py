@@ -2,12 +2,12 @@
 
 import pytest
 
-from pipelines.worker_pool import MESSAGE_BYTES
+from pipelines.launch.worker_pool import MESSAGE_BYTES
 from tests.warm import run_python
 
 SMALL_MESSAGES = """
 from apache_beam.runners.worker.data_plane import ClosableOutputStream
-from pipelines.worker_pool import prepare_data_plane
+from pipelines.launch.worker_pool import prepare_data_plane
 
 prepare_data_plane()
 sent = []
@@ -29,7 +29,7 @@ def test_messages_are_small_in_this_version_of_beam():
 SENDS_WITHOUT_A_READER = """
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.worker import data_plane
-from pipelines.worker_pool import prepare_data_plane
+from pipelines.launch.worker_pool import prepare_data_plane
 
 prepare_data_plane()
 channel = data_plane._GrpcDataChannel()

@@ -13,7 +13,7 @@ from stores.layout import read_layout
 from stores.logs import ColumnNames, LogFile, open_log_file
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.pin_vectors import describe_vectors, read_vectors
-from stores.releases import chain, read_pin
+from stores.releases import chain, read_hold
 from stores.retention import Retention, collect
 from stores.tables import TABLES, read_files, write_part
 from tests.worlds import FIRST, make_rows, make_vectors, write_file, write_vectors
@@ -114,8 +114,8 @@ def test_damaged_manifests_and_layouts(root):
     for relative, read in (
         (manifest_path(str(FIRST)), lambda: list(chain(root))),
         ("layout.json", lambda: read_layout(root)),
-        ("PINNED", lambda: read_pin(root)),
-        ("HELD", lambda: read_pin(root)),
+        ("PINNED", lambda: read_hold(root)),
+        ("HELD", lambda: read_hold(root)),
     ):
         if relative in ("PINNED", "HELD"):
             pin = {"release": "a", "rolled_back": "b", "reason": "c", "since": "d"}

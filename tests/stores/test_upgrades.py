@@ -17,7 +17,7 @@ from stores.kv import open_store
 from stores.kv.base import Current, Generation
 from stores.layout import Layout, read_layout
 from stores.manifests import DIGEST, _digest, manifest_path, read_manifest, write_manifest
-from stores.releases import current_release, read_current, read_pin
+from stores.releases import current_release, read_current, read_hold
 from stores.tables import TABLES
 from stores.timelines import read_description
 from stores.upgrades import LAYOUT, MANIFEST, RUN_OUTCOME, STAGED_RUN, Change, Kind, Record, read_record, upgrade
@@ -92,7 +92,7 @@ def test_old_timelines_are_trained_on():
 def test_a_hold_of_an_old_version_holds_and_is_lifted(old, tmp_path, capsys, flag):
     inputs = write_inputs(str(tmp_path), 3)
     shutil.copy(f"{OLD_ROOTS}/v1/PINNED", old.path("PINNED"))
-    assert read_pin(old).release == FIRST and read_pin(old).rolled_back == SECOND
+    assert read_hold(old).release == FIRST and read_hold(old).rolled_back == SECOND
     night = ["daily", f"--root={old.url}", *inputs, f"--date={day(2)}", "--publish=none", "--quiet"]
     assert main(night) == 1
     line = capsys.readouterr().err.splitlines()[0]
@@ -100,7 +100,7 @@ def test_a_hold_of_an_old_version_holds_and_is_lifted(old, tmp_path, capsys, fla
     assert main(["gc", f"--root={old.url}", "--keep=1", "--keep-snapshots=1"]) == 0
     assert all(not read_manifest(old, release).dropped for release in (FIRST, SECOND))  # both that it concerns
     assert main(["rollback", f"--root={old.url}", flag]) == 0
-    assert "hold lifted" in capsys.readouterr().err and read_pin(old) is None and not old.exists("PINNED")
+    assert "hold lifted" in capsys.readouterr().err and read_hold(old) is None and not old.exists("PINNED")
     assert main(["rollback", f"--root={old.url}", flag]) == 0
     assert "was not held" in capsys.readouterr().err
 
@@ -109,11 +109,11 @@ def test_a_new_hold_takes_the_place_of_an_old_one(old):
     shutil.copy(f"{OLD_ROOTS}/v1/PINNED", old.path("PINNED"))
     rollback = ["rollback", f"--root={old.url}", "--publish=none", "--reason=worse still"]
     assert main([*rollback, f"--to={SECOND}"]) == 0
-    assert old.exists("HELD") and not old.exists("PINNED") and read_pin(old).release == SECOND
+    assert old.exists("HELD") and not old.exists("PINNED") and read_hold(old).release == SECOND
     for damaged in (b"{}", b"not JSON"):  # it is lifted all the same
         old.write_bytes("HELD", damaged)
         with pytest.raises(StoreError, match=re.escape(old.path("HELD"))):
-            read_pin(old)
+            read_hold(old)
         assert main(["rollback", f"--root={old.url}", "--lift-hold"]) == 0 and not old.exists("HELD")
 
 
@@ -227,7 +227,7 @@ def newer(record: Record) -> Record:
 def test_a_format_that_is_not_known_is_never_guessed_at(old, tmp_path):
     reads = {
         "layout.json": lambda: read_layout(old),
-        "HELD": lambda: read_pin(old),
+        "HELD": lambda: read_hold(old),
         f"staging/{RUN}/outcome.json": lambda: read_outcome(old, RUN),
         f"staging/{RUN}/staged.json": lambda: read_staged(old, RUN),
         manifest_path(FIRST): lambda: read_manifest(old, FIRST),

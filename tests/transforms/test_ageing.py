@@ -17,7 +17,7 @@ from tests.worlds import day, midnight
 from transforms.ageing import DAY_MS, Ageing
 from transforms.histories import update_bucket
 from transforms.run import Instructions, Run
-from transforms.snapshots import merge_bucket, who_acted
+from transforms.snapshots import merge_bucket, rows_with_new_action
 
 SCHEMA = user_embeddings_schema(1)
 LENGTH = 3
@@ -160,7 +160,7 @@ def test_users_embedded_by_age_alone_are_told_from_those_who_acted():
         ]
         return pa.Table.from_pylist(users, schema=SCHEMA)
 
-    assert who_acted(rows({1: 10, 2: 20}), rows({3: 5, 2: 21, 1: 10}))["user_id"].to_pylist() == [3, 2]
+    assert rows_with_new_action(rows({1: 10, 2: 20}), rows({3: 5, 2: 21, 1: 10}))["user_id"].to_pylist() == [3, 2]
 
 
 @pytest.mark.parametrize("flag", ["--max-idle-days", "--max-history-days", "--refresh-days"])

@@ -6,10 +6,10 @@ import datetime
 from stores.files import FileEntry, Root
 from stores.layout import Layout
 from stores.names import Step
-from transforms.backfill import BucketStart, BucketState, find_walked, state_after
-from transforms.receipts import Receipt, write_receipt
+from transforms.backfill import BucketStart, BucketState, find_replayed, state_after
+from transforms.markers import CompletionMarker, write_marker
 from transforms.run import Instructions, Run
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 DAYS = [datetime.date(2026, 11, n) for n in (1, 2, 3)]
 
@@ -21,7 +21,7 @@ def make_runs(root: Root) -> list[Run]:
 
 
 def walk(run: Run, bucket: int, state: BucketState, failed: int | None = None) -> BucketState:
-    """Leaves the receipt of a (bucket, day), and its files; returns the state after it."""
+    """Leaves the marker of a (bucket, day), and its files; returns the state after it."""
     entries = {}
     for table in ("histories", "user_embeddings"):
         content = f"{table} {bucket} {run.date} {state}".encode()
@@ -33,13 +33,13 @@ def walk(run: Run, bucket: int, state: BucketState, failed: int | None = None) -
 
         entries[table] = [run.root.write_named_by_content(folder, f"part-{bucket}", ".x", bucket, 1, write)]
     reports = {
-        "update_histories": StageReport(files={"histories": entries["histories"]}),
-        "merge_snapshot": StageReport(files={"user_embeddings": entries["user_embeddings"]}),
-        "embed_users": StageReport(failures=[] if failed is None else [(failed, "poison")]),
+        "update_histories": StepReport(files={"histories": entries["histories"]}),
+        "merge_snapshot": StepReport(files={"user_embeddings": entries["user_embeddings"]}),
+        "embed_users": StepReport(failures=[] if failed is None else [(failed, "poison")]),
     }
-    receipt = Receipt(reports)
-    write_receipt(run.root, run.staging, Step.WALK_BUCKETS, state.part(bucket), receipt)
-    return state_after(receipt)
+    marker = CompletionMarker(reports)
+    write_marker(run.root, run.staging, Step.REPLAY_BUCKETS, state.task(bucket), marker)
+    return state_after(marker)
 
 
 def test_receipts_are_followed_bucket_by_bucket_as_far_as_they_go(tmp_path):
@@ -49,12 +49,12 @@ def test_receipts_are_followed_bucket_by_bucket_as_far_as_they_go(tmp_path):
     for run in runs:
         state = walk(run, 0, state)
     one = walk(runs[0], 1, empty)
-    found = find_walked(runs, {0: empty, 1: empty})
+    found = find_replayed(runs, {0: empty, 1: empty})
     assert found.starts == {1: BucketStart(1, one)}
     assert sorted(day for day, _ in found.finished) == [0, 0, 1, 2]
     # With the first day committed, what follows is taken over from there.
-    assert find_walked(runs[1:], {1: one}).starts == {1: BucketStart(0, one)}
-    assert not find_walked(runs, {0: empty}).starts
+    assert find_replayed(runs[1:], {1: one}).starts == {1: BucketStart(0, one)}
+    assert not find_replayed(runs, {0: empty}).starts
 
 
 def test_a_receipt_of_another_state_is_left_alone(tmp_path):
@@ -63,9 +63,9 @@ def test_a_receipt_of_another_state_is_left_alone(tmp_path):
     after = walk(runs[0], 0, empty)
     walk(runs[1], 0, after)
     other = dataclasses.replace(after, retry=(5,))
-    assert find_walked(runs[1:], {0: other}).starts == {0: BucketStart(0, other)}
+    assert find_replayed(runs[1:], {0: other}).starts == {0: BucketStart(0, other)}
     moved = BucketState((FileEntry("histories/x", 0, 1, 1, "ff"),), after.embeddings)
-    assert find_walked(runs[1:], {0: moved}).starts == {0: BucketStart(0, moved)}
+    assert find_replayed(runs[1:], {0: moved}).starts == {0: BucketStart(0, moved)}
 
 
 def test_a_day_with_a_user_that_failed_is_walked_again(tmp_path):
@@ -75,7 +75,7 @@ def test_a_day_with_a_user_that_failed_is_walked_again(tmp_path):
     second = walk(runs[1], 0, first, failed=9)
     assert second.retry == (9,)
     walk(runs[2], 0, second)
-    assert find_walked(runs, {0: empty}).starts == {0: BucketStart(1, first)}
+    assert find_replayed(runs, {0: empty}).starts == {0: BucketStart(1, first)}
 
 
 def test_a_receipt_without_its_file_counts_for_nothing(tmp_path):
@@ -83,4 +83,4 @@ def test_a_receipt_without_its_file_counts_for_nothing(tmp_path):
     runs, empty = make_runs(root), BucketState()
     state = walk(runs[0], 0, empty)
     root.remove(state.histories[0].path)
-    assert find_walked(runs, {0: empty}).starts == {0: BucketStart(0, empty)}
+    assert find_replayed(runs, {0: empty}).starts == {0: BucketStart(0, empty)}

@@ -18,7 +18,7 @@ from tests.worlds import day, make_vectors, write_model, write_vectors
 from transforms.canaries import canary_cosines, draw_canaries, frozen_look_up
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.canaries import canaries_cosine, pin_vectors_cosine
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 CANARY_GATES = (canaries_cosine, pin_vectors_cosine)
 
@@ -75,7 +75,7 @@ def test_a_weight_that_changed_shows(nights):
     assert sound.min() > 0.9999
     model.user_tower.head_out.weight[0] *= 1.5
     damaged = canary_cosines(frozen, frozen_look_up(frozen), model.config, UserEncoder(model.user_tower))
-    report = StageReport(counters={"canaries": len(damaged)}, lowest={"cosine": damaged.min()})
+    report = StepReport(counters={"canaries": len(damaged)}, lowest={"cosine": damaged.min()})
     manifest = dataclasses.replace(first, counters={"check_canaries": report.counters})
     staged = StagedRelease(Root(f"{world.folder}/root"), manifest, {"check_canaries": report}, [], Thresholds())
     closed = [gate.name for gate in check_gates(CANARY_GATES, staged) if not gate.passed]

@@ -20,7 +20,7 @@ from stores.schemas import from_binary_column, to_binary_column, user_embeddings
 from stores.tables import TABLES, read_files, write_part
 from tests.redis_server import running_redis
 from tests.worlds import FIRST
-from transforms.release import Publication, publish
+from transforms.release import PublishTarget, publish
 from transforms.snapshots import merge_snapshot
 
 DIM, BUCKETS = 4, 3
@@ -84,9 +84,9 @@ def test_the_store_is_the_snapshot_published_last(tmp_path_factory, history):
     for number, (snapshot, other_model) in enumerate(history):
         made.append((release(root, f"r{number}", snapshot, ("cd" if other_model else "ab") * 32), snapshot))
     for manifest, snapshot in [*made, *made[::-1], made[0]]:
-        publish(root, manifest.release, Publication(kv, "pinnerformer"))
+        publish(root, manifest.release, PublishTarget(kv, "pinnerformer"))
         assert stored(kv, manifest.model_digest) == snapshot
-        assert publish(root, manifest.release, Publication(kv, "pinnerformer"))["users_sent"] == 0
+        assert publish(root, manifest.release, PublishTarget(kv, "pinnerformer"))["users_sent"] == 0
 
 
 @given(st.lists(SNAPSHOT, min_size=1, max_size=3), st.sets(IDS, min_size=1, max_size=6))
@@ -122,11 +122,11 @@ def test_readers_see_one_model_and_always_an_answer(tmp_path, kind):
                 answers[0] += 1
 
     def go(kv: str) -> None:
-        publish(root, names[0], Publication(kv, "pinnerformer"))
+        publish(root, names[0], PublishTarget(kv, "pinnerformer"))
         reader = threading.Thread(target=read, args=(kv,))
         reader.start()
         for turn in range(12):
-            publish(root, names[(turn + 1) % 2], Publication(kv, "pinnerformer"))
+            publish(root, names[(turn + 1) % 2], PublishTarget(kv, "pinnerformer"))
             before = answers[0]
             while answers[0] < before + 2:  # and what the next turn sweeps away is of no reader
                 assert reader.is_alive()

@@ -17,7 +17,7 @@ from tests.redis_server import free_port, running_redis
 from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
-from transforms.release import Publication, changed_rows, finish, publish
+from transforms.release import PublishTarget, changed_rows, check_commit_publish, publish
 from transforms.verification import INDEX_GATES
 
 
@@ -107,7 +107,9 @@ def files_under(folder: str) -> list[str]:
 def test_a_store_that_fails_after_the_commit_is_published_later(one_night, tmp_path, capsys):
     _, root = one_night
     run = run_of(root, day(0))
-    outcome = finish(Root(root), run, Thresholds(), Publication(f"redis://127.0.0.1:{free_port()}/0", "pinnerformer"))
+    outcome = check_commit_publish(
+        Root(root), run, Thresholds(), PublishTarget(f"redis://127.0.0.1:{free_port()}/0", "pinnerformer")
+    )
     assert outcome["outcome"] == "failed"
     assert "is committed but not published" in outcome["error"] and f"--run {run}" in outcome["error"]
     with running_redis(str(tmp_path)) as port:
@@ -124,13 +126,13 @@ def test_a_store_that_fails_after_the_commit_is_published_later(one_night, tmp_p
 def test_only_what_changed_is_sent(one_night, tmp_path):
     world, root, kv = one_night[0], Root(one_night[1]), f"lmdb://{tmp_path}/kv"
     first = read_current(root)
-    everybody = publish(root, first.release, Publication(kv, "pinnerformer"))
+    everybody = publish(root, first.release, PublishTarget(kv, "pinnerformer"))
     assert everybody["users_sent"] == everybody["users_stored"] == first.rows("user_embeddings")
     second = run_night(world, root.url, 1, "--publish=none")
-    sent = publish(root, second.release, Publication(kv, "pinnerformer"))
+    sent = publish(root, second.release, PublishTarget(kv, "pinnerformer"))
     assert sent["users_sent"] == second.counters["embed_users"]["users_embedded"] < second.rows("user_embeddings")
     assert sent["users_deleted"] == 0
-    assert publish(root, second.release, Publication(kv, "pinnerformer"))["users_sent"] == 0
+    assert publish(root, second.release, PublishTarget(kv, "pinnerformer"))["users_sent"] == 0
 
 
 def test_users_of_a_bucket_that_is_gone_are_deleted(one_night):

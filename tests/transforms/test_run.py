@@ -48,7 +48,7 @@ def test_launching_changes_nothing_but_the_launch(tmp_path):
 def test_progress_is_noted_in_the_folder_of_the_run_that_is_watched(tmp_path):
     run = RunFolder(Root(str(tmp_path)), "day-1", launch=Launch(progress_run="day-2"))
     run.note_progress("embed_users", 5)
-    run.note_progress("embed_users", 2, parts=0)
+    run.note_progress("embed_users", 2, tasks=0)
     folder = f"{tmp_path}/staging/day-2/progress"
     (name,) = os.listdir(folder)
     with open(f"{folder}/{name}") as file:

@@ -132,15 +132,15 @@ def search_well_enough(
     allowed = (1.0 - EF_TARGET) * np.isfinite(best.scores).sum()
     widths = [ef for ef in EF_CANDIDATES if ef >= find_ef] or [find_ef]
     for ef in widths:
-        parts, missed = [], 0
+        pieces, missed = [], 0
         for start in range(0, len(queries), QUERIES):
             rows = slice(start, start + QUERIES)
-            parts.append(search_shards(shards, queries[rows], 10, ef))
-            hits, wanted = count_found(parts[-1], best.take(rows))
+            pieces.append(search_shards(shards, queries[rows], 10, ef))
+            hits, wanted = count_found(pieces[-1], best.take(rows))
             missed += wanted - hits
             if missed > allowed and ef != widths[-1]:
                 break
         else:
             break
-    pin_ids, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("pin_ids", "scores"))
+    pin_ids, scores = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("pin_ids", "scores"))
     return Neighbours(pin_ids, scores), ef

@@ -9,7 +9,7 @@ from stores.files import Root
 from stores.manifests import Manifest
 from stores.names import Counter, Step
 from transforms.gates.thresholds import ThresholdValues
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class StagedRelease:
 
     root: Root
     manifest: Manifest
-    reports: Mapping[Step, StageReport]
+    reports: Mapping[Step, StepReport]
     chain: Sequence[Manifest]
     thresholds: ThresholdValues
     measured: dict[Callable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
@@ -47,9 +47,9 @@ class StagedRelease:
         """The sum of some counters of a step; one that the step does not have, or whose step did not run, is 0."""
         return sum(self.manifest.count(step, counter) for counter in counters)
 
-    def report(self, step: Step) -> StageReport:
+    def report(self, step: Step) -> StepReport:
         """What a step did; an empty report where it did not run."""
-        return self.reports.get(step, StageReport())
+        return self.reports.get(step, StepReport())
 
 
 def measured_once(measure: Callable[[StagedRelease], T]) -> Callable[[StagedRelease], T]:

@@ -28,7 +28,7 @@ FEWEST = 3  # releases that a median of the week is taken over, at least
 
 
 @dataclasses.dataclass(frozen=True)
-class Night:
+class ReleaseStats:
     """The figures of one release that read whole partitions.
 
     Attributes:
@@ -51,14 +51,14 @@ def share_without_vector(manifest: Manifest) -> float | None:
     return without / looked_up if looked_up else None
 
 
-def night_of(manifest: Manifest, previous: Manifest | None) -> Night | None:
+def release_stats(manifest: Manifest, previous: Manifest | None) -> ReleaseStats | None:
     """A release's figures; None for a first one and for a date released again, which are like no other night."""
     days = (manifest.day - previous.day).days if previous else 0
     if days < 1:
         return None
     rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ) / days
     active = manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED)
-    return Night(manifest.day, days, rows, active)
+    return ReleaseStats(manifest.day, days, rows, active)
 
 
 def factor(measured: float, usual: float) -> float:
@@ -76,23 +76,23 @@ class Nights:
         weekday: Those of the last 4 weeks of tonight's weekday.
     """
 
-    tonight: Night
-    week: list[Night]
-    weekday: list[Night]
+    tonight: ReleaseStats
+    week: list[ReleaseStats]
+    weekday: list[ReleaseStats]
 
 
 @measured_once
 def nights_of(staged: StagedRelease) -> Nights | None:
     """Weekdays differ, so the same weekday counts apart, and more strictly; None where tonight is like no other."""
     newest_first = [staged.manifest, *staged.chain]
-    tonight, *before = [night_of(*pair) for pair in zip(newest_first, [*staged.chain, None], strict=True)]
+    tonight, *before = [release_stats(*pair) for pair in zip(newest_first, [*staged.chain, None], strict=True)]
     if tonight is None:
         return None
     known = [night for night in before[: WEEK * WEEKS] if night]
     return Nights(tonight, known[:WEEK], [n for n in known if n.date.weekday() == tonight.date.weekday()])
 
 
-def compare_rows(tonight: Night, before: list[Night], fewest: int) -> Measured | None:
+def compare_rows(tonight: ReleaseStats, before: list[ReleaseStats], fewest: int) -> Measured | None:
     """Tonight's rows per day against the median; a night that caught up on several days is compared by them.
 
     Args:
@@ -101,7 +101,7 @@ def compare_rows(tonight: Night, before: list[Night], fewest: int) -> Measured |
     return against_median("log rows a day", tonight.rows, [night.rows for night in before], fewest)
 
 
-def compare_active(tonight: Night, before: list[Night], fewest: int) -> Measured | None:
+def compare_active(tonight: ReleaseStats, before: list[ReleaseStats], fewest: int) -> Measured | None:
     """Tonight's active users against the median; those of a night that caught up on several days are no measure."""
     if tonight.days != 1:
         return None

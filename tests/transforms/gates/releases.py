@@ -6,7 +6,7 @@ from stores.files import FileEntry, Root
 from stores.manifests import Manifest
 from stores.names import Step
 from transforms.gates import GateSpec, StagedRelease, Thresholds, check_gates
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 
 def manifest_of(users: int, pins: int, indexed: int) -> Manifest:
@@ -18,7 +18,7 @@ def manifest_of(users: int, pins: int, indexed: int) -> Manifest:
 def staged_of(
     manifest: Manifest,
     chain: Sequence[Manifest] = (),
-    reports: dict[Step, StageReport] | None = None,
+    reports: dict[Step, StepReport] | None = None,
     root: Root | None = None,
 ) -> StagedRelease:
     """A staged release; without a root for gates that open no file."""

@@ -34,7 +34,7 @@ def test_a_sound_run_passes():
 
 
 @pytest.mark.parametrize(
-    ("stage", "counter", "value", "gate"),
+    ("step", "counter", "value", "gate"),
     [
         ("update_histories", "rows_new", 97, "rows_unaccounted"),
         ("update_histories", "rows_new", 99, "rows_unaccounted"),
@@ -51,9 +51,9 @@ def test_a_sound_run_passes():
         ("embed_users", "users_failed", 1, "users_failed_share"),
     ],
 )
-def test_one_wrong_number_closes_its_gate(stage, counter, value, gate):
+def test_one_wrong_number_closes_its_gate(step, counter, value, gate):
     counters = {name: dict(found) for name, found in SOUND.items()}
-    counters.setdefault(stage, {})[counter] = value
+    counters.setdefault(step, {})[counter] = value
     assert gate in closed_with(counters)
 
 
@@ -62,7 +62,7 @@ def test_pins_that_are_in_no_index():
 
 
 def test_nobody_at_all():
-    nobody = {stage: dict.fromkeys(found, 0) for stage, found in SOUND.items()}
+    nobody = {step: dict.fromkeys(found, 0) for step, found in SOUND.items()}
     assert closed_with(nobody, manifest_of(0, 0, 0)) == ["users_present", "pins_present"]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from tests.transforms.gates.releases import manifest_of, staged_of
 from transforms.gates.staged import StagedRelease, measured_once
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 COUNTERS = {"read_logs": {"rows_read": 5, "rows_dropped": 2}}
 
@@ -14,7 +14,7 @@ def test_a_counter_that_is_not_there_is_none():
     assert staged.count("read_logs", "rows_read") == 5
     assert staged.count("read_logs", "rows_read", "rows_dropped", "rows_erased") == 7
     assert staged.count("embed_users", "users_embedded") == 0
-    assert staged.report("embed_users") == StageReport()
+    assert staged.report("embed_users") == StepReport()
 
 
 def test_the_release_before():

@@ -8,14 +8,14 @@ from tests.transforms.gates.releases import closed, manifest_of, staged_of
 from transforms.embed_users import norm_range
 from transforms.gates import GATES, vectors
 from transforms.gates.sample import Sample
-from transforms.step_reports import StageReport
+from transforms.step_reports import StepReport
 
 NOBODY = Neighbours(np.empty((0, 10), np.int64), np.empty((0, 10), np.float32))
 
 
 @pytest.mark.parametrize("norm", [0.99, 1.01])
 def test_norms(norm):
-    reports = {"embed_users": StageReport(lowest={"norm": norm}, highest={"norm": 1.0})}
+    reports = {"embed_users": StepReport(lowest={"norm": norm}, highest={"norm": 1.0})}
     computed = GATES[GATES.index(vectors.users_not_finite) : GATES.index(vectors.pins_constant) + 1]
     assert closed(computed, staged_of(manifest_of(20, 30, 30), reports=reports)) == ["users_norm"]
 

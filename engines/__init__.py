@@ -1,0 +1,1 @@
+"""Engines that tests, benchmarks and a developer start on one machine."""

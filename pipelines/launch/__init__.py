@@ -1,0 +1,1 @@
+"""How a job is handed to Beam: options, runners, progress, workers."""

@@ -1,0 +1,53 @@
+"""Hands a planned night to Beam: to its end, or to an engine that goes on alone."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.launch.detached import note_submitted
+from pipelines.launch.progress import Progress
+from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.planning.daily_plan import DailyPlan
+from transforms.release import OUTCOME, STAGED, read_outcome
+
+Define = Callable[[beam.Pipeline, DailyPlan], None]
+
+
+def execute(
+    plan: DailyPlan, define: Define, lease: str, options: PipelineOptions, *, shown: bool
+) -> dict[str, Any] | None:
+    """Runs what is not done yet of a plan; returns how it ended, None if nothing says so.
+
+    Args:
+        define: Puts a launched plan on a pipeline.
+        lease: Who must still hold the root when the release is committed.
+
+    Raises:
+        PinnerFormerError: in the words of the worker that failed.
+    """
+    run, taken_over = plan.run, plan.finished.describe()
+    if taken_over and shown:
+        print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
+    run.root.remove(f"{run.staging}/{OUTCOME}")
+    plan = plan.launched(lease=lease)
+    rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows
+    with Progress(plan.run, run.layout.user_buckets, rows=rows, pins=pins, shown=shown):
+        run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan))
+    return read_outcome(run.root, run.name)
+
+
+def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:
+    """Hands a plan to its engine and prints the run's name; the job's last step writes how it ended.
+
+    The lease ends with the launcher: of two runs on one root the one that moves CURRENT first wins, the other fails.
+    """
+    run = plan.run
+    for name in (OUTCOME, STAGED):  # of an earlier attempt
+        run.root.remove(f"{run.staging}/{name}")
+    plan = plan.launched()
+    result = run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan), wait=False)
+    note_submitted(run.root, run.name, options, result)
+    print(run.name, flush=True)

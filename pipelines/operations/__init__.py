@@ -1,0 +1,1 @@
+"""What is done between nights, and what a person reads of them."""

@@ -1,0 +1,101 @@
+"""`pinnerformer erase`: removes people from every release, store, report and run, and keeps them out."""
+
+import dataclasses
+import datetime
+import sys
+
+from pipelines.arguments import Parser, add_root, add_stores
+from pipelines.operations.figures import as_json
+from stores.erasure import (
+    check_known_tables,
+    erase_from_dead_letters,
+    erase_from_files,
+    erase_from_runs,
+    erase_from_training_data,
+    keep_out,
+    new_erasure_report,
+    read_user_list,
+)
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import require_layout
+from stores.lease import hold_lease
+
+DESCRIPTION = """\
+Removes users: histories, embeddings and canaries of every release (new files, the manifest's next revision, the old
+files deleted), dead letters, every generation of every store given, timelines under the root, and the leftovers of
+runs. ROOT/erased keeps them out: no later run, backfill or delivery takes a row of theirs in.
+
+Prints a report of counts and writes it to ROOT/erasures/. May be repeated after any interruption, and harmlessly.
+Logs, models and backups are not the job's: erase there too. `pinnerformer verify --erased FILE` proves absence here.
+"""
+
+EPILOG = """\
+example:
+  pinnerformer erase --root ROOT --users leavers.txt --kv redis://HOST/0 --kv lmdb:///var/lib/pinnerformer
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EraseRequest:
+    """What `pinnerformer erase` is asked for.
+
+    Attributes:
+        users: A file that lists whom to erase.
+        stores: URLs of all stores that the root is published to.
+    """
+
+    root: Root
+    users: str
+    stores: tuple[str, ...]
+    namespace: str
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer erase`."""
+    parser = Parser(prog="pinnerformer erase", description=DESCRIPTION, epilog=EPILOG)
+    add_root(parser)
+    parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line")
+    add_stores(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> EraseRequest:
+    """Reads the flags of `pinnerformer erase`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return EraseRequest(Root(found.root), found.users, tuple(found.kv), found.namespace)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    root, users = request.root, read_user_list(request.users)
+    require_layout(root)
+    stores = [open_store(url, request.namespace) for url in request.stores]
+    for store in stores:
+        store.check()
+    report = new_erasure_report(users)
+    with hold_lease(root, "erase"):
+        check_known_tables(root)
+        keep_out(root, users)  # first: whatever comes after, they do not come back
+        for store in stores:
+            for generation in store.generations():
+                key = f"{store.url_shown} {request.namespace} {generation}"
+                report.stored[key] = store.delete_users(generation, users)
+        erase_from_runs(root, report)
+        erase_from_files(root, users, report)
+        erase_from_dead_letters(root, users, report)
+        erase_from_training_data(root, users, report)
+        now = datetime.datetime.now(datetime.UTC)
+        report.finished = now.isoformat(timespec="seconds")
+        path = f"erasures/{now:%Y%m%dT%H%M%S}-{report.list_digest[:8]}.json"
+        root.write_json(path, dataclasses.asdict(report))
+    for store in stores:
+        store.close()
+    print(as_json(dataclasses.asdict(report)))
+    print(f"report: {root.path(path)}", file=sys.stderr)
+    return 0

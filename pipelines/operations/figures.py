@@ -1,0 +1,47 @@
+"""The figures of a release, for people and programs alike."""
+
+import json
+from typing import Any
+
+from stores.manifests import Manifest
+from stores.names import Counter, Step
+
+
+def summarise(manifest: Manifest) -> dict[str, Any]:
+    """The figures of a release that a person asks for first."""
+    count = manifest.count
+    return {
+        "release": manifest.release,
+        "date": manifest.date,
+        "previous": manifest.previous,
+        "model": manifest.model_digest[:12],
+        "log_files": len(manifest.inputs),
+        "rows_read": count(Step.READ_LOGS, Counter.ROWS_READ),
+        "rows_dropped": {
+            name.removeprefix("dropped_"): count
+            for name, count in sorted(manifest.counters.get(Step.READ_LOGS, {}).items())
+            if name.startswith("dropped_") and count
+        },
+        "rows_erased": count(Step.READ_LOGS, Counter.ROWS_ERASED),
+        "rows_repeated": count(Step.UPDATE_HISTORIES, Counter.ROWS_REPEATED),
+        "rows_expired": count(Step.UPDATE_HISTORIES, Counter.ROWS_EXPIRED),
+        "users": manifest.rows("user_embeddings"),
+        "users_active": count(Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE),
+        "users_embedded": count(Step.EMBED_USERS, Counter.USERS_EMBEDDED),
+        "users_without_token": count(Step.JOIN_VECTORS, Counter.USERS_WITHOUT_TOKEN),
+        "users_failed": count(Step.EMBED_USERS, Counter.USERS_FAILED),
+        "users_carried_over": count(Step.MERGE_SNAPSHOT, Counter.USERS_CARRIED_OVER),
+        "users_due": count(Step.UPDATE_HISTORIES, Counter.USERS_DUE),
+        "users_expired": count(Step.MERGE_SNAPSHOT, Counter.USERS_EXPIRED),
+        "users_stale": count(Step.MERGE_SNAPSHOT, Counter.USERS_STALE),
+        "tokens_without_vector": count(Step.JOIN_VECTORS, Counter.TOKENS_WITHOUT_VECTOR),
+        "tokens_out_of_vocabulary": count(Step.JOIN_VECTORS, Counter.TOKENS_OUT_OF_VOCABULARY),
+        "pins": manifest.rows("pin_embeddings"),
+        "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),
+        "index_ef_search": manifest.settings["index"].get("ef_search"),
+        "seconds": {step: round(value, 2) for step, value in manifest.timings.items()},
+    }
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=1)

@@ -1,0 +1,195 @@
+"""`pinnerformer plan`: what a night would read, write and cost, and whether it would be refused; writes nothing."""
+
+import dataclasses
+import datetime
+import statistics
+import sys
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.launch.beam_options import parse_flags
+from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
+from pipelines.planning.daily_request import NightRequest, make_parser, night_request
+from stores.errors import UsageError
+from stores.layout import Layout, advise_buckets, read_layout
+from stores.logs import InputSelection
+from stores.manifests import Manifest
+from stores.names import Counter, Step
+from stores.releases import chain, read_current, refuse_held
+from transforms.gates import COMPARED, StagedRelease, check_gates
+from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
+
+DESCRIPTION = """\
+Says what `daily` with the same flags would read, embed and write, how long the work takes at the rates of the last
+releases, and what it needs of memory. What `daily` would refuse is refused here, with the same words and exit code.
+Writes nothing.
+"""
+USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
+PIN_STAGES = (Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """Medians over the last releases; None where none tells.
+
+    Attributes:
+        active_per_row: Users embedded for each log row read.
+        tokens_per_user: Tokens the model saw for each of them.
+        user_s: Seconds of work a user, joined and embedded.
+        row_s: Seconds of work a log row: read, merged into the histories and the snapshot.
+        pin_s: Seconds of work a pin: sorted, embedded, indexed.
+    """
+
+    active_per_row: float | None
+    tokens_per_user: float | None
+    user_s: float | None
+    row_s: float | None
+    pin_s: float | None
+
+    @classmethod
+    def of(cls, releases: list[Manifest]) -> "Rates":
+        """Reads them off manifests, newest first."""
+
+        def median(figure: Any) -> float | None:
+            found = []
+            for manifest in releases:
+                users = manifest.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED)
+                rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
+                pins = manifest.count(Step.EMBED_PINS, Counter.PINS_EMBEDDED)
+                above, below = figure(manifest, users, rows, pins)
+                if below:
+                    found.append(above / below)
+            return statistics.median(found) if found else None
+
+        def seconds(manifest: Manifest, steps: tuple[str, ...]) -> float:
+            return sum(manifest.timings.get(step, 0.0) for step in steps)
+
+        row_stages = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
+        daily = [m for m in releases if m.previous is not None]
+        return cls(
+            active_per_row=cls.of_daily(daily),
+            tokens_per_user=median(lambda m, users, rows, pins: (m.count(Step.EMBED_USERS, Counter.TOKENS), users)),
+            user_s=median(lambda m, users, rows, pins: (seconds(m, USER_STAGES), users)),
+            row_s=median(lambda m, users, rows, pins: (seconds(m, row_stages), rows)),
+            pin_s=median(lambda m, users, rows, pins: (seconds(m, PIN_STAGES), pins)),
+        )
+
+    @staticmethod
+    def of_daily(releases: list[Manifest]) -> float | None:
+        found = []
+        for manifest in releases:
+            rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
+            if rows:
+                found.append(manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED) / rows)
+        return statistics.median(found) if found else None
+
+
+def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
+    """Whether the user buckets are enough for the rows that a run shuffles and the histories that it ends with."""
+    kept = rows + (current.rows("histories") if current else 0)
+    advised = advise_buckets(kept, rows, least=1)
+    if advised <= buckets:
+        return f"enough for {rows:,} rows tonight and at most {kept:,} in the histories"
+    if current:
+        return f"more would be better, {advised:,}; they are fixed: make a new root, by `backfill --user-buckets`"
+    return f"too few: give --user-buckets {max(64, advised)}; they are fixed once the root is made"
+
+
+def describe(
+    given: JobInputs,
+    date: datetime.date,
+    current: Manifest | None,
+    inputs: InputSelection,
+    layout: Layout,
+    releases: list[Manifest],
+) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) of everything there is to say."""
+    rates, rows = Rates.of(releases), sum(file.rows for file in inputs.files)
+    size = sum(file.bytes for file in inputs.files)
+    everybody = not same_model(current, given)
+    known = current.rows("user_embeddings") if current else 0
+    lines = [
+        (
+            "log files",
+            f"{len(inputs.files):,}",
+            f"{len(inputs.partitions)} new partitions, {len(inputs.late)} late files",
+        ),
+        ("log rows", f"{rows:,}", f"{size / 1e6:,.1f} MB"),
+        ("pins", f"{given.vectors.rows:,}", f"vectors of {given.vectors.version}, {given.vectors.dtype}"),
+    ]
+    users: float | None = known if everybody and current else None
+    if not everybody and rates.active_per_row is not None:
+        users = min(known + rows, rates.active_per_row * rows)
+    ageing = given.settings.ageing
+    if users is not None and not everybody and current and ageing.refresh_days:
+        due = known * min(1.0, (date - current.day).days / ageing.refresh_days)
+        users = min(known + rows, users + due)
+    why = "everybody: first release, or another model" if everybody else "whose history changes, at the usual rate"
+    lines.append(("users to embed", "not known yet" if users is None else f"about {users:,.0f}", why))
+    if ageing.describe(date):
+        lines.append(("growing old", "", ageing.describe(date)))
+    if users is not None and rates.tokens_per_user is not None:
+        lines.append(("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} a user"))
+    if users is not None and None not in (rates.user_s, rates.row_s, rates.pin_s):
+        work = users * rates.user_s + rows * rates.row_s + given.vectors.rows * rates.pin_s  # type: ignore[operator]
+        lines.append(("minutes of work", f"{work / 60:,.1f}", "summed over workers, at the rates of the last releases"))
+    if current:
+        written = sum(e.bytes for entries in current.tables.values() for e in entries)
+        lines.append(("to write", f"at most {written / 1e6:,.1f} MB", f"the size of {current.release}"))
+    lines.append(("user buckets", f"{layout.user_buckets:,}", judge_buckets(layout.user_buckets, rows, current)))
+    vectors = given.vectors.nbytes
+    lines.append(
+        (
+            "memory",
+            f"{vectors / 2**30:,.2f} GiB",
+            f"of pin vectors, shared by a machine's workers; join {given.settings.join}",
+        )
+    )
+    return lines
+
+
+def parse(argv: list[str]) -> NightRequest:
+    """Reads the flags of `pinnerformer plan`, which are those of `daily`; where to publish does not matter here.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    return night_request(*parse_flags(make_parser("pinnerformer plan", DESCRIPTION), argv))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    request = parse(argv)
+    given = read_job_inputs(request.job, request.join, request.broadcast_limit_gib)
+    root = given.root
+    refuse_held(root)
+    current = read_current(root)
+    if current is not None and request.date < current.day:
+        raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
+    inputs, _ = choose_inputs(request, current)
+    layout = read_layout(root) or Layout(**given.requested_layout)
+    releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
+    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")
+    for style in ("bold", "", "dim"):
+        table.add_column(style=style)
+    for line in describe(given, request.date, current, inputs, layout, releases[:WEEK]):
+        table.add_row(*line)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if current is not None:
+        counters: dict[str, dict[str, int]] = {
+            Step.READ_LOGS: {Counter.ROWS_READ: sum(file.rows for file in inputs.files)}
+        }
+        tonight = dataclasses.replace(
+            current, date=request.date.isoformat(), previous=current.release, counters=counters
+        )
+        staged = StagedRelease(root, tonight, {}, releases, given.settings.thresholds)
+        for gate in check_gates((rows_against_week, rows_against_weekday), staged):
+            if not gate.passed:
+                console.print(
+                    f"would be refused by {gate.name}: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}"
+                )
+    return 0

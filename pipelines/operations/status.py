@@ -1,0 +1,148 @@
+"""`pinnerformer status`: the releases of a root, what the store serves, and whether the newest is too old."""
+
+import dataclasses
+import datetime
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.arguments import Parser, add_json, add_root, add_store, seconds
+from pipelines.operations.figures import as_json, summarise
+from stores.files import Root
+from stores.kv import open_store
+from stores.layout import require_layout
+from stores.manifests import Manifest, manifest_path
+from stores.releases import chain, current_release
+
+DESCRIPTION = """\
+Shows the releases of a root, newest first, and what the key-value store serves.
+
+With --max-age it exits with 1 when the newest release was committed longer ago than that: the alarm for the job that
+never ran.
+"""
+
+
+def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
+    """What there is to say of a root and a store, for people and programs alike.
+
+    Raises:
+        StoreError: no such root, or it is damaged.
+    """
+    require_layout(root)
+    releases = [describe_release(root, manifest) for manifest in chain(root)]
+    found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}
+    if kv:
+        with open_store(kv, namespace) as store:
+            current = store.current()
+            found["store"] = {"url": store.url_shown, "namespace": namespace, "release": None}
+            if current:
+                found["store"] |= {
+                    "release": current.release,
+                    "generation": current.generation,
+                    "model": current.model_digest[:12],
+                    "users": current.users,
+                }
+    return found
+
+
+def describe_release(root: Root, manifest: Manifest) -> dict[str, Any]:
+    """The figures of a release, and when it was committed."""
+    committed = root.modified(manifest_path(manifest.release))
+    stamp = datetime.datetime.fromtimestamp(committed, datetime.UTC)
+    return {**summarise(manifest), "committed": stamp.isoformat(timespec="seconds")}
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusRequest:
+    """What `pinnerformer status` is asked for.
+
+    Attributes:
+        kv: The store to ask; None: none.
+        max_age_s: How old the newest release may be; None: as old as it is.
+        as_json: Whether programs read it.
+    """
+
+    root: Root
+    kv: str | None
+    namespace: str
+    max_age_s: float | None
+    as_json: bool
+
+
+def make_parser() -> Parser:
+    """The flags of `pinnerformer status`."""
+    parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
+    add_root(parser)
+    add_store(parser)
+    parser.add_argument("--max-age", type=seconds, metavar="30h", help="exit with 1 if the newest release is older")
+    add_json(parser)
+    return parser
+
+
+def parse(argv: list[str]) -> StatusRequest:
+    """Reads the flags of `pinnerformer status`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found = make_parser().parse_args(argv)
+    return StatusRequest(Root(found.root), found.kv, found.namespace, found.max_age, found.json)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code: 1 if the newest release is older than --max-age."""
+    request = parse(argv)
+    found = describe(request.root, request.kv, request.namespace)
+    if request.as_json:
+        print(as_json(found))
+    else:
+        _print(found)
+    if request.max_age_s is not None:
+        now = datetime.datetime.now(datetime.UTC)
+        newest = found["releases"][0] if found["releases"] else None
+        age = (now - datetime.datetime.fromisoformat(newest["committed"])).total_seconds() if newest else None
+        if age is None or age > request.max_age_s:
+            what = (
+                f"{newest['release']} was committed {age / 3600:.1f} h ago" if newest and age else "there is no release"
+            )
+            print(
+                f"pinnerformer status: too old: {what}, --max-age allows {request.max_age_s / 3600:g} h",
+                file=sys.stderr,
+            )
+            return 1
+    return 0
+
+
+def release_table(releases: Sequence[dict[str, Any]], current: str | None, title: str) -> Table:
+    """A line per release, as `describe_release` has them."""
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
+    for name in ("", "release", "committed (UTC)", "model"):
+        table.add_column(name, no_wrap=True)
+    for name in ("rows read", "active", "embedded", "users", "pins", "recall@10"):
+        table.add_column(name, justify="right")
+    for r in releases:
+        recall = r["index_recall_at_10"]
+        numbers = [f"{r[key]:,}" for key in ("rows_read", "users_active", "users_embedded", "users", "pins")]
+        mark = "*" if r["release"] == current else ""
+        committed = r["committed"][:16].replace("T", " ")
+        table.add_row(mark, r["release"], committed, r["model"], *numbers, f"{recall:.4f}" if recall else "-")
+    return table
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(release_table(found["releases"], found["current"], f"releases of {found['root']} (* CURRENT)"))
+    store = found["store"]
+    if store and store["release"]:
+        console.print(
+            f"{store['url']} serves {store['release']} to namespace {store['namespace']}: {store['users']:,} users, "
+            f"generation {store['generation']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    elif store:
+        console.print(f"{store['url']}: nothing published in namespace {store['namespace']}", highlight=False)

@@ -1,0 +1,77 @@
+"""What a person reads when a run is over."""
+
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.operations.figures import summarise
+from stores.files import Root
+from stores.manifests import read_manifest
+from stores.names import Counter
+from transforms.release import FAILED_USERS, STAGED
+
+
+def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(what, figure, remark) of everything that is always said of a release, and of what grew old or failed, if any.
+
+    Args:
+        facts: As `summarise` gives them.
+        published: Counters of the publishing; None if nothing was.
+    """
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in facts["rows_dropped"].items())
+    recall = facts["index_recall_at_10"]
+    left_out = facts["tokens_without_vector"] + facts["tokens_out_of_vocabulary"]
+    tokens = f"{facts['tokens_without_vector']:,} without a vector, {facts['tokens_out_of_vocabulary']:,}"
+    index = f"index recall@10 {recall:.4f} at ef {facts['index_ef_search']}" if recall else ""
+    rows = [
+        ("log rows read", f"{facts['rows_read']:,}", f"{facts['log_files']} files"),
+        ("dropped", f"{sum(facts['rows_dropped'].values()):,}", dropped or "none"),
+        ("seen before", f"{facts['rows_repeated']:,}", "equal to a row in the histories"),
+        ("active users", f"{facts['users_active']:,}", "whose history changed"),
+        ("embedded", f"{facts['users_embedded']:,}", f"{facts['users_without_token']:,} more had no usable token"),
+        ("carried over", f"{facts['users_carried_over']:,}", f"of {facts['users']:,} users"),
+        ("tokens left out", f"{left_out:,}", f"{tokens} out of vocabulary"),
+        ("pins", f"{facts['pins']:,}", index),
+    ]
+    if facts["rows_expired"] or facts["users_expired"] or facts["users_due"]:
+        why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
+        rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))
+    if facts["users_failed"]:
+        why = f"tried again tomorrow; {facts['users_stale']:,} keep an older vector, marked stale"
+        rows.insert(5, ("could not be embedded", f"{facts['users_failed']:,}", why))
+    if published:
+        return [
+            *rows,
+            ("published", f"{published['users_sent']:,}", f"{published['users_stored']:,} users in the store"),
+        ]
+    return [*rows, ("published", "-", "--publish none")]
+
+
+def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: TextIO) -> None:
+    """Prints the end of a run: what was read, dropped and why, embedded, carried over, indexed, published."""
+    manifest = read_manifest(root, outcome["release"])
+    facts = summarise(manifest)
+    table = Table(box=box.SIMPLE, show_header=False, title=f"release {facts['release']}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for row in summary_rows(facts, outcome["publish"]):
+        table.add_row(*row)
+    work = "  ".join(f"{step} {value:.1f}" for step, value in facts["seconds"].items())
+    console = Console(file=file, width=None if file.isatty() else 110)
+    console.print(table)
+    console.print(f"{seconds:.1f} s in all; seconds of work a step: {work}", highlight=False)
+    if facts[Counter.USERS_FAILED]:
+        staging = f"staging/{manifest.settings['run']}"
+        console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
+        console.print(
+            f"once that is mended: pinnerformer repair --root {root.url} "
+            f"--users {root.path(f'{staging}/{FAILED_USERS}')} --logs DIR --pins DIR --model DIR --kv URL",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,1 @@
+"""What a job is asked for, and what is decided before it starts."""

@@ -1,0 +1,111 @@
+"""What `pinnerformer daily` is asked for, and `pinnerformer plan` with it: its flags, read into one request."""
+
+import argparse
+import dataclasses
+import datetime
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.arguments import Parser, add_publish, date, positive
+from pipelines.launch.beam_options import parse_flags
+from pipelines.launch.detached import check_detachable
+from pipelines.operations.outcomes import publish_target
+from pipelines.planning.job_request import JobRequest, add_job_flags, job_request
+from transforms.release import PublishTarget
+
+DESCRIPTION = """\
+Turns the engagement logs up to a date into one release: a fresh embedding per user in the key-value store and a fresh
+embedding per pin in the HNSW index.
+
+The first run on an empty root builds the histories from --bootstrap-from on and embeds everybody seen; every later one
+reads what came in since, embeds the users whose history changed, and keeps everybody else's vector. A night that was
+missed is caught up. Nothing is visible before every gate is passed.
+"""
+
+EPILOG = """\
+Beam's own options pass through, for example:
+  --direct_running_mode=multi_processing --direct_num_workers=2     two worker processes on this machine
+  --runner=FlinkRunner --flink_master=HOST:8081                     an engine of your own
+
+exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate (what was served before is still served)
+
+example:
+  pinnerformer daily --root ROOT --logs WORLD/logs --pins WORLD/pins --model MODEL \\
+    --date 2026-11-23 --bootstrap-from 2026-11-01 --kv lmdb:///var/lib/pinnerformer
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class NightRequest:
+    """What a night is to be computed from, and how: what `plan` foretells, and `daily` does.
+
+    Attributes:
+        date: The last UTC day of logs to include.
+        bootstrap_from: The first day of logs; None if the flags do not say, as they must on an empty root.
+        join: `auto`, `broadcast` or `shuffle`.
+        broadcast_limit_gib: Up to where `auto` broadcasts.
+    """
+
+    job: JobRequest
+    date: datetime.date
+    bootstrap_from: datetime.date | None
+    join: str
+    broadcast_limit_gib: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DailyRequest:
+    """What `pinnerformer daily` is asked for.
+
+    Attributes:
+        target: Where to publish; None: nowhere.
+        detach: Whether the engine is left alone with the job.
+    """
+
+    night: NightRequest
+    target: PublishTarget | None
+    detach: bool
+
+
+def make_parser(prog: str, description: str, epilog: str | None = None) -> Parser:
+    """A parser with the flags of `pinnerformer daily`."""
+    parser = Parser(prog=prog, description=description, epilog=epilog)
+    flags = add_job_flags(parser)
+    flags.what.add_argument(
+        "--date", required=True, type=date, metavar="DATE", help="the last UTC day of logs to include"
+    )
+    flags.what.add_argument(
+        "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root"
+    )
+    add_publish(flags.where)
+    flags.how.add_argument(
+        "--join",
+        choices=("auto", "broadcast", "shuffle"),
+        default="auto",
+        help="of histories and vectors (%(default)s)",
+    )
+    flags.how.add_argument(
+        "--broadcast-limit", type=positive, default=8, metavar="GIB", help="auto broadcasts up to this (%(default)s)"
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="hand the job to the engine, print the run's name for `release`, return"
+    )
+    return parser
+
+
+def night_request(found: argparse.Namespace, beam: PipelineOptions) -> NightRequest:
+    """What the flags of `make_parser` and Beam's say of the night itself."""
+    return NightRequest(job_request(found, beam), found.date, found.bootstrap_from, found.join, found.broadcast_limit)
+
+
+def parse(argv: list[str]) -> DailyRequest:
+    """Reads the flags of `pinnerformer daily`.
+
+    Raises:
+        UsageError: with the line to show.
+    """
+    found, beam = parse_flags(make_parser("pinnerformer daily", DESCRIPTION, EPILOG), argv)
+    if found.detach:
+        check_detachable(beam)
+    target = publish_target(found.kv, found.namespace, found.publish)
+    return DailyRequest(night_request(found, beam), target, found.detach)

@@ -1,0 +1,1 @@
+"""Models: initial ones, training, evaluation."""

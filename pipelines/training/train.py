@@ -1,0 +1,350 @@
+"""`pinnerformer train`: timelines in, a model that `daily` takes out."""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pinnerformer_model.checkpoint import CONFIG, load_model, new_model, save_model
+from pinnerformer_model.config import ModelConfig, ModelError, preset
+from pinnerformer_model.days import midnight_ms
+from pinnerformer_model.distributed import ALONE, Group
+from pinnerformer_model.evaluation import moments_of
+from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, fit
+from pinnerformer_model.inference import UserEncoder, encode_pins
+from pinnerformer_model.pin_tower import PinTower
+from pinnerformer_model.ranking import hits_at_k, recall, vector_scorer
+from pinnerformer_model.timelines import sequences_ending
+from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
+from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
+from pinnerformer_model.user_tower import UserTower
+from pipelines.training.train_request import TrainRequest, parse
+from stores.errors import InputError, TrainingError, UsageError
+from transforms.training_data import TrainingData, load_training_data
+
+CORPUS = 1_000_000  # pins that a positive competes with in the evaluation, as in the paper
+RECALL_OF = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Recall@10 of held-out users, embedded at a moment, over the days after it; by exact search."""
+
+    data: TrainingData
+    cut_ms: int
+    days: int
+    users: int
+    length: int
+    device: str
+
+    def __post_init__(self):
+        timelines = self.data.timelines
+        if len(timelines) > self.users:  # the same ones every time; their order by id says nothing of them
+            chosen = np.random.default_rng(0).choice(len(timelines), self.users, replace=False)
+            timelines = timelines.users(np.sort(chosen))
+        object.__setattr__(self, "_timelines", timelines)
+        object.__setattr__(self, "_moments", moments_of(timelines, self.cut_ms, self.days))
+        pins = np.zeros(len(self.data.vectors), bool)
+        pins[np.random.default_rng(1).permutation(len(pins))[:CORPUS]] = True
+        object.__setattr__(self, "_corpus", pins)
+
+    @property
+    def targets(self) -> int:
+        return len(self._moments.targets)  # type: ignore[attr-defined]
+
+    def __call__(self, user_tower: UserTower, pin_tower: PinTower) -> float:
+        moments, timelines = self._moments, self._timelines  # type: ignore[attr-defined]
+        sequences = sequences_ending(timelines, self.data.vectors, moments.user, moments.stop, self.length)
+        users = UserEncoder(user_tower, device=self.device).encode(sequences)
+        score = vector_scorer(users, encode_pins(pin_tower, self.data.vectors))
+        hits = hits_at_k(score, len(moments), self._corpus, moments.targets, moments.others, RECALL_OF)  # type: ignore[attr-defined]
+        return recall(hits, moments.target_user)[0]
+
+
+@contextlib.contextmanager
+def join_group(device: str) -> Iterator[tuple[Group, str]]:
+    """The processes that torchrun started, and the device of this one; alone where it did not."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE, device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Group(dist.get_rank(), size), device
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
+    """The towers that training starts from, and what names them.
+
+    Raises:
+        InputError: the model was made for other vocabularies or another space than the timelines.
+    """
+    told = data.description
+    try:
+        if request.model:
+            loaded = load_model(request.model)
+            config = loaded.config
+            for name in ("action_vocabulary", "surface_vocabulary", "pinsage_version"):
+                theirs = told[name] if name == "pinsage_version" else tuple(told[name])
+                if getattr(config, name) != theirs:
+                    raise InputError(
+                        f"{os.path.join(request.model, CONFIG)}: {name} is not that of the timelines; "
+                        f"make them with `pinnerformer training-data --model {request.model}`"
+                    )
+            config = dataclasses.replace(config, label_rule=told["label_rule"], dropped_features=request.drop_features)
+            user_tower, pin_tower = new_model(config, 0)
+            user_tower.load_state_dict(loaded.user_tower.state_dict())
+            pin_tower.load_state_dict(loaded.pin_tower.state_dict())
+            return config, user_tower, pin_tower, loaded.digest
+        config = preset(
+            request.preset,
+            action_vocabulary=tuple(told["action_vocabulary"]),
+            surface_vocabulary=tuple(told["surface_vocabulary"]),
+            pinsage_version=told["pinsage_version"],
+            label_rule=told["label_rule"],
+            dropped_features=request.drop_features,
+        )
+        towers = new_model(config, request.settings.seed, data.vectors)
+        return config, *towers, f"{request.preset}, seed {request.settings.seed}"
+    except ModelError as error:
+        raise InputError(str(error)) from None
+
+
+def explain_nothing_to_draw(data: TrainingData, until: datetime.date, error: ValueError) -> InputError:
+    """Why there is no training step: what there is, in numbers."""
+    seen = data.timelines.before(midnight_ms(until))
+    lengths = seen.lengths
+    return InputError(
+        f"nothing to train on before {until}: {error}. There are {int((lengths > 0).sum()):,} training users with "
+        f"{int(lengths.sum()):,} events, {int(seen.positive.sum()):,} of them positive by the label rule "
+        f"{json.dumps(data.description['label_rule'])}; {int((lengths == 1).sum()):,} users have one event only. "
+        "Look at --until and --days, or make timelines with another --label-rule"
+    )
+
+
+class Display:
+    """The bar and the scalars of a run; says nothing on other ranks than the first."""
+
+    def __init__(self, folder: str, first: int, steps: int, shown: bool):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(os.path.join(folder, "tensorboard"), purge_step=first + 1 if first else None)
+        console = Console(stderr=True)
+        self._live = shown and console.is_terminal
+        self._plain = shown and not self._live
+        self._bar = Progress(
+            TextColumn("train"),
+            BarColumn(bar_width=28),
+            TextColumn("step {task.completed:,} of {task.total:,}  {task.fields[told]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("train", total=steps, completed=first, told="")
+        self._steps, self._loss, self._recall = steps, float("nan"), ""
+        self._started = self._said = time.perf_counter()
+        self._bar.start()
+
+    def on_step(self, step: int, loss: float, norm: float, rate: float, temperature: float) -> None:
+        self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+        scalars = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "temperature": temperature}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+        self._bar.update(self._task, completed=step, told=f"loss {self._loss:.3f}{self._recall}")
+        if self._plain and time.perf_counter() - self._said > 10:
+            self._say(step)
+
+    def on_evaluation(self, step: int, figure: float) -> None:
+        self._writer.add_scalar("recall_at_10", figure, step)
+        self._recall = f"  recall@10 {figure:.4f}"
+        self._bar.update(self._task, told=f"loss {self._loss:.3f}{self._recall}")
+        if self._plain:
+            self._say(step)
+
+    def _say(self, step: int) -> None:
+        self._said = time.perf_counter()
+        told = f"step {step:,} of {self._steps:,}  loss {self._loss:.3f}{self._recall}"
+        print(f"[{self._said - self._started:6.0f} s] {told}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+        self._writer.close()
+
+
+def train(request: TrainRequest, group: Group, device: str) -> Fitted:
+    """Trains as it was asked for; writes model and state.
+
+    Raises:
+        PinnerFormerError: names the file or flag, and what to do.
+    """
+    data = load_training_data(request.timelines, "train")
+    held_out = load_training_data(request.timelines, "evaluation")
+    end = datetime.date.fromisoformat(data.description["end"]) + datetime.timedelta(1)
+    until = request.until or end - datetime.timedelta(request.held_out.days)
+    config, user_tower, pin_tower, origin = choose_model(request, data)
+    settings = request.settings_for(len(data.vectors))
+    identity = identify(request, settings, config, origin, data.digest, until)
+    state = open_state(request, identity)
+    evaluation = make_evaluation(request, held_out, config, until, device)
+    maker = make_batches(data, settings, config, until, group)
+    trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
+    if state is not None:
+        trainer.load(state.tensors, state.step)
+
+    first = group.rank == 0
+    display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
+
+    def evaluate() -> float:
+        figure = torch.tensor(evaluation(user_tower, pin_tower) if first and evaluation else 0.0, device=device)
+        return float(group.sum(figure))
+
+    def keep() -> None:
+        if first:
+            save_model(request.out, config, user_tower, pin_tower, overwrite=True)
+
+    def on_step(step: int, loss: float, norm: float) -> None:
+        if display:
+            display.on_step(step, loss, norm, settings.rate_at(step - 1), float(trainer.temperature().detach()))
+
+    hooks = Hooks(
+        evaluate=evaluate if evaluation else None,
+        keep=keep,
+        save=lambda found: save_state(request.state, found) if first else None,
+        on_step=on_step,
+        on_evaluation=lambda step, figure: display.on_evaluation(step, figure) if display else None,
+    )
+    try:
+        return fit(trainer, maker, request.schedule, hooks, identity, state.best if state else None)
+    except DivergedError as error:
+        kept = os.path.join(request.out, CONFIG)
+        rest = f"the last good checkpoint is in {request.out}" if os.path.exists(kept) else "no checkpoint was kept"
+        raise TrainingError(f"{error}; {rest}") from None
+    finally:
+        if display:
+            display.close()
+
+
+def identify(
+    request: TrainRequest,
+    settings: TrainingSettings,
+    config: ModelConfig,
+    origin: str,
+    timelines: str,
+    until: datetime.date,
+) -> dict[str, Any]:
+    """What a saved state must have been made of to be gone on with."""
+    held_out, schedule = request.held_out, request.schedule
+    return {
+        "training": dataclasses.asdict(settings),
+        "model": json.loads(config.to_json()),
+        "origin": origin,
+        "timelines": timelines,
+        "until": until.isoformat(),
+        "evaluation": [held_out.days, held_out.users, held_out.skip],
+        "schedule": [schedule.evaluate_every, schedule.patience],
+    }
+
+
+def open_state(request: TrainRequest, identity: dict[str, Any]) -> TrainingState | None:
+    """Where an earlier attempt of this training stands; None on the first.
+
+    Raises:
+        UsageError: what is there is of another training.
+    """
+    try:
+        state = load_state(request.state)
+    except ModelError as error:
+        raise InputError(str(error)) from None
+    if state is not None and (changed := changed_settings(state.settings, identity)):
+        raise UsageError(
+            f"--state {request.state}: training there began with other settings ({'; '.join(changed[:5])}); "
+            "give those, or name another --state and --out"
+        )
+    if state is None and os.path.exists(os.path.join(request.out, CONFIG)):
+        raise UsageError(f"--out {request.out}: holds a model already; name a new folder, or remove this one")
+    return state
+
+
+def make_evaluation(
+    request: TrainRequest, held_out: TrainingData, config: ModelConfig, until: datetime.date, device: str
+) -> Evaluation | None:
+    """The evaluation of users held out; None if it is left out.
+
+    Raises:
+        InputError: they have nothing to foresee.
+    """
+    days, users = request.held_out.days, request.held_out.users
+    if request.held_out.skip:
+        return None
+    evaluation = Evaluation(held_out, midnight_ms(until), days, users, config.max_sequence_length, device)
+    if not evaluation.targets:
+        raise InputError(
+            f"nothing to evaluate: no user of {len(held_out.timelines):,} held out has an event before {until} and "
+            f"a positive in the {days} days after; give an earlier --until, or --no-evaluation"
+        )
+    return evaluation
+
+
+def make_batches(
+    data: TrainingData, settings: TrainingSettings, config: ModelConfig, until: datetime.date, group: Group
+) -> BatchMaker:
+    """What draws the steps.
+
+    Raises:
+        UsageError: more random negatives than pins. InputError: there is nothing to draw from.
+    """
+    seen = data.timelines.before(midnight_ms(until))
+    try:
+        return BatchMaker(seen, data.vectors, settings, config.max_sequence_length, group)
+    except ValueError as error:
+        if "random negatives" in str(error):
+            raise UsageError(f"--random-negatives: {error}") from None
+        raise explain_nothing_to_draw(data, until, error) from None
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code.
+
+    Raises:
+        PinnerFormerError: with the exit code and the line to show.
+    """
+    request = parse(argv)
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
+    with join_group(request.device) as (group, device):
+        fitted = train(request, group, device)
+    if group.rank == 0 and not request.quiet:
+        best = ""
+        if fitted.best:
+            best = f", the model of step {fitted.best['step']:,} kept, recall@10 {fitted.best['recall']:.4f}"
+        print(
+            f"{fitted.steps:,} steps{' (stopped early)' if fitted.stopped_early else ''}{best}; "
+            f"{fitted.tokens / max(fitted.seconds, 1e-9):,.0f} tokens/s, "
+            f"{fitted.waited_s / max(fitted.seconds, 1e-9):.1%} of the time waiting for data\n"
+            f"model  {os.path.abspath(request.out)}\nstate  {os.path.abspath(request.state)} (TensorBoard's too)",
+            file=sys.stderr,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    from pipelines import cli
+
+    sys.exit(cli.main(["train", *sys.argv[1:]]))
