@@ -49,7 +49,7 @@ def cost_of_parts(root: str) -> dict[str, float]:
     manifest = read_current(Root(root))
     assert manifest is not None and manifest.day == TONIGHT
     reports = Root(root).read_json(f"staging/{manifest.settings['run']}/staged.json")["reports"]
-    mean = {step: report["seconds"] / report["parts"] for step, report in reports.items() if report["parts"]}
+    mean = {step: report["seconds"] / report["tasks"] for step, report in reports.items() if report["tasks"]}
     return {folder: sum(mean[step] for step in steps) for folder, steps in STEPS.items()}
 
 

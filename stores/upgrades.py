@@ -126,12 +126,15 @@ def upgrade(kind: Kind, found: Any, source: str, keys: frozenset[str] | None = N
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     version = check_format(kind, found, source)
+    missing, unknown = keys - found.keys(), found.keys() - keys - {"format"}
+    if missing and unknown and version is not None and version == kind.format:
+        # Either is another version's; both are one name, damaged.
+        raise ValueError(f"keys missing or unknown: {sorted(missing | unknown)}")
     for change in kind.changes:
         if version is None or version <= change.of_format:
             found = change.apply(found)
-    if missing := keys - found.keys():  # an unknown key beside a missing one is most likely that one's name, damaged
-        unknown = found.keys() - keys - {"format"} if version == kind.format else set()
-        raise ValueError(f"keys missing or unknown: {sorted(missing | unknown)}")
+    if missing := keys - found.keys():
+        raise ValueError(f"keys missing or unknown: {sorted(missing)}")
     return found
 
 

@@ -21,7 +21,9 @@ def test_the_list_of_commands_is_the_list_of_commands(capsys):
 
 @pytest.mark.parametrize("module", ["retrieve", "status", "gc"])
 def test_commands_that_only_look_start_without_beam_and_torch(module):
-    code = f"import sys, pipelines.{module}; print([m for m in ('apache_beam', 'torch') if m in sys.modules])"
+    code = (
+        f"import sys, pipelines.operations.{module}; print([m for m in ('apache_beam', 'torch') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 

@@ -1,5 +1,6 @@
 """What older versions wrote, what newer ones will write, and what is neither: the door they all come through."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -25,7 +26,8 @@ from tests.old_roots import OLD_ROOTS
 from tests.old_roots.make import write_inputs
 from tests.worlds import day
 from transforms.release import read_outcome, read_staged
-from transforms.timelines import load_training_data
+from transforms.step_reports import StepReport
+from transforms.training_data import load_training_data
 
 FIRST, SECOND = str(day(0)), str(day(1))
 RUN = "daily-2026-11-02-595cc64d8d9d"
@@ -296,3 +298,9 @@ def test_version_1_is_todays_form(old):
         found = old.read_json(f"staging/{RUN}/{relative}")
         assert upgrade(kind, found, relative) == found
     assert MANIFEST.oldest == MANIFEST.format == 1
+
+
+def test_a_report_of_before_the_word_task_is_read():
+    report = dataclasses.asdict(StepReport(1.5, 3, {"users": 2}))
+    report["parts"] = report.pop("tasks")
+    assert StepReport.from_json(report) == StepReport(1.5, 3, {"users": 2})

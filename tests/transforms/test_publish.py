@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.embedding_client import EmbeddingClient
-from stores.erasure import erase_from_files, new_receipt
+from stores.erasure import erase_from_files, new_erasure_report
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.kv import open_store
@@ -97,7 +97,7 @@ def test_an_erasure_is_a_dict_without_keys(tmp_path_factory, snapshots, gone):
         release(root, f"r{number}", snapshot)
     users = np.array(sorted(gone), np.int64)
     for _ in range(2):
-        erase_from_files(root, users, new_receipt(users))
+        erase_from_files(root, users, new_erasure_report(users))
         for number, snapshot in enumerate(snapshots):
             left = {user: value for user, value in snapshot.items() if user not in gone}
             assert of_release(root, read_manifest(root, f"r{number}")) == left

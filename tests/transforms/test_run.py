@@ -53,7 +53,7 @@ def test_progress_is_noted_in_the_folder_of_the_run_that_is_watched(tmp_path):
     (name,) = os.listdir(folder)
     with open(f"{folder}/{name}") as file:
         lines = [json.loads(line) for line in file]
-    assert [(line["units"], line["parts"]) for line in lines] == [(5, 1), (2, 0)]
+    assert [(line["units"], line["tasks"]) for line in lines] == [(5, 1), (2, 0)]
 
 
 def test_a_repair_knows_its_users_and_no_other_run_has_any(tmp_path):
