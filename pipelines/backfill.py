@@ -1,4 +1,4 @@
-"""The backfill: many days of logs in, one release a day out, every bucket replayed through all days by one worker."""
+"""The backfill: many days of logs in, one release per day out, every bucket replayed through all days by one worker."""
 
 import os
 import sys
@@ -106,10 +106,10 @@ def planned(run: Run) -> str:
     return f"{run.staging}/planned.json"
 
 
-def day_header(day: DailyPlan, over: str | None) -> dict[str, Any]:
-    """What a day's manifest says that is known before; `over` is the release whose chain it takes the place of."""
+def day_header(day: DailyPlan, replaces: str | None) -> dict[str, Any]:
+    """What a day's manifest says that is known before; `replaces` is the release whose chain it takes the place of."""
     header = manifest_header(day)
-    return {**header, "settings": {**header["settings"], **({"over": over} if over else {})}}
+    return {**header, "settings": {**header["settings"], **({"over": replaces} if replaces else {})}}
 
 
 def finish_days(
@@ -179,7 +179,7 @@ def run_pass(
         )
     for day in days:
         root.remove(f"{day.run.staging}/{OUTCOME}")
-        root.write_json(planned(day.run), day_header(day, plan.over.release if plan.over else None))
+        root.write_json(planned(day.run), day_header(day, plan.replaces.release if plan.replaces else None))
     days = [day.launched(lease=lease, progress_run=runs[-1].name) for day in days]
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
@@ -222,12 +222,12 @@ def main(argv: list[str]) -> int:
         passes = announce(plan, request, file=sys.stderr if shown else None)
         clear_up(plan)
         for number, days in enumerate(passes):
-            last = number == len(passes) - 1 and not plan.over
+            last = number == len(passes) - 1 and not plan.replaces
             run_pass(plan, days, target if last else None, request.job.beam, lease, shown)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
-        if plan.over and tip and not plan.stopped:
+        if plan.replaces and tip and not plan.stopped:
             check_lease(root, lease)
-            move_current(root, plan.over.release, tip)
+            move_current(root, plan.replaces.release, tip)
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             publish(root, tip, target)  # done already, unless it was cut off before
@@ -250,7 +250,7 @@ def clear_up(plan: BackfillPlan) -> None:
 
 
 def print_releases(plan: BackfillPlan, seconds: float) -> None:
-    """Prints what was released, a line a day."""
+    """Prints what was released, a line per day."""
     root = plan.given.root
     made = [describe_release(root, read_manifest(root, day.run.release)) for day in reversed(plan.days)]
     title = f"{len(made):,} release{'s'[: len(made) > 1]} in {seconds:,.1f} s (* CURRENT)"

@@ -69,7 +69,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
 
 
 def on_embedding_workers(step: beam.PTransform, given: JobInputs) -> beam.PTransform:
-    """Asks the engine for the machines that embedding needs, if it was told of any.
+    """Asks the engine for the machines that embedding needs, if the flags name any.
 
     Join and tower ask for the same: between steps that ask for different machines, engines write elements down, and a
     slice with its vectors is 16 MB.

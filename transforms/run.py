@@ -1,4 +1,4 @@
-"""What every worker of a run knows of it: who it is, what it was told, how it was launched."""
+"""What every worker of a run knows of it: who it is, what it has to do, how it was launched."""
 
 import contextlib
 import dataclasses
@@ -131,7 +131,7 @@ class Repair:
 
 @dataclasses.dataclass(frozen=True)
 class Instructions:
-    """What a run was told to do with the users that there are, beside taking in new rows.
+    """What a run does with the users that there are, beside taking in new rows.
 
     Attributes:
         everyone_active: Whether every user is embedded again: first release, or another model than the previous one's.
@@ -153,7 +153,7 @@ class Run(RunFolder):
         release: The id its release will have.
         previous: The release it starts from; None on an empty root.
         layout: Of the root.
-        instructions: What it was told.
+        instructions: What it does with the users that there are.
         after: The date of `previous`; None on an empty root.
     """
 

@@ -69,7 +69,7 @@ INTERRUPT = signal.SIGUSR1
 
 @contextlib.contextmanager
 def notice_dead_workers() -> Iterator[list[str]]:
-    """Interrupts the body when a worker process of the local runner died: the runner may wait for it for ever.
+    """Interrupts the body when a worker process of the local runner died: the runner may wait for it forever.
 
     As a rule the runner raises by itself; it is given `GRACE_S` seconds for that. What it does when it is interrupted
     may wait for the dead worker too: it is interrupted again. Not by SIGINT, which a command that a script started in

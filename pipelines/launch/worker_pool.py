@@ -20,10 +20,10 @@ Serves workers to an engine that runs beside it (--environment_type=EXTERNAL --e
 machine or pod, next to Flink's TaskManager.
 
 Beam's own pool does the same with five differences: it starts whatever `python` is first on the PATH, which then
-imports everything anew; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
+imports everything again; it reads none of what its workers print, so that one that has printed 64 KiB stands still, and
 the job with it; its workers send messages of 10 MB, of which a Java engine keeps up to 100 a stage on its heap; they
-wait for room before they send more than 100 MB ahead, and the engine waits for them, for ever; and it listens on every
-interface. Here a worker is forked from a process that has imported everything already (Flink starts workers anew for
+wait for room before they send more than 100 MB ahead, and the engine waits for them, forever; and it listens on every
+interface. Here a worker is forked from a process that has imported everything already (Flink starts new workers for
 every wave of stages), stdout goes where stderr goes, messages are of 1 MB, sending does not wait (a worker holds what a
 stage puts out in its slot), the default is loopback.
 """
@@ -40,7 +40,7 @@ def prepare_data_plane() -> None:
 
     A Java engine takes no more than 100 messages of a bundle's output before the worker says that the bundle is done
     (`SdkHarnessClient.close`). A worker that waits for room in its send queue, of 100 MB, never says so: a stage that
-    put out more than some 300 MB a slot stood still for ever. Without that limit the rest waits in this process. What
+    put out more than some 300 MB per slot stood still forever. Without that limit the rest waits in this process. What
     is received stays limited, to 5 messages.
     """
     from apache_beam.runners.worker import data_plane

@@ -15,7 +15,7 @@ from transforms.gates import ADVICE, read_gate
 from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, PublishTarget
 
 AGAIN = (
-    "once that is mended, start the same command again: the slices with users that failed are embedded anew, "
+    "once that is mended, start the same command again: the slices with users that failed are embedded again, "
     "everything else is taken over"
 )
 

@@ -38,9 +38,9 @@ class Rates:
     Attributes:
         active_per_row: Users embedded for each log row read.
         tokens_per_user: Tokens the model saw for each of them.
-        user_s: Seconds of work a user, joined and embedded.
-        row_s: Seconds of work a log row: read, merged into the histories and the snapshot.
-        pin_s: Seconds of work a pin: sorted, embedded, indexed.
+        user_s: Seconds of work per user, joined and embedded.
+        row_s: Seconds of work per log row: read, merged into the histories and the snapshot.
+        pin_s: Seconds of work per pin: sorted, embedded, indexed.
     """
 
     active_per_row: float | None
@@ -132,7 +132,9 @@ def describe(
     if ageing.describe(date):
         lines.append(("growing old", "", ageing.describe(date)))
     if users is not None and rates.tokens_per_user is not None:
-        lines.append(("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} a user"))
+        lines.append(
+            ("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} per user")
+        )
     if users is not None and None not in (rates.user_s, rates.row_s, rates.pin_s):
         work = users * rates.user_s + rows * rates.row_s + given.vectors.rows * rates.pin_s  # type: ignore[operator]
         lines.append(("minutes of work", f"{work / 60:,.1f}", "summed over workers, at the rates of the last releases"))

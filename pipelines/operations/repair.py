@@ -1,4 +1,4 @@
-"""`pinnerformer repair`: after a bad input was corrected, makes everything anew for the users whom it touched."""
+"""`pinnerformer repair`: after a bad input was corrected, makes everything again for the users whom it touched."""
 
 import dataclasses
 import datetime
@@ -36,13 +36,13 @@ from transforms.resume import find_completed
 from transforms.run import Instructions, Repair, Run
 
 DESCRIPTION = """\
-After a bad input was corrected: builds the histories of the users whom it touched anew from the logs that are still
+After a bad input was corrected: builds the histories of the users whom it touched again, from the logs that are still
 there, embeds them, and releases the result as the newest date's next release (2026-11-24.2). Everybody else stays.
 
---users FILE names them, one id a line. --partition DATE takes everybody who has a row in that partition as it is now,
+--users FILE names them, one id per line. --partition DATE takes everybody who has a row in that partition as it is now,
 or a row of that day in the histories; whom bad rows of other days reached has to be named.
 
-Anew means: rows older than the oldest partition that is still there are kept, all others are read again, from the
+Again means: rows older than the oldest partition that is still there are kept, all others are read again, from the
 files that were read before and from --partition as it is now.
 """
 

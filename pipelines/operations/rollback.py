@@ -26,7 +26,7 @@ from transforms.release import PublishTarget, publish
 
 DESCRIPTION = """\
 Serves an older release again: moves CURRENT to it, then brings the key-value store to it as the difference of the two
-snapshots. An older model's vectors are taken from its generation if the store still has it, else written anew.
+snapshots. An older model's vectors are taken from its generation if the store still has it, else written again.
 
 The root is then HELD: `daily` refuses to run until `rollback --lift-hold`. The next run builds on the release rolled
 back to, and reads again what the bad one had read. May be repeated after any interruption.

@@ -1,4 +1,4 @@
-"""`pinnerformer verify`: holds a release against what it says of itself."""
+"""`pinnerformer verify`: compares a release with what it says of itself."""
 
 import dataclasses
 import zlib

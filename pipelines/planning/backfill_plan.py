@@ -32,10 +32,10 @@ class BackfillPlan:
     """A backfill, decided.
 
     Attributes:
-        days: One daily plan a release, in order; each is built on the one before it.
+        days: One daily plan per release, in order; each is built on the one before it.
         start: The release that the first is built on; None if the histories start empty.
-        over: The release that CURRENT names and whose chain the new one takes the place of, when all of it is there;
-            None if the new one goes on from CURRENT.
+        replaces: The release that CURRENT names and whose chain the new one takes the place of once all of it is
+            there; None if the new one goes on from CURRENT.
         end: The last day that was asked for, or that has to be done again with it.
         pin_run: The folder of the pin branch: one for all days.
         left: Releases of the range that are there already and stay, in order.
@@ -48,7 +48,7 @@ class BackfillPlan:
     layout: Layout
     days: tuple[DailyPlan, ...]
     start: Manifest | None
-    over: Manifest | None
+    replaces: Manifest | None
     end: datetime.date
     pin_run: RunFolder
     left: tuple[Manifest, ...]
@@ -79,12 +79,12 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
     releases = list(chain(root))
     current = releases[0] if releases else None
     left: list[Manifest] = []
-    over = None
+    replaced = None
     base = current
     if current is not None and current.day >= start:
         left = [manifest for manifest in reversed(releases) if manifest.day >= start]
         if request.recompute:
-            over, end = current, max(end, current.day)
+            replaced, end = current, max(end, current.day)
             base = next((manifest for manifest in releases if manifest.day < start), None)
     dates = [day for day in release_days(start, end, request.snapshots) if base is None or day > base.day]
     bootstrap_from = _bootstrap(request, base, releases)
@@ -94,16 +94,16 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
         layout = read_layout(root) or Layout(**given.requested_layout)
     else:
         layout = open_layout(root, dict(given.requested_layout))
-    selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, over))
+    selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, replaced))
     days = _plan_days(given, layout, base, selections, bootstrap_from)
-    if over:
-        days, base, left, over = _leave_out_equal(days, base, left, over)
+    if replaced:
+        days, base, left, replaced = _leave_out_equal(days, base, left, replaced)
     return BackfillPlan(
         given=given,
         layout=layout,
         days=tuple(days),
         start=base,
-        over=over,
+        replaces=replaced,
         end=end,
         pin_run=_pin_run(given, layout, end),
         left=tuple(left),
@@ -145,7 +145,7 @@ def _plan_days(
 
 
 def _leave_out_equal(
-    days: list[DailyPlan], base: Manifest | None, there: Sequence[Manifest], over: Manifest
+    days: list[DailyPlan], base: Manifest | None, there: Sequence[Manifest], replaced: Manifest
 ) -> tuple[list[DailyPlan], Manifest | None, list[Manifest], Manifest | None]:
     """Leaves out the first days that need not be done again: equal runs on equal states give equal bytes.
 
@@ -171,7 +171,7 @@ def _leave_out_equal(
     root = first.root
     while days and is_made_by(root, days[0].run.release, days[0].run.name):  # kept by an attempt that was cut off
         base, days = read_manifest(root, days[0].run.release), days[1:]
-    return days, base, left, over
+    return days, base, left, replaced
 
 
 def _bootstrap(request: BackfillRequest, base: Manifest | None, releases: Sequence[Manifest]) -> datetime.date:
@@ -186,9 +186,9 @@ def _bootstrap(request: BackfillRequest, base: Manifest | None, releases: Sequen
     return request.bootstrap_from
 
 
-def _first_read_by(releases: Sequence[Manifest], over: Manifest | None) -> dict[str, datetime.date]:
+def _first_read_by(releases: Sequence[Manifest], replaced: Manifest | None) -> dict[str, datetime.date]:
     """File -> the day of the release that read it, of the chain that is done again: it had not come before."""
-    if over is None:
+    if replaced is None:
         return {}
     return {entry["path"]: manifest.day for manifest in releases for entry in manifest.inputs}
 
@@ -251,8 +251,8 @@ class Cost:
         history_bytes: Disk for the histories of all releases, if every bucket changes in each.
         snapshot_bytes: Disk for the snapshots, likewise; of the users of the starting release only, others are not
             known yet.
-        shuffled_bytes: Memory a day for what the local runner holds until the pass is over.
-        bucket_bytes: Memory a worker for the largest bucket in its hands.
+        shuffled_bytes: Memory per day for what the local runner holds until the pass is over.
+        bucket_bytes: Memory per worker for the largest bucket that it holds.
     """
 
     rows: int
@@ -322,19 +322,19 @@ def describe(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: 
         why = "the same inputs, model and settings" if plan.recompute else "--recompute does them again"
         lines.append(("left as is", f"{_span(names)}, released already; {why}"))
     if not days:
-        return [*lines, ("to do", f"CURRENT moves to {start.release}" if plan.over and start else "nothing")]
+        return [*lines, ("to do", f"CURRENT moves to {start.release}" if plan.replaces and start else "nothing")]
     lines.append(("releases", f"{len(days):,}: {_span([day.run.release for day in days])}"))
     first, *later = [len(day.inputs.partitions) for day in days]
     if first > 1:
         lines.append(("", f"the first reads {first:,} days of logs, up to its own"))
     if sum(later) > len(later):
         lines.append(("", f"later ones up to {max(later):,}: days without a release are caught up by the next"))
-    if plan.over:
-        again = f"the chain from {days[0].run.date} to {plan.over.date} is done again; CURRENT stays on"
-        then = f"{plan.over.release} until all of it is done, then moves to {days[-1].run.release}"
+    if plan.replaces:
+        again = f"the chain from {days[0].run.date} to {plan.replaces.date} is done again; CURRENT stays on"
+        then = f"{plan.replaces.release} until all of it is done, then moves to {days[-1].run.release}"
         lines.append(("recompute", f"{again} {then}"))
     if start and days[0].run.instructions.everyone_active:
-        lines.append(("model", f"not {start.release}'s: everybody is embedded anew on {days[0].run.date}"))
+        lines.append(("model", f"not {start.release}'s: everybody is embedded again on {days[0].run.date}"))
     if aged := plan.given.settings.ageing.describe(days[-1].run.date):
         lines.append(("growing old", f"on {days[-1].run.date}: {aged}"))
     if plan.stopped:
@@ -348,7 +348,9 @@ def describe(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: 
     if speed and start:
         users = start.count(Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE)
         time = f"{users * len(days) / speed / 3600:,.1f} h of one worker's inference"
-        lines.append(("time", f"{time}, were {users:,} users active a day at {speed:,.0f} users/s, as on {start.date}"))
+        lines.append(
+            ("time", f"{time}, were {users:,} users active per day at {speed:,.0f} users/s, as on {start.date}")
+        )
     pins = f"{plan.given.vectors.rows:,}, embedded and indexed once; every release names the same files"
     lines.append(("pins", pins))
     kept = _size(cost.history_bytes + cost.snapshot_bytes)

@@ -10,10 +10,10 @@ from pipelines.planning.job_request import JobRequest, add_job_flags, job_reques
 from transforms.release import PublishTarget
 
 DESCRIPTION = """\
-Runs the daily job over a range of days at once: the same releases, tables and bytes as one `daily` a day, without the
+Runs the daily job over a range of days at once: the same releases, tables and bytes as one `daily` per day, without the
 start-up, the barriers and the re-reading of every history in between.
 
-Every bucket of users is taken through all days by one worker, its state in hand; then the releases are checked and
+Every bucket of users is taken through all days by one worker, which keeps its state; then the releases are checked and
 committed in order. The index of the pins is built once, since --pins are the same on every day, and every release names
 it, so that each can be searched.
 

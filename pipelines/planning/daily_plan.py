@@ -226,13 +226,17 @@ def same_model(previous: Manifest | None, given: JobInputs) -> bool:
 def fingerprint(
     given: JobInputs, previous: Manifest | None, inputs: InputSelection, bootstrap_from: datetime.date, layout: Layout
 ) -> str:
+<<<<<<< HEAD
     """12 hex digits for everything that the content of a run's tasks depends on: tasks of equal runs give equal bytes.
+=======
+    """12 hex digits for everything that the content of a run's tasks depends on: tasks of equal runs are equal.
+>>>>>>> a1abaaf (port)
 
     The gates' thresholds are no part of it: a refused run that is started again with others computes nothing again.
     """
     root, vectors, model = given.root, given.vectors, given.model
-    told = given.settings.to_json()
-    del told["thresholds"]
+    settings = given.settings.to_json()
+    del settings["thresholds"]
     try:
         erased = root.read_bytes("erased")
     except FileNotFoundError:
@@ -241,7 +245,7 @@ def fingerprint(
         [TASKS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
-        [bootstrap_from.isoformat(), given.columns.names, told, dataclasses.asdict(layout)],
+        [bootstrap_from.isoformat(), given.columns.names, settings, dataclasses.asdict(layout)],
         [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
         hashlib.sha256(erased).hexdigest(),
     ]

@@ -105,7 +105,7 @@ def write_page(studies: list[Study], path: str) -> None:
     """Writes the Markdown page of some studies, and their plots beside it."""
     parts = [
         "# Which of the paper's findings hold",
-        "Written by `pinnerformer study` (`make study` makes it anew); tables and sentences are of its result files. "
+        "Written by `pinnerformer study` (`make study` makes it again); tables and sentences are of its result files. "
         "The paper's models have 46 M parameters and learn from 500 M users; these are small and train for seconds or "
         "minutes, so levels do not compare, only what beats what.",
         RULE,

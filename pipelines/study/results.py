@@ -69,7 +69,7 @@ class Study:
         return found
 
     def sums(self, cell: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(hits, targets) a user, of every seed, of the figure that rows are judged by."""
+        """(hits, targets) per user, of every seed, of the figure that rows are judged by."""
         name, _, frequency = cell.partition("@")
         suffix = "_new" if self.figure == "recall_new" else ""
         sums = [result["by_user"][frequency or "once"] for result in self.cells.get(name, [])]

@@ -42,8 +42,8 @@ compete with one another; pins of an equal score stand in random order. "new": p
 with, among such pins. "again": the others. entropy: of the topics among a user's 50 nearest pins, in nats. P90: the
 smallest share of the corpus that makes up 90 % of all users' 10 nearest.
 
-once: one vector at the cut. daily: made anew every midnight, so that a day's actions count from the next day on.
-realtime: made anew after every action.
+once: one vector at the cut. daily: made again every midnight, so that a day's actions count from the next day on.
+realtime: made again after every action.
 
 Settings of the baselines (days of popularity, vectors in the mean, PinnerSage's threshold) are chosen on one half of
 the users; every figure is of the other half.

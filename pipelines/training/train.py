@@ -95,29 +95,31 @@ def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig
     Raises:
         InputError: the model was made for other vocabularies or another space than the timelines.
     """
-    told = data.description
+    described = data.description
     try:
         if request.model:
             loaded = load_model(request.model)
             config = loaded.config
             for name in ("action_vocabulary", "surface_vocabulary", "pinsage_version"):
-                theirs = told[name] if name == "pinsage_version" else tuple(told[name])
+                theirs = described[name] if name == "pinsage_version" else tuple(described[name])
                 if getattr(config, name) != theirs:
                     raise InputError(
                         f"{os.path.join(request.model, CONFIG)}: {name} is not that of the timelines; "
                         f"make them with `pinnerformer training-data --model {request.model}`"
                     )
-            config = dataclasses.replace(config, label_rule=told["label_rule"], dropped_features=request.drop_features)
+            config = dataclasses.replace(
+                config, label_rule=described["label_rule"], dropped_features=request.drop_features
+            )
             user_tower, pin_tower = new_model(config, 0)
             user_tower.load_state_dict(loaded.user_tower.state_dict())
             pin_tower.load_state_dict(loaded.pin_tower.state_dict())
             return config, user_tower, pin_tower, loaded.digest
         config = preset(
             request.preset,
-            action_vocabulary=tuple(told["action_vocabulary"]),
-            surface_vocabulary=tuple(told["surface_vocabulary"]),
-            pinsage_version=told["pinsage_version"],
-            label_rule=told["label_rule"],
+            action_vocabulary=tuple(described["action_vocabulary"]),
+            surface_vocabulary=tuple(described["surface_vocabulary"]),
+            pinsage_version=described["pinsage_version"],
+            label_rule=described["label_rule"],
             dropped_features=request.drop_features,
         )
         towers = new_model(config, request.settings.seed, data.vectors)
