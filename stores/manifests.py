@@ -11,10 +11,10 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.names import Counter, Step
 from stores.tables import TABLES
-from stores.upgrades import FILE_ENTRY, MANIFEST, Record, fields_of, read_record, upgrade, write_record
+from stores.upgrades import FILE_ENTRY, MANIFEST, MANIFEST_FORMAT, Record, fields_of, read_record, upgrade, write_record
 
 DIGEST = "digest"  # the key, last in the file, that holds what the rest of it is held against
-FORMAT = MANIFEST.format or 0  # of a manifest and of everything that it names
+FORMAT = MANIFEST_FORMAT  # of a manifest and of everything that it names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,19 +87,23 @@ def count_tasks(report: Record) -> Record:
     return {"tasks" if name == "parts" else name: value for name, value in report.items()}
 
 
-MANIFEST = Kind(
-    "manifest", unmarked=0, always="release", way_out="make a new root with `pinnerformer backfill`"
-)  # before format 1 there was none
+NEW_ROOT = "make a new root with `pinnerformer backfill`"
+MANIFEST_FORMAT = 1  # manifests from before it name none, and cannot be brought into it
+MANIFEST = Kind("manifest", format=MANIFEST_FORMAT, unmarked=0, always="release", way_out=NEW_ROOT)
 FILE_ENTRY = Kind("file", format=None)
-LAYOUT = Kind("layout", changes=(Change(1, complete_layout),), way_out="make a new root with `pinnerformer backfill`")
+LAYOUT = Kind("layout", changes=(Change(1, complete_layout),), way_out=NEW_ROOT)
 HOLD = Kind("hold", way_out="lift it with `pinnerformer rollback --lift-hold`")
 STORE_CURRENT = Kind("`current`", way_out="publish a release again")
 STORE_GENERATION = Kind("generation", changes=(Change(1, complete_generation),), way_out="publish a release again")
 STAGED_RUN = Kind("staged run", keys=frozenset({"manifest", "reports"}), way_out="start the run again")
 REPORT = Kind("report", changes=(Change(1, count_tasks),), format=None)
 GATE = Kind("gate", format=None)
-RUN_OUTCOME = Kind("outcome", keys=frozenset({"outcome", "release", "refused", "publish", "error"}))
-SUBMITTED_RUN = Kind("submitted run", keys=frozenset({"engine", "job", "submitted"}))
+RUN_OUTCOME = Kind(
+    "outcome",
+    keys=frozenset({"outcome", "release", "refused", "publish", "error"}),
+    way_out="start the run again, or remove its folder",
+)
+SUBMITTED_RUN = Kind("submitted run", keys=frozenset({"engine", "job", "submitted"}), way_out="start the run again")
 TIMELINES = Kind(
     "timelines",
     keys=frozenset(

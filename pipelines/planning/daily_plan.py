@@ -226,11 +226,7 @@ def same_model(previous: Manifest | None, given: JobInputs) -> bool:
 def fingerprint(
     given: JobInputs, previous: Manifest | None, inputs: InputSelection, bootstrap_from: datetime.date, layout: Layout
 ) -> str:
-<<<<<<< HEAD
-    """12 hex digits for everything that the content of a run's tasks depends on: tasks of equal runs give equal bytes.
-=======
     """12 hex digits for everything that the content of a run's tasks depends on: tasks of equal runs are equal.
->>>>>>> a1abaaf (port)
 
     The gates' thresholds are no part of it: a refused run that is started again with others computes nothing again.
     """

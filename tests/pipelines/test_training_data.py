@@ -26,6 +26,7 @@ from tests.worlds import (
     write_model,
     write_vectors,
 )
+from transforms.run import RunFolder
 from transforms.training_data import load_training_data
 
 RULE = {"surfaces": ["home", "search"], "actions": {"repin": 0, "closeup": 10}}
@@ -188,6 +189,20 @@ def test_nothing_at_all_remains_of_a_failed_attempt(world, tmp_path, monkeypatch
         monkeypatch.setattr(training_data, "run_pipeline", interrupt)
     assert run_job(folder, out, *flags) == 1
     assert os.listdir(out) == []
+
+
+def test_workers_find_what_the_launcher_left_in_its_root(world, tmp_path, monkeypatch):
+    folder, _ = world
+    out, checked = str(tmp_path / "out"), []
+    check_root = RunFolder.check_root
+
+    def check(run):
+        check_root(run)
+        checked.append(Root(out).read_bytes(f"{run.staging}/token").decode() == run.launch.root_sentinel != "")
+
+    monkeypatch.setattr(RunFolder, "check_root", check)
+    assert run_job(folder, out, f"--label-rule={folder}/rule.json") == 0
+    assert len(checked) > 4 and all(checked)  # the DoFns' and the last step's
 
 
 def test_it_never_writes_over_timelines(world, tmp_path, capsys):
