@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+import pinnerformer
 from pipelines import cli
-from pipelines.cli import COMMANDS, READER_GONE, main
+from pipelines.cli import COMMANDS, GROUPS, READER_GONE, main
 from tests.old_roots import OLD_ROOTS
 
 
@@ -17,6 +18,33 @@ def test_the_list_of_commands_is_the_list_of_commands(capsys):
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in COMMANDS)
     assert main([]) == 2
+
+
+def test_commands_are_listed_in_groups_the_nightly_ones_first(capsys):
+    assert main(["--help"]) == 0
+    titles = [line[:-1] for line in capsys.readouterr().out.splitlines() if line.endswith(":")]
+    assert titles == list(GROUPS) and titles[0] == "every night"
+    assert list(COMMANDS)[:4] == ["daily", "plan", "status", "release"]
+    assert sum(map(len, GROUPS.values())) == len(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("dayly", "no command 'dayly'; did you mean daily?"),
+        ("roll-back", "no command 'roll-back'; did you mean rollback?"),
+        ("training_data", "no command 'training_data'; did you mean training-data?"),
+        ("xyz", f"no command 'xyz'; there are {', '.join(COMMANDS)}"),
+    ],
+)
+def test_a_mistyped_command_gets_the_nearest_one(typed, said, capsys):
+    assert main([typed, "--root=x"]) == 2
+    assert capsys.readouterr().err == f"pinnerformer {typed}: {said}\n"
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"pinnerformer {pinnerformer.__version__}\n"
 
 
 @pytest.mark.parametrize("module", ["retrieve", "status", "gc"])
