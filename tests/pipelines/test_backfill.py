@@ -353,8 +353,8 @@ def test_what_a_killed_attempt_committed_is_cleared_up(world, tmp_path, monkeypa
 
 def test_canaries_are_looked_at_once(world, whole, tmp_path, monkeypatch):
     """They are the same on every day, as is all that they are embedded with."""
-    look, looks = CanaryCheck.look, []
-    monkeypatch.setattr(CanaryCheck, "look", lambda self, *of: looks.append(of) or look(self, *of))
+    measure, looks = CanaryCheck.measure, []
+    monkeypatch.setattr(CanaryCheck, "measure", lambda self, *of: looks.append(of) or measure(self, *of))
     assert backfill(world, str(tmp_path / "root"), 0, 4, *layout(3)) == 0
     assert len(looks) == 1
     measured = [[g["measured"] for g in m.gates if g["name"] == "canaries_cosine"] for m in releases(whole)]
