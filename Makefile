@@ -70,7 +70,8 @@ test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow'
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/dataflow -r deploy/dataflow/requirements.txt
 	PYTHONPATH=.cache/dataflow $(BIN)/python -m pytest tests/engines/test_dataflow.py
 
-test-chaos: $(STAMP)  ## Kills 200 runs at instants drawn over their work, and compares what each ends with: half an hour or more.
+test-chaos: $(STAMP)  ## Kills 200 runs and 200 commands that another follows, and compares what each ends with: an hour or so.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --pairs 200
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --kills 200 --every-step
 	OBJECT_KILLS=40 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m slow tests/pipelines/test_object_stores.py -k killed
 

@@ -14,7 +14,7 @@ from pipelines.daily_finish import canary_check, finish_run, manifest_header
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.operations.outcomes import open_target, raise_for_outcome
+from pipelines.operations.outcomes import open_target, raise_for_outcome, warn
 from pipelines.operations.status import describe_release, release_table
 from pipelines.pin_branch import pin_branch
 from pipelines.planning.backfill_plan import BackfillPlan, Pass, estimate, plan_backfill, print_plan, split_into_passes
@@ -31,8 +31,9 @@ from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_
 from transforms.backfill_rows import SpoolRowsByBucket
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.markers import discard_staged, read_markers
+from transforms.publish import PublishTarget, publish
 from transforms.read_logs import row_groups
-from transforms.release import COMMITTED, OUTCOME, PublishTarget, publish, read_outcome
+from transforms.release import COMMITTED, OUTCOME, read_outcome
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder
@@ -230,7 +231,7 @@ def main(argv: list[str]) -> int:
             move_current(root, plan.replaces.release, tip)
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
-            publish(root, tip, target)  # done already, unless it was cut off before
+            warn(publish(root, tip, target, unless_overtaken=True))  # done already, unless it was cut off before
         discard_staged(root, plan.pin_run.staging)
         if shown and plan.days:
             print_releases(plan, time.perf_counter() - started)

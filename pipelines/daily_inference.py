@@ -17,8 +17,9 @@ from stores.lease import hold_lease
 from stores.releases import refuse_held
 from transforms.embed_users import EmbedUsers
 from transforms.histories import UpdateHistories
+from transforms.publish import PublishTarget
 from transforms.read_logs import ReadLogs, row_groups
-from transforms.release import PublishTarget, check_commit_publish
+from transforms.release import check_commit_publish
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot

@@ -3,8 +3,8 @@
 import numpy as np
 
 from stores.errors import StoreError
-from stores.kv import Current, open_store
-from stores.kv.codec import decode_values
+from stores.kv import Content, Current, open_store
+from stores.kv.codec import decode_what_can_be
 
 
 class EmbeddingClient:
@@ -13,7 +13,13 @@ class EmbeddingClient:
     Args:
         kv_url: As `daily --kv`.
         namespace: As `daily --namespace`.
+
+    Attributes:
+        damaged: Values met so far that could not be read: their users were reported as not found. More than zero is
+            worth an alarm: `pinnerformer verify --kv URL --users N` finds them, `release --run RUN --rewrite` mends it.
     """
+
+    damaged: int = 0
 
     def __init__(self, kv_url: str, namespace: str = "pinnerformer"):
         self._store = open_store(kv_url, namespace)
@@ -33,6 +39,10 @@ class EmbeddingClient:
             )
         return current
 
+    def content_of(self, current: Current) -> Content | None:
+        """Which root and snapshot the store says that it serves; None where an older version wrote it."""
+        return self._store.contents().get(current.generation)
+
     def get_many(self, user_ids: np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Embeddings of users, in the order asked.
 
@@ -41,10 +51,11 @@ class EmbeddingClient:
 
         Returns:
             float16 [N, d], zeros where not found; datetime64[D] [N], the day each was made, NaT where not found;
-            bool [N], whether it was found. d is 0 if none was.
+            bool [N], whether it was found. d is 0 if none was. A user whose stored value is damaged is not found, and
+            counted in `damaged`; the others are answered.
 
         Raises:
-            StoreError: nothing was published yet, the store is down or holds something else.
+            StoreError: nothing was published yet, the store is down, or all it holds is of another model or format.
         """
         embeddings, days, found, _ = self.get_many_of(self.current, user_ids)
         return embeddings, days, found
@@ -64,10 +75,12 @@ class EmbeddingClient:
         days = np.full(len(ids), np.datetime64("NaT"), "datetime64[D]")
         if not found.any():
             return np.zeros((len(ids), 0), np.float16), days, found, after
-        vectors, day = decode_values([value for value in values if value is not None], current.model_digest)
+        vectors, day, good = decode_what_can_be([value for value in values if value is not None], current.model_digest)
+        self.damaged += int((~good).sum())
+        found[found] = good
         embeddings = np.zeros((len(ids), vectors.shape[1]), np.float16)
-        embeddings[found] = vectors
-        days[found] = day.astype("datetime64[D]")
+        embeddings[found] = vectors[good]
+        days[found] = day[good].astype("datetime64[D]")
         return embeddings, days, found, after
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from stores.errors import StoreError, UsageError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
-from stores.retention import walk
+from stores.retention import temporary_files, walk
 from stores.tables import TABLES, read_files, write_part
 from stores.timelines import DESCRIPTION
 
@@ -28,11 +28,14 @@ class ErasureReport:
     Attributes:
         users: How many were asked for.
         list_digest: Hex sha256 of their sorted ids, as int64 little-endian.
+        erased_digest: As `list_digest`, of everybody in ROOT/erased since; empty in a report of the version before.
+        erased_users: How many that are.
         releases: Manifests written anew.
         rows: Table -> rows removed, over all releases; a file that several releases share counts once.
         files_deleted: Table files.
         dead_letters: Rows removed from dead letters.
         runs_deleted: Folders under `staging/`.
+        temporary_files: Left by killed writers, whatever was in them; raw dead letters too.
         training_data_deleted: Folders of timelines under the root that held one of them.
         stored: Store and generation -> users removed from it.
         finished: UTC.
@@ -45,6 +48,9 @@ class ErasureReport:
     files_deleted: int = 0
     dead_letters: int = 0
     runs_deleted: int = 0
+    temporary_files: int = 0
+    erased_digest: str = ""
+    erased_users: int = 0
     training_data_deleted: list[str] = dataclasses.field(default_factory=list)
     stored: dict[str, int] = dataclasses.field(default_factory=dict)
     finished: str = ""
@@ -106,10 +112,31 @@ def write_ids(root: Root, relative: str, users: np.ndarray) -> None:
     root.write_bytes(relative, "".join(f"{user}\n" for user in users.tolist()).encode())
 
 
-def keep_out(root: Root, users: np.ndarray) -> None:
-    """Adds users to ROOT/erased: from now on no row of theirs is taken in, by whatever job."""
+def keep_out(root: Root, users: np.ndarray) -> np.ndarray:
+    """Adds users to ROOT/erased: from now on no row of theirs is taken in, by whatever job; returns all of them."""
     everybody = np.union1d(read_erased(root), users)
     write_ids(root, ERASED, everybody)
+    return everybody
+
+
+def digest_of_ids(users: np.ndarray) -> str:
+    """Hex sha256 of sorted int64 ids."""
+    return hashlib.sha256(users.astype("<i8").tobytes()).hexdigest()
+
+
+def check_erased(root: Root) -> list[str]:
+    """Whether ROOT/erased still has everybody that the reports of erasures say it kept out; what is wrong, in words."""
+    reports = [root.read_json(f"erasures/{name}") for name in root.list("erasures") if name.endswith(".json")]
+    if not reports:
+        return []
+    there, path = read_erased(root), root.path(ERASED)
+    newest = max(reports, key=lambda report: (str(report.get("finished")), report.get("erased_users", 0)))
+    advice = "restore it from a backup, or erase them again: the next delivery brings back whom it lacks"
+    if newest.get("erased_digest"):
+        same = newest["erased_digest"] == digest_of_ids(there)
+        return [] if same else [f"{path}: not as the erasure of {newest['finished']} left it; {advice}"]
+    most = max(int(report.get("users", 0)) for report in reports)
+    return [] if len(there) >= most else [f"{path}: {len(there):,} users, and {most:,} were erased at once; {advice}"]
 
 
 def without(rows: pa.Table, users: np.ndarray) -> pa.Table:
@@ -195,7 +222,7 @@ def _holds(root: Root, path: str, users: np.ndarray) -> bool:
     """Whether a Parquet file that nothing names has a row of one of the users; one that cannot be read counts."""
     try:
         with root.open_input(path) as source:
-            found = pq.read_table(source, columns=["user_id"])["user_id"].to_numpy()
+            found = pq.read_table(source, columns=["user_id"])["user_id"].drop_null().to_numpy()
     except (pa.ArrowException, OSError, KeyError):
         return True
     return bool(np.isin(found, users).any())
@@ -224,15 +251,33 @@ def erase_from_runs(root: Root, report: ErasureReport) -> None:
         report.runs_deleted += 1
 
 
+def erase_temporary_files(root: Root, report: ErasureReport) -> None:
+    """Removes what killed writers left beside releases, tables and reports: half of it cannot be looked into."""
+    for path in list(_temporary(root)):
+        root.remove(path)
+        report.temporary_files += 1
+
+
+def _temporary(root: Root) -> Iterator[str]:
+    """Names of temporary files in the job's own folders; runs' own are removed with them."""
+    for folder in ("", "releases", "erasures", *TABLES):
+        yield from temporary_files(root, folder)
+
+
 def erase_from_training_data(root: Root, users: np.ndarray, report: ErasureReport) -> None:
     """Removes timelines under the root that hold one of the users, wherever they lie; the logs make them again.
 
     Nothing else in their neighbourhood is touched: logs that somebody keeps under the root are theirs.
     """
     for folder in list(_timelines(root, "")):
-        if any(_holds(root, path, users) for path in walk(root, folder) if path.endswith(".parquet")):
+        if any(_holds(root, path, users) for path in walk(root, folder) if _may_be_table(path)):
             root.remove(folder)
             report.training_data_deleted.append(folder)
+
+
+def _may_be_table(path: str) -> bool:
+    """Whether a file is a Parquet file, or one in writing."""
+    return path.endswith(".parquet") or path.rpartition("/")[2].startswith(".tmp-")
 
 
 def _timelines(root: Root, folder: str) -> Iterator[str]:
@@ -249,17 +294,24 @@ def _timelines(root: Root, folder: str) -> Iterator[str]:
 
 
 def find_users(root: Root, users: np.ndarray) -> list[str]:
-    """Files under the root that hold one of the users; empty after an erasure."""
-    found = []
+    """Files under the root that hold one of the users; empty after an erasure.
+
+    A file that a killed writer left half written counts: what is in it cannot be told.
+    """
+    found = [path for path in temporary_files(root, "") if _holds(root, path, users)]
     for folder in [name for name in root.list("") if root.size(name) is None]:
         for path in walk(root, folder):
-            if path.endswith(".parquet") and not path.startswith(("pin_embeddings/", "indexes/")):
+            if path.startswith(("pin_embeddings/", "indexes/")) or not _may_be_table(path):
+                continue
+            if path.endswith(".parquet"):
                 with root.open_input(path) as source:
                     file = pq.ParquetFile(source)
                     if "user_id" in file.schema_arrow.names:
                         ids = file.read(columns=["user_id"])["user_id"].drop_null().to_numpy()
                         if np.isin(ids, users).any():
                             found.append(path)
+            elif _holds(root, path, users):
+                found.append(path)
     for release in root.list("releases"):
         if root.exists(manifest_path(release)) and np.isin(read_manifest(root, release).retry_users, users).any():
             found.append(manifest_path(release))
@@ -267,4 +319,4 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
 
 
 def new_erasure_report(users: np.ndarray) -> ErasureReport:
-    return ErasureReport(len(users), hashlib.sha256(users.astype("<i8").tobytes()).hexdigest())
+    return ErasureReport(len(users), digest_of_ids(users))

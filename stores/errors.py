@@ -19,6 +19,10 @@ class StoreError(PinnerFormerError):
     """What the job owns (the root, a release, the key-value store) is unreachable, locked or not as it should be."""
 
 
+class OvertakenError(StoreError):
+    """Another command is ahead of this one: what it wrote is newer, and stays."""
+
+
 class LeaseLostError(StoreError):
     """Another run took the root over while this one was thought dead; it must not touch anything any more."""
 

@@ -1,7 +1,9 @@
 """layout.json: what is fixed when a root is made."""
 
 import dataclasses
+import json
 import math
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +54,9 @@ def advise_buckets(history_rows: int, rows_a_day: int, least: int = 64) -> int:
     return 1 << math.ceil(math.log2(needed))
 
 
+ROOT_ID = "root_id"  # in layout.json, beside the layout: tells two roots with releases of the same names apart
+
+
 def read_layout(root: Root) -> Layout | None:
     """The layout of a root; None where no root has been made yet.
 
@@ -63,7 +68,8 @@ def read_layout(root: Root) -> Layout | None:
     except FileNotFoundError:
         return None
     try:
-        return read_record(LAYOUT, Layout, found, root.path("layout.json"))
+        known = {name: value for name, value in found.items() if name != ROOT_ID} if isinstance(found, dict) else found
+        return read_record(LAYOUT, Layout, known, root.path("layout.json"))
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
 
@@ -110,7 +116,7 @@ def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
     found = read_layout(root)
     if found is None:
         layout = Layout(**asked)
-        root.write_json("layout.json", dataclasses.asdict(layout))
+        root.write_json("layout.json", {**dataclasses.asdict(layout), ROOT_ID: uuid.uuid4().hex})
         return layout
     for name, value in asked.items():
         if value != getattr(found, name):
@@ -119,3 +125,28 @@ def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
                 "and it is fixed when a root is made; leave the flag out, or start a new root"
             )
     return found
+
+
+def find_root_id(root: Root) -> str | None:
+    """The id of a root; None where there is none yet, as on a root that an older version made."""
+    try:
+        found = root.read_json("layout.json").get(ROOT_ID)
+    except (FileNotFoundError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def read_root_id(root: Root) -> str:
+    """The id of a root, 32 hex digits, made with it; a root that an older version made gets one on the first call.
+
+    Raises:
+        StoreError: nothing has run on the root, or layout.json is damaged.
+    """
+    require_layout(root)
+    while True:
+        data = root.read_bytes("layout.json")
+        found = json.loads(data)
+        if isinstance(found.get(ROOT_ID), str):
+            return found[ROOT_ID]
+        new = json.dumps({**found, ROOT_ID: uuid.uuid4().hex}, indent=1) + "\n"
+        root.compare_and_swap("layout.json", data, new.encode())  # whoever is first; then it is read again

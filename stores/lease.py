@@ -16,9 +16,25 @@ from stores.files import Root
 LEASE = "lease.json"
 
 
+def _processes() -> str:
+    """Names what process ids are of: this boot of the kernel, and the namespace of processes, which a container has.
+
+    Empty where the kernel does not tell.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{file.read().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
 def _holder_is_dead(lease: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine and its process is gone: no reason to wait for the expiry."""
-    if lease["host"] != socket.gethostname():
+    """Whether the holder ran on this machine and its process is gone: no reason to wait for the expiry.
+
+    Two containers may have one hostname: a process of another namespace is not looked for here. A lease that does not
+    say which it was, of the version before, is believed to be of this one.
+    """
+    if lease["host"] != socket.gethostname() or lease.get("processes", _processes()) != _processes():
         return False
     try:
         os.kill(lease["pid"], 0)
@@ -102,6 +118,7 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "process_start": _process_start(os.getpid()),
+                "processes": _processes(),
                 "expires": time.time() + seconds,
             }
         ).encode()
@@ -128,6 +145,16 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
         found = _read(root)
         if _is_of(holder, found):
             root.compare_and_remove(LEASE, found)
+
+
+def live_run(root: Root) -> str | None:
+    """The run that holds a root now; None if nobody does, or whoever did is gone."""
+    try:
+        lease = json.loads(_read(root))
+        gone = lease["expires"] < time.time() or _holder_is_dead(lease)
+        return None if gone else str(lease["run"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def check_lease(root: Root, holder: str) -> None:

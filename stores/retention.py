@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from stores.errors import StoreError
 from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.releases import chain, read_hold
 from stores.tables import TABLES
-from stores.upgrades import RUN_OUTCOME, read_json_record
+
+COLLECTING = "gc.json"  # what a `gc` is about to remove: it is there while one is under way, or was cut off
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +102,16 @@ def old_runs(root: Root, retention: Retention, slimmed: Iterable[str], now: floa
 
 def is_committed(root: Root, run: str) -> bool:
     """Whether a run got as far as its release: then the manifest, and not the run, says what is kept."""
+    found = _read_if_whole(root, f"staging/{run}/outcome.json")
+    return isinstance(found, dict) and found.get("outcome") == "committed"
+
+
+def _read_if_whole(root: Root, relative: str) -> Any:
+    """Content of a JSON file of a run; None where it is missing, or a power cut damaged it: it counts for nothing."""
     try:
-        return read_json_record(root, f"staging/{run}/outcome.json", RUN_OUTCOME)["outcome"] == "committed"
-    except FileNotFoundError:
-        return False
+        return root.read_json(relative)
+    except (FileNotFoundError, StoreError):
+        return None
 
 
 def walk(root: Root, folder: str) -> Iterator[str]:
@@ -152,7 +160,7 @@ def kept_files(root: Root, slimmed: dict[str, list[str]], removed_runs: Iterable
             continue
         for path in walk(root, f"staging/{run}"):
             if path.endswith(".json"):
-                kept |= set(named_files(root.read_json(path)))
+                kept |= set(named_files(_read_if_whole(root, path)))
     return kept
 
 
@@ -160,7 +168,7 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
     """Removes what nothing kept names any more; the caller holds the lease, so that no run is under way.
 
     Manifests are slimmed first, so that at no moment one names a file that is gone; stopped halfway and started again
-    it removes the rest.
+    it removes the rest, which it has noted in `gc.json`.
     """
     slimmed = plan_slimming(root, retention, served)
     now = time.time()
@@ -168,13 +176,29 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
     kept, known = kept_files(root, slimmed, runs), kept_files(root, {}, ())
     files = [path for table in TABLES for path in walk(root, table) if path not in kept]
     files += [path for folder in ("", "releases", "erasures") for path in temporary_files(root, folder)]
-    files = [path for path in files if path in known or now - root.modified(path) > retention.grace_s]
+    left = _left_by_gc(root)
+    files = [
+        path
+        for path in files
+        if path in known or (written := root.modified(path)) < left.get(path, 0.0) or now - written > retention.grace_s
+    ]
     size = sum(root.size(path) or 0 for path in files)
     if not dry_run:
+        if files:
+            root.write_json(COLLECTING, {"files": files})
         for release, tables in slimmed.items():
             write_manifest(root, slim(read_manifest(root, release), tables))
         for run in runs:
             root.remove(f"staging/{run}")
         for path in files:
             root.remove(path)
+        root.remove(COLLECTING)
     return Collected(slimmed, runs, files, size)
+
+
+def _left_by_gc(root: Root) -> dict[str, float]:
+    """Files that a `gc` which was cut off was about to remove -> since when nothing named them, as it saw it."""
+    found = _read_if_whole(root, COLLECTING)
+    if not isinstance(found, dict) or not isinstance(found.get("files"), list):
+        return {}
+    return dict.fromkeys(filter(lambda path: isinstance(path, str), found["files"]), root.modified(COLLECTING))

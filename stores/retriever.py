@@ -12,6 +12,7 @@ from stores.files import Root
 from stores.ids import bucket_of
 from stores.indexes import IndexShard, load_shards, search_shards
 from stores.kv import Current
+from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.neighbours import Neighbours
 from stores.schemas import from_binary_column
@@ -41,6 +42,7 @@ class Retrieved:
 class _Opened:
     """One release, open for search."""
 
+    current: Current
     manifest: Manifest
     shards: list[IndexShard]
     ef: int
@@ -82,7 +84,7 @@ class Retriever:
                 f"read so far (users known: {current.users})"
             )
         opened = self._open(current)
-        engaged = self._engaged(opened.manifest, user_id) if exclude_engaged else np.empty(0, np.int64)
+        engaged = self._engaged(opened, user_id) if exclude_engaged else np.empty(0, np.int64)
         wanted = k + len(engaged)
         best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
         kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
@@ -92,7 +94,7 @@ class Retriever:
     def _open(self, current: Current) -> _Opened:
         with self._lock:
             opened = self._opened
-            if opened is None or opened.manifest.release != current.release:
+            if opened is None or opened.current != current:
                 opened = self._load(current)
                 self._opened = opened
             return opened
@@ -105,14 +107,40 @@ class Retriever:
                 f"the store are of model {current.model_digest[:12]}; give the --root that was published into this "
                 "--kv and --namespace"
             )
+        self._check_root(current)
         dim = 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = from_binary_column(read_files(self._root, [entry], ["embedding"])["embedding"]).shape[1]
         shards = load_shards(self._root, manifest.tables["indexes"], dim)
-        return _Opened(manifest, shards, int(manifest.settings["index"]["ef_search"]))
+        return _Opened(current, manifest, shards, int(manifest.settings["index"]["ef_search"]))
 
-    def _engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
-        """Pins of the user's kept history: reads the user's bucket, a fraction 1 / user_buckets of the table."""
+    def _check_root(self, current: Current) -> None:
+        """Refuses a store that another root was published to; nothing is known of one that an older version wrote."""
+        own, content = find_root_id(self._root), self._client.content_of(current)
+        if own and content and content.release == current.release and content.root != own:
+            raise StoreError(
+                f"{self._root.url}: the store serves {current.release} of another root (id {content.root[:8]}, this "
+                f"one is {own[:8]}); give the --root that was published into this --kv and --namespace"
+            )
+
+    def _engaged(self, opened: _Opened, user_id: int) -> np.ndarray:
+        """Pins of the user's kept history.
+
+        `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
+        """
+        try:
+            return self._read_engaged(opened.manifest, user_id)
+        except StoreError:
+            manifest = read_manifest(self._root, opened.manifest.release)
+            if manifest.revision == opened.manifest.revision:
+                raise
+            with self._lock:
+                if self._opened is opened:
+                    self._opened = dataclasses.replace(opened, manifest=manifest)
+            return self._read_engaged(manifest, user_id)
+
+    def _read_engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
+        """Reads the user's bucket, a fraction 1 / user_buckets of the histories."""
         bucket = int(bucket_of(np.array([user_id]), manifest.settings["layout"]["user_buckets"])[0])
         rows = read_files(self._root, manifest.parts("histories").get(bucket, []), ["user_id", "pin_id"])
         return np.unique(rows.filter(pc.equal(rows["user_id"], user_id))["pin_id"].to_numpy())

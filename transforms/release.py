@@ -1,44 +1,36 @@
 """Check -> commit -> publish: plain functions of (root, run) that may run twice, with or without Beam."""
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from stores.errors import LeaseLostError, PinnerFormerError, StoreError, UsageError
+from stores.errors import LeaseLostError, OvertakenError, PinnerFormerError, StoreError, UsageError
 from stores.files import Root
-from stores.kv import open_store
-from stores.kv.base import Current, KeyValueStore
-from stores.kv.codec import encode_values
 from stores.lease import check_lease
-from stores.manifests import Manifest, read_manifest, write_manifest
+from stores.manifests import Manifest, write_manifest
 from stores.names import Step
-from stores.releases import CURRENT, chain, current_release, is_made_by, move_current
-from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.releases import (
+    CURRENT,
+    chain,
+    current_release,
+    is_made_by,
+    move_current,
+    read_hold,
+    refuse_held,
+)
 from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
 from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates, read_gate
 from transforms.gates.recall import index_settings
 from transforms.markers import discard_staged
+from transforms.publish import PublishTarget, publish
 from transforms.step_reports import StepReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
 FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes
 COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishTarget:
-    """Where a release is published; None of it is written to disk, because a URL may hold a password."""
-
-    url: str
-    namespace: str
 
 
 def write_staged(root: Root, name: str, manifest: Manifest, reports: dict[Step, StepReport]) -> None:
@@ -122,10 +114,13 @@ def commit(root: Root, name: str, manifest: Manifest, lease: str = "") -> None:
 
     Raises:
         LeaseLostError: another run took the root over; nothing was written.
-        StoreError: another run committed meanwhile.
+        StoreError: another run committed meanwhile, or the root is held at another release.
     """
     if lease:
         check_lease(root, lease)
+    hold = read_hold(root)
+    if hold is not None and hold.release != manifest.release:  # a detached run holds no lease: typed meanwhile
+        refuse_held(root)
     found, beside = current_release(root), manifest.settings.get("over")
     if (
         beside is None and found != manifest.previous
@@ -156,94 +151,6 @@ def is_committed(root: Root, staged: Manifest) -> bool:
         if manifest.day < staged.day:  # days only go back from here
             return False
     return False
-
-
-def changed_rows(root: Root, old: Manifest | None, new: Manifest) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Compares two snapshots bucket by bucket; a bucket with the same files is not opened.
-
-    Yields:
-        (user_id int64 of the users that `new` no longer has, the rows of `new` that are new or another vector or day).
-    """
-    before = old.parts("user_embeddings") if old else {}
-    after = new.parts("user_embeddings")
-    for bucket in sorted(before.keys() | after.keys()):
-        if before.get(bucket) == after.get(bucket):
-            continue
-        held = after.get(bucket, before.get(bucket, []))
-        rows = read_files(root, held, verify=True)
-        rows = rows if bucket in after else rows.slice(0, 0)
-        if bucket not in before:
-            yield np.empty(0, np.int64), rows
-            continue
-        stored = read_files(root, before[bucket], verify=True)
-        ids, old_ids = rows["user_id"].to_numpy(), stored["user_id"].to_numpy()
-        gone = old_ids[~np.isin(old_ids, ids)]
-        common, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)
-        same = np.zeros(len(ids), bool)
-        vectors, old_vectors = from_binary_column(rows["embedding"]), from_binary_column(stored["embedding"])
-        days, old_days = rows["embedding_date"].to_numpy(), stored["embedding_date"].to_numpy()
-        same[at] = (vectors[at].view(np.uint16) == old_vectors[old_at].view(np.uint16)).all(axis=1)
-        same[at] &= days[at] == old_days[old_at]
-        yield gone, rows.filter(pa.array(~same))
-
-
-def publish(root: Root, release: str, target: PublishTarget) -> dict[str, int]:
-    """Brings the key-value store to a release.
-
-    From a release of the same model: the difference of the two snapshots, into the generation in use. From nothing or
-    from another model: a new generation, complete and counted before readers see it.
-
-    Returns:
-        Counters users_sent, users_deleted, users_stored.
-    """
-    manifest = read_manifest(root, release)
-    with open_store(target.url, target.namespace) as store:
-        found = store.current()
-        if found is not None and found.release == release and found.model_digest == manifest.model_digest:
-            return {"users_sent": 0, "users_deleted": 0, "users_stored": found.users}
-        generation, served = _choose_generation(root, store, manifest)
-        fresh = served is None
-        deleted: list[np.ndarray] = []
-
-        def rows() -> Iterator[tuple[np.ndarray, Any]]:
-            for gone, changed in changed_rows(root, served, manifest):
-                deleted.append(gone)
-                day = changed["embedding_date"].cast(pa.int32()).to_numpy()
-                vectors = from_binary_column(changed["embedding"])
-                yield changed["user_id"].to_numpy(), encode_values(vectors, day, manifest.model_digest)
-
-        def gone() -> Iterator[np.ndarray]:  # read after `rows` is exhausted
-            yield from deleted
-
-        result = store.upload(
-            generation,
-            rows(),
-            deletes=gone(),
-            fresh=fresh,
-            current=Current(generation, release, manifest.model_digest, users=manifest.rows("user_embeddings")),
-        )
-    return {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored}
-
-
-def _choose_generation(root: Root, store: KeyValueStore, manifest: Manifest) -> tuple[str, Manifest | None]:
-    """Where a release is written, and the release it is written over as a difference; None for a fresh generation.
-
-    The generation that is served, if it is of this model; else one of this model that is still there (a rollback to an
-    older model); else a new one, under a name that nothing has.
-    """
-    held = store.generations()
-    served = store.current()
-    for name in ([served.generation] if served else []) + sorted(held, reverse=True):
-        entry = held[name]
-        if entry.model_digest == manifest.model_digest and entry.release is not None:
-            with contextlib.suppress(StoreError):
-                before = read_manifest(root, entry.release)
-                if "user_embeddings" not in before.dropped:
-                    return name, before
-    fresh = f"{manifest.model_digest[:12]}-{manifest.release}"
-    taken = {name for name in held if held[name].release is not None}
-    names = itertools.chain([fresh], (f"{fresh}.{number}" for number in itertools.count(2)))
-    return next(name for name in names if name not in taken), None
 
 
 def check_commit_publish(
@@ -282,12 +189,13 @@ def check_commit_publish(
             else:
                 commit(root, name, checked, lease)
         if outcome["outcome"] == COMMITTED and target is not None:
-            outcome["publish"] = publish(root, staged.release, target)
+            outcome["publish"] = publish(root, staged.release, target, unless_overtaken=True)
     except (UsageError, LeaseLostError):
         raise  # nothing was done
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": str(error)}
-        if is_committed(root, staged):
+        overtaken = isinstance(error, OvertakenError) and current_release(root) != staged.release
+        if is_committed(root, staged) and not overtaken:
             outcome["error"] += (
                 f"; release {staged.release} is committed but not published: mend the store, then "
                 f"`pinnerformer release --run {name} --root {root.url} --kv URL`"

@@ -1,7 +1,7 @@
 """Holds a release against what it says of itself: bytes, rows, order, vectors made again, the store, the indexes."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +11,17 @@ from stores.errors import PinnerFormerError
 from stores.files import Root
 from stores.ids import bucket_of
 from stores.indexes import load_shards
-from stores.kv.base import KeyValueStore
-from stores.kv.codec import decode_values
+from stores.kv.base import Current, KeyValueStore
+from stores.kv.codec import decode_what_can_be
 from stores.manifests import Manifest
 from stores.names import Step
 from stores.pin_vectors import VectorSet, read_vectors
+from stores.releases import chain
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
+from transforms.publish import snapshot_digest
 from transforms.step_reports import StepReport
 
 MIN_COSINE = 0.9999
@@ -37,6 +39,11 @@ class Findings:
     def note(self, words: str, problems: list[str]) -> None:
         self.looked_at.append(f"{words}: {f'{len(problems):,} wrong' if problems else 'as it should be'}")
         self.problems += problems
+
+    def note_if_wrong(self, words: str, problems: list[str]) -> None:
+        """As `note`, of what is looked at beside the release: it is not spoken of if it is sound."""
+        if problems:
+            self.note(words, problems)
 
 
 def check_files(root: Root, manifest: Manifest) -> list[str]:
@@ -178,7 +185,7 @@ def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> li
     current = store.current()
     if current is None or current.release != manifest.release:
         return [f"{store.url_shown}: serves {current.release if current else 'nothing'}, not {manifest.release}"]
-    problems = []
+    problems = [f"{store.url_shown}: {words}" for words in _wrong_in(current, store, manifest)]
     count, rows = store.count(current.generation), manifest.rows("user_embeddings")
     if count != rows:
         problems.append(f"{store.url_shown}: holds {count:,} users, the release has {rows:,}")
@@ -191,17 +198,53 @@ def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> li
         if not len(there):
             continue
         try:
-            vectors, _ = decode_values([v for v in values if v is not None], manifest.model_digest)
+            vectors, days, good = decode_what_can_be([v for v in values if v is not None], manifest.model_digest)
         except PinnerFormerError as error:
-            problems.append(str(error))
+            problems.append(f"{store.url_shown}: {error}")
             continue
         wanted = from_binary_column(piece["embedding"])[there]
-        wrong = ids[there][(vectors.view(np.uint16) != wanted.view(np.uint16)).any(axis=1)]
+        same = good & (len(wanted[0]) == len(vectors[0]))
+        if same.any():
+            same &= (vectors.view(np.uint16) == wanted.view(np.uint16)).all(axis=1)
+        wrong = ids[there][good & ~same]
+        problems += [f"{store.url_shown}: user {user}: its value is damaged" for user in ids[there][~good].tolist()]
         problems += [f"{store.url_shown}: user {user}: not the vector of {manifest.release}" for user in wrong.tolist()]
+        of_day = piece["embedding_date"].cast(pa.int32()).to_numpy()[there]
+        wrong = ids[there][same & (days != of_day)]
+        problems += [f"{store.url_shown}: user {user}: not its day in {manifest.release}" for user in wrong.tolist()]
     return problems
 
 
-def check_absent(stores: list[KeyValueStore], users: np.ndarray) -> list[str]:
+def _wrong_in(current: Current, store: KeyValueStore, manifest: Manifest) -> Iterator[str]:
+    """What the store says of itself that is not so."""
+    if current.model_digest != manifest.model_digest:
+        yield f"says that it serves model {current.model_digest[:12]}, {manifest.release} is of another"
+    rows = manifest.rows("user_embeddings")
+    if current.users != rows:
+        yield f"says that it serves {current.users:,} users, {manifest.release} has {rows:,}"
+    note, content = store.note(), store.contents().get(current.generation)
+    if note is not None:
+        yield f"a publish of {note.target.release} that began {note.since} was not finished; publish again"
+    if content is not None and (content.release, content.snapshot) != (manifest.release, snapshot_digest(manifest)):
+        yield f"says that it holds {content.release} (snapshot {content.snapshot[:12]}), not this one; publish again"
+
+
+def check_older(root: Root, release: str) -> list[str]:
+    """Files of the releases before one, as far as a rollback may go: what none of them has in common with it."""
+    problems, seen = [], set()
+    for manifest in chain(root, release):
+        if manifest.dropped:
+            break
+        new = {
+            table: [entry for entry in entries if entry.path not in seen] for table, entries in manifest.tables.items()
+        }
+        seen |= {entry.path for entries in new.values() for entry in entries}
+        if manifest.release != release:
+            problems += check_files(root, dataclasses.replace(manifest, tables=new))
+    return problems
+
+
+def check_absent(stores: Sequence[KeyValueStore], users: np.ndarray) -> list[str]:
     """Whether a store still holds somebody who was erased, in whatever generation."""
     problems = []
     for store in stores:

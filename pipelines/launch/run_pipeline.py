@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipelines.launch.beam_options import choose_runner
-from stores.errors import InputError, LeaseLostError, PinnerFormerError, StoreError, UsageError
+from stores.errors import InputError, LeaseLostError, OvertakenError, PinnerFormerError, StoreError, UsageError
 
 DEBUG = "PINNERFORMER_DEBUG"
 LOG = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def engine_log(name: str) -> Iterator[str | None]:
 def explain_worker_failure(error: BaseException, log: str | None) -> PinnerFormerError:
     """Finds the message in what an engine made of a worker's exception: it keeps the text and loses the type."""
     text = str(error)
-    for kind in (InputError, LeaseLostError, StoreError, UsageError):
+    for kind in (InputError, LeaseLostError, OvertakenError, StoreError, UsageError):
         match = re.search(rf"{kind.__module__}\.{kind.__name__}: (.+?)(?: \[while running|\n|\\n|$)", text)
         if match:
             return kind(match[1])

@@ -8,10 +8,12 @@ from pipelines.arguments import Parser, add_root, add_stores
 from pipelines.operations.figures import as_json
 from stores.erasure import (
     check_known_tables,
+    digest_of_ids,
     erase_from_dead_letters,
     erase_from_files,
     erase_from_runs,
     erase_from_training_data,
+    erase_temporary_files,
     keep_out,
     new_erasure_report,
     read_user_list,
@@ -20,6 +22,7 @@ from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
 from stores.lease import hold_lease
+from transforms.publish import after_erasure, known_contents
 
 DESCRIPTION = """\
 Removes users: histories, embeddings and canaries of every release (new files, the manifest's next revision, the old
@@ -81,13 +84,19 @@ def main(argv: list[str]) -> int:
     report = new_erasure_report(users)
     with hold_lease(root, "erase"):
         check_known_tables(root)
-        keep_out(root, users)  # first: whatever comes after, they do not come back
+        everybody = keep_out(root, users)  # first: whatever comes after, they do not come back
+        report.erased_digest, report.erased_users = digest_of_ids(everybody), len(everybody)
+        known = [known_contents(root, store) for store in stores]
         for store in stores:
-            for generation in store.generations():
-                key = f"{store.url_shown} {request.namespace} {generation}"
-                report.stored[key] = store.delete_users(generation, users)
+            with store.hold_writes(f"erase on {root.url}"):
+                for generation in store.generations():
+                    key = f"{store.url_shown} {request.namespace} {generation}"
+                    report.stored[key] = store.delete_users(generation, users)
         erase_from_runs(root, report)
+        erase_temporary_files(root, report)
         erase_from_files(root, users, report)
+        for store, contents in zip(stores, known, strict=True):
+            after_erasure(root, store, contents)
         erase_from_dead_letters(root, users, report)
         erase_from_training_data(root, users, report)
         now = datetime.datetime.now(datetime.UTC)

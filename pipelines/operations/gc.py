@@ -118,12 +118,22 @@ def sweep_generations(store: KeyValueStore, keep_s: float, dry_run: bool, digest
     Returns:
         How many users they had.
     """
-    current, users = store.current(), 0
-    for name, found in store.generations().items():
+    if dry_run:
+        return sum(store.count(name) for name in old_generations(store, keep_s, digests))
+    if not old_generations(store, keep_s, digests):
+        return 0  # the writes are taken from nobody
+    with store.hold_writes("gc of old generations"):
+        return sum(store.delete_generation(name) for name in old_generations(store, keep_s, digests))
+
+
+def old_generations(store: KeyValueStore, keep_s: float, digests: set[str]) -> list[str]:
+    """Generations that have not been served for so long, and unfinished ones that nobody is writing."""
+    current, note, found = store.current(), store.note(), []
+    for name, entry in store.generations().items():
         if current is None or name == current.generation:
             continue
-        unfinished = found.release is None and found.model_digest not in digests
-        old = found.retired_at is not None and time.time() - found.retired_at > keep_s
-        if unfinished or old:
-            users += store.count(name) if dry_run else store.delete_generation(name)
-    return users
+        left = note is None or note.generation != name  # a publish that goes on notes what it writes
+        unfinished = entry.release is None and (left or entry.model_digest not in digests)
+        if unfinished or (entry.retired_at is not None and time.time() - entry.retired_at > keep_s):
+            found.append(name)
+    return found

@@ -1,6 +1,7 @@
 """How a run ended, for the commands that start, finish or roll back one: its errors, and what to type next."""
 
 import shlex
+import sys
 from typing import Any
 
 from rich import box
@@ -64,7 +65,14 @@ def raise_for_outcome(
         raise StoreError(outcome["error"])
     if outcome["outcome"] == REFUSED:
         raise RefusedError("\n".join(filter(None, [refusal(root, name, outcome, publish), advice])))
+    warn(outcome["publish"])
     return outcome
+
+
+def warn(published: dict[str, Any] | None) -> None:
+    """Shows what a publish warns of, whatever `--quiet` says."""
+    for line in (published or {}).get("warnings", []):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv URL") -> str:

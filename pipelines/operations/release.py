@@ -8,11 +8,13 @@ from pipelines.arguments import Parser, add_publish, add_root, add_store
 from pipelines.operations.outcomes import open_target, publish_target, raise_for_outcome
 from pipelines.operations.submitted import not_finished
 from pipelines.operations.summary import print_summary
-from stores.errors import UsageError
+from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import hold_lease
+from stores.releases import read_hold, refuse_held, rolled_back_path
 from transforms.gates import Thresholds, read_thresholds
-from transforms.release import STAGED, PublishTarget, check_commit_publish, read_staged
+from transforms.publish import PublishTarget, refuse_overtaken
+from transforms.release import STAGED, check_commit_publish, is_committed, read_staged
 
 DESCRIPTION = """\
 Runs check -> commit -> publish on a run that was staged: one that a gate refused and that you answer for, one that was
@@ -53,6 +55,9 @@ def make_parser() -> Parser:
     parser.add_argument("--run", required=True, metavar="NAME", help="a folder name under ROOT/staging")
     add_store(parser)
     add_publish(parser)
+    parser.add_argument(
+        "--rewrite", action="store_true", help="publish as a whole, also where the store says that it holds it already"
+    )
     parser.add_argument("--gates", metavar="FILE", help="thresholds, as `daily --gates` (default: the run's own)")
     parser.add_argument(
         "--force-gate", action="append", default=[], metavar="NAME", help="open a closed gate; may be repeated"
@@ -73,10 +78,11 @@ def parse(argv: list[str]) -> ReleaseRequest:
         raise UsageError(
             "--force-gate NAME and --reason TEXT go together: the manifest keeps who is answered for, and why"
         )
+    target = publish_target(found.kv, found.namespace, found.publish)
     return ReleaseRequest(
         root=Root(found.root),
         run=found.run,
-        target=publish_target(found.kv, found.namespace, found.publish),
+        target=dataclasses.replace(target, rewrite=found.rewrite) if target else None,
         thresholds=read_thresholds(found.gates) if found.gates else None,
         forced=dict.fromkeys(found.force_gate, reason),
     )
@@ -91,7 +97,30 @@ def main(argv: list[str]) -> int:
         if not root.exists(f"staging/{run}/{STAGED}"):
             raise not_finished(root, run)
         manifest, _ = read_staged(root, run)
+        hold = read_hold(root)
+        if hold is None or hold.release != manifest.release:
+            refuse_held(root)
+        if not is_committed(root, manifest):
+            refuse_rolled_back(root, manifest.release)
+        elif request.target:
+            refuse_overtaken(root, manifest.release)
         thresholds = request.thresholds or Thresholds.from_manifest(manifest.settings["thresholds"])
         outcome = check_commit_publish(root, run, thresholds, request.target, request.forced, lease)
     print_summary(root, raise_for_outcome(root, run, outcome), seconds=0.0, file=sys.stderr)
     return 0
+
+
+def refuse_rolled_back(root: Root, release: str) -> None:
+    """Keeps a release that somebody rolled back from coming back by its run.
+
+    Raises:
+        StoreError: says when and why, and what to type where it is meant.
+    """
+    path = rolled_back_path(release)
+    if root.exists(path):
+        found = root.read_json(path)
+        raise StoreError(
+            f"{root.path(path)}: {release} was rolled back to {found['release']} on {found['since']} "
+            f"({found['reason']}); to serve it again on purpose: "
+            f"pinnerformer rollback --root {root.url} --kv URL --to {release} --reason TEXT"
+        )

@@ -6,7 +6,7 @@ import datetime
 import sys
 
 from pipelines.arguments import Parser, add_publish, add_root, add_store
-from pipelines.operations.outcomes import open_target, publish_target
+from pipelines.operations.outcomes import open_target, publish_target, warn
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import hold_lease
@@ -22,7 +22,7 @@ from stores.releases import (
     write_hold,
 )
 from stores.upgrades import write_record
-from transforms.release import PublishTarget, publish
+from transforms.publish import PublishTarget, publish
 
 DESCRIPTION = """\
 Serves an older release again: moves CURRENT to it, then brings the key-value store to it as the difference of the two
@@ -97,7 +97,8 @@ def main(argv: list[str]) -> int:
     open_target(target)
     with hold_lease(root, "rollback"):
         to = roll_back(root, request.to, request.reason)
-        sent = publish(root, to.release, target) if target else None
+        sent = publish(root, to.release, target, unless_overtaken=True) if target else None
+    warn(sent)
     words = f"{sent['users_sent']:,} users sent, {sent['users_deleted']:,} deleted" if sent else "nothing published"
     print(
         f"CURRENT is {to.release}; {words}\nheld: `daily` refuses to run until "

@@ -1,5 +1,6 @@
 """`pinnerformer status`: the releases of a root, what the store serves, and whether the newest is too old."""
 
+import contextlib
 import dataclasses
 import datetime
 import sys
@@ -11,23 +12,29 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.arguments import Parser, add_json, add_root, add_store, seconds
+from pipelines.operations.alarms import find_alarms
 from pipelines.operations.figures import as_json, summarise
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
 from stores.manifests import Manifest, manifest_path
-from stores.releases import chain, current_release
+from stores.releases import chain, current_release, read_hold
 
 DESCRIPTION = """\
 Shows the releases of a root, newest first, and what the key-value store serves.
 
-With --max-age it exits with 1 when the newest release was committed longer ago than that: the alarm for the job that
-never ran.
+With --max-age it exits with 1, and a line that says why, when the data of what the store serves (without --kv: of
+CURRENT) ended longer ago than that, or when anything else is wrong: nothing is served, the store is behind CURRENT or
+of another root, a publish was not finished, the root is held, a night was refused or failed. --json has them as
+`alarms`. A night's data ends at the midnight after its date: 30h leaves it six hours to be read, embedded and served.
 """
 
 
-def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
+def describe(root: Root, kv: str | None, namespace: str, max_age_s: float | None = None) -> dict[str, Any]:
     """What there is to say of a root and a store, for people and programs alike.
+
+    Args:
+        max_age_s: As `find_alarms` takes it.
 
     Raises:
         StoreError: no such root, or it is damaged.
@@ -35,8 +42,10 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
     require_layout(root)
     releases = [describe_release(root, manifest) for manifest in chain(root)]
     found: dict[str, Any] = {"root": root.url, "current": current_release(root), "releases": releases, "store": None}
-    if kv:
-        with open_store(kv, namespace) as store:
+    held = read_hold(root)
+    found["held"] = dataclasses.asdict(held) if held else None
+    with open_store(kv, namespace) if kv else contextlib.nullcontext() as store:
+        if store is not None:
             current = store.current()
             found["store"] = {"url": store.url_shown, "namespace": namespace, "release": None}
             if current:
@@ -46,6 +55,8 @@ def describe(root: Root, kv: str | None, namespace: str) -> dict[str, Any]:
                     "model": current.model_digest[:12],
                     "users": current.users,
                 }
+        alarms = find_alarms(root, store, max_age_s, datetime.datetime.now(datetime.UTC))
+    found["alarms"] = [dataclasses.asdict(alarm) for alarm in alarms]
     return found
 
 
@@ -62,7 +73,7 @@ class StatusRequest:
 
     Attributes:
         kv: The store to ask; None: none.
-        max_age_s: How old the newest release may be; None: as old as it is.
+        max_age_s: How old the data that is served may be, with an exit code of 1 on any alarm; None: no alarm.
         as_json: Whether programs read it.
     """
 
@@ -78,7 +89,9 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
     add_root(parser)
     add_store(parser)
-    parser.add_argument("--max-age", type=seconds, metavar="30h", help="exit with 1 if the newest release is older")
+    parser.add_argument(
+        "--max-age", type=seconds, metavar="30h", help="exit with 1 if the data served is older, or on any alarm"
+    )
     add_json(parser)
     return parser
 
@@ -94,27 +107,18 @@ def parse(argv: list[str]) -> StatusRequest:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code: 1 if the newest release is older than --max-age."""
+    """Runs the command; returns the exit code: 1 if --max-age is given and there is an alarm."""
     request = parse(argv)
-    found = describe(request.root, request.kv, request.namespace)
+    found = describe(request.root, request.kv, request.namespace, request.max_age_s)
     if request.as_json:
         print(as_json(found))
     else:
         _print(found)
-    if request.max_age_s is not None:
-        now = datetime.datetime.now(datetime.UTC)
-        newest = found["releases"][0] if found["releases"] else None
-        age = (now - datetime.datetime.fromisoformat(newest["committed"])).total_seconds() if newest else None
-        if age is None or age > request.max_age_s:
-            what = (
-                f"{newest['release']} was committed {age / 3600:.1f} h ago" if newest and age else "there is no release"
-            )
-            print(
-                f"pinnerformer status: too old: {what}, --max-age allows {request.max_age_s / 3600:g} h",
-                file=sys.stderr,
-            )
-            return 1
-    return 0
+    if request.max_age_s is None or not found["alarms"]:
+        return 0
+    for alarm in found["alarms"]:
+        print(f"pinnerformer status: {alarm['name'].replace('_', ' ')}: {alarm['text']}", file=sys.stderr)
+    return 1
 
 
 def release_table(releases: Sequence[dict[str, Any]], current: str | None, title: str) -> Table:
@@ -134,6 +138,7 @@ def release_table(releases: Sequence[dict[str, Any]], current: str | None, title
 
 
 def _print(found: dict[str, Any]) -> None:
+    held = found["held"]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(release_table(found["releases"], found["current"], f"releases of {found['root']} (* CURRENT)"))
     store = found["store"]
@@ -146,3 +151,6 @@ def _print(found: dict[str, Any]) -> None:
         )
     elif store:
         console.print(f"{store['url']}: nothing published in namespace {store['namespace']}", highlight=False)
+    if held:
+        words = f"held at {held['release']} since {held['since']} ({held['reason']})"
+        console.print(words, highlight=False, soft_wrap=True, markup=False)

@@ -1,12 +1,14 @@
 """`pinnerformer verify`: compares a release with what it says of itself."""
 
 import dataclasses
-import zlib
+import secrets
 from collections.abc import Sequence
+
+import numpy as np
 
 from pinnerformer_model.config import ModelError
 from pipelines.arguments import Parser, add_root, add_stores, positive
-from stores.erasure import find_users, read_erased, read_user_list
+from stores.erasure import check_erased, find_users, read_erased, read_user_list
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
@@ -22,6 +24,7 @@ from transforms.verification import (
     check_absent,
     check_files,
     check_indexes,
+    check_older,
     check_store,
     check_tables,
     check_users,
@@ -30,7 +33,8 @@ from transforms.verification import (
 
 DESCRIPTION = """\
 Looks at a release and changes nothing: size and checksum of every file; rows, their order, the part they are in; the
-ids in the indexes and their recall. With --kv, what the store answers for users drawn at random, and how many it has.
+ids in the indexes and their recall; the files of the releases that a rollback may go to; ROOT/erased. With --kv, what
+the store says of itself, what it answers for users drawn at random (others each time), and how many it has.
 With --model and --pins, the vectors of users drawn at random, made again from their histories by a plain, unbatched
 implementation. With --erased, that nobody in a list is left anywhere.
 
@@ -54,6 +58,8 @@ class VerifyRequest:
         release: None: CURRENT.
         stores: URLs of the stores to ask.
         users: How many are drawn.
+        seed: Of the draw; None: another one each time.
+        this_only: Whether the releases before it are left out.
         model, pins: To make vectors again with; both or none.
         min_cosine: Of a vector made again, to the one stored.
         erased: A file that lists users who may not be anywhere; None: nobody.
@@ -64,6 +70,8 @@ class VerifyRequest:
     stores: tuple[str, ...]
     namespace: str
     users: int
+    seed: int | None
+    this_only: bool
     model: str | None
     pins: str | None
     min_cosine: float
@@ -77,6 +85,10 @@ def make_parser() -> Parser:
     parser.add_argument("--release", metavar="RELEASE", help="which one (default: CURRENT)")
     add_stores(parser)
     parser.add_argument("--users", type=positive, default=100, metavar="N", help="drawn at random (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="draw the users that an earlier call drew; it shows its seed"
+    )
+    parser.add_argument("--this-only", action="store_true", help="leave the releases before it out")
     parser.add_argument("--model", metavar="DIR", help="the release's model, to make vectors again")
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
     text = "of a vector made again, to the one stored (%(default)s)"
@@ -100,6 +112,8 @@ def parse(argv: list[str]) -> VerifyRequest:
         stores=tuple(found.kv),
         namespace=found.namespace,
         users=found.users,
+        seed=found.seed,
+        this_only=found.this_only,
         model=found.model,
         pins=found.pins,
         min_cosine=found.min_cosine,
@@ -118,16 +132,14 @@ def main(argv: list[str]) -> int:
     manifest, found = read_manifest(root, release), Findings()
     check_layout(root, layout, manifest.settings, release)
     stores = [open_store(url, request.namespace) for url in request.stores]
-    found.note(f"files of {release}", check_files(root, manifest))
-    if not found.problems:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
+    files = check_files(root, manifest)
+    found.note(f"files of {release}", files)
+    found.note_if_wrong("files of releases before it", [] if request.this_only else check_older(root, release))
+    found.note_if_wrong("ROOT/erased", check_erased(root))
+    if not files:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
         check_content(request, manifest, stores, found)
     if request.erased:
-        gone = read_user_list(request.erased)
-        problems = [f"{root.path(path)}: holds one of the erased users" for path in find_users(root, gone)]
-        missing = len(set(gone.tolist()) - set(read_erased(root).tolist()))
-        if missing:
-            problems.append(f"{root.path('erased')}: lacks {missing} of the users; the next delivery brings them back")
-        found.note(f"{len(gone):,} erased users", problems + check_absent(stores, gone))
+        check_nobody(root, stores, read_user_list(request.erased), found)
     for store in stores:
         store.close()
     for words in found.looked_at:
@@ -149,7 +161,9 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
         found.note("indexes", check_indexes(root, manifest, dim))
     if not manifest.rows("user_embeddings"):
         return
-    drawn = draw_rows(root, manifest, request.users, zlib.crc32(release.encode()))
+    seed = secrets.randbelow(1 << 32) if request.seed is None else request.seed
+    drawn = draw_rows(root, manifest, request.users, seed)
+    found.looked_at.append(f"{len(drawn):,} users drawn with --seed {seed}")
     if whole and request.model and request.pins and not found.problems:
         digest = digest_of(request.model)
         if digest != manifest.model_digest:
@@ -162,6 +176,17 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
         found.note(f"{len(drawn):,} users made again", problems)
     for store in stores:
         found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
+
+
+def check_nobody(root: Root, stores: Sequence[KeyValueStore], gone: np.ndarray, found: Findings) -> None:
+    """Whether nobody of a list is left under the root or in a store, and all of them are kept out."""
+    problems = [
+        f"{root.path(path)}: holds one of the erased users, or cannot be read" for path in find_users(root, gone)
+    ]
+    missing = len(set(gone.tolist()) - set(read_erased(root).tolist()))
+    if missing:
+        problems.append(f"{root.path('erased')}: lacks {missing} of the users; the next delivery brings them back")
+    found.note(f"{len(gone):,} erased users", problems + check_absent(stores, gone))
 
 
 def digest_of(model: str) -> str:

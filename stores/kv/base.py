@@ -7,9 +7,10 @@ which older readers never ask for. What they would misread raises `format` (`sto
 """
 
 import abc
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -110,19 +111,106 @@ def _load(data: bytes, shown: str) -> Any:
         raise StoreError(f"{shown}: the list of generations is not understood ({error})") from None
 
 
+def served_generation(current: Current, known: dict[str, Generation]) -> Generation:
+    """What the list of generations says of the one that is served; what a newer version wrote beside is kept."""
+    extra = known[current.generation].extra if current.generation in known else {}
+    return Generation(current.release, current.model_digest, current.users, None, extra)
+
+
 def after_move(
     known: dict[str, Generation], before: Current | None, current: Current, now: float
 ) -> dict[str, Generation]:
-    """What the list of generations says once `current` has moved; holds the entries that change."""
+    """What the list of generations says once `current` has moved; holds the entries that change.
 
-    def entry_of(now_in: Current, retired_at: float | None) -> Generation:
-        extra = known[now_in.generation].extra if now_in.generation in known else {}
-        return Generation(now_in.release, now_in.model_digest, now_in.users, retired_at, extra)
-
-    changed = {current.generation: entry_of(current, None)}
-    if before is not None and before.generation != current.generation:
-        changed[before.generation] = entry_of(before, now)
+    Every finished generation that is served no longer is retired, also one that a publish which was cut off right
+    after its move of `current` left as if it were.
+    """
+    changed = {} if before is None else {before.generation: served_generation(before, known)}
+    for name, entry in (known | changed).items():
+        if entry.release is not None and entry.retired_at is None:
+            changed[name] = dataclasses.replace(entry, retired_at=now)
+    changed[current.generation] = served_generation(current, known)
     return {name: entry for name, entry in changed.items() if known.get(name) != entry}
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a generation holds, known by more than a name: two roots may both have a release `2026-11-24`.
+
+    Stored apart from `Generation`, under a key of its own: readers of the version before refuse a key they do not know.
+
+    Attributes:
+        root: The id of the root, as `stores.layout.read_root_id` gives it.
+        release: Of that root.
+        snapshot: Hex sha256 of the release's user embeddings, as `transforms.publish.snapshot_digest` gives it.
+    """
+
+    root: str
+    release: str
+    snapshot: str
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "Content":
+        """Reads what `dataclasses.asdict` gave; keys that a later version added are left out.
+
+        Raises:
+            KeyError, TypeError: it is something else.
+        """
+        return cls(str(found["root"]), str(found["release"]), str(found["snapshot"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishNote:
+    """Left in the store before the first key of a publish is written, removed when all of it is there.
+
+    While it stands, any value of its generation may be of any of its ends.
+
+    Attributes:
+        generation: That is being written.
+        ends: What it held before, and every snapshot that a publish was on the way to since.
+        since: UTC, ISO 8601: when the publish began.
+    """
+
+    generation: str
+    ends: tuple[Content, ...]
+    since: str
+
+    @property
+    def target(self) -> Content:
+        """What the last publish was on the way to."""
+        return self.ends[-1]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, shown: str) -> "PublishNote":
+        """Reads what `to_bytes` wrote.
+
+        Raises:
+            StoreError: it is something else.
+        """
+        try:
+            found = json.loads(data)
+            ends = tuple(Content.from_json(end) for end in found["ends"])
+            if not ends:
+                raise ValueError("it names no release")
+            return cls(str(found["generation"]), ends, str(found["since"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{shown}: the note of a publish is not understood ({error}); remove its key") from None
+
+
+def contents_from_bytes(found: dict[str, bytes]) -> dict[str, Content]:
+    """Generation -> what it holds. An entry that cannot be read tells nothing, as one that is not there."""
+    known = {}
+    for name, data in found.items():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            known[name] = Content.from_json(json.loads(data))
+    return known
+
+
+def content_to_bytes(content: Content) -> bytes:
+    return json.dumps(dataclasses.asdict(content)).encode()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +244,10 @@ class KeyValueStore(abc.ABC):
             StoreError: says which of these fails and what to do, without the password.
         """
 
+    def warnings(self) -> list[str]:
+        """What is wrong with the server that does not keep a release from being published, and what to do."""
+        return []
+
     @abc.abstractmethod
     def current(self) -> Current | None:
         """What the namespace serves; None before anything was published."""
@@ -165,10 +257,44 @@ class KeyValueStore(abc.ABC):
         """Values of users, in the order asked; None for those that are not there."""
 
     @abc.abstractmethod
+    def hold_writes(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Makes this handle the only one that writes while the body runs.
+
+        Whoever held the writes before and goes on later (a process that was stopped, a machine that was cut off)
+        changes nothing any more: servers compare a number that only grows with every chunk, LMDB has a lock.
+
+        Args:
+            what: Shown to whoever has to wait.
+
+        Raises:
+            StoreError: the store failed, or another process holds the lock and does not give it back in time.
+        """
+
+    @abc.abstractmethod
+    def note(self) -> PublishNote | None:
+        """What a publish that was not finished left; None where there is none."""
+
+    @abc.abstractmethod
+    def contents(self) -> dict[str, Content]:
+        """Generation -> what it holds, as far as that is known; nothing of one that an older version wrote."""
+
+    @abc.abstractmethod
+    def set_contents(self, contents: dict[str, Content | None]) -> None:
+        """Says what generations hold; None: not known any more. For whoever changes values and not `current`."""
+
+    @abc.abstractmethod
     def upload(
-        self, generation: str, batches: Iterable[Batch], *, deletes: Iterable[np.ndarray], fresh: bool, current: Current
+        self,
+        generation: str,
+        batches: Iterable[Batch],
+        *,
+        deletes: Iterable[np.ndarray],
+        fresh: bool,
+        current: Current,
+        note: PublishNote | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> UploadResult:
-        """Writes values, then deletes, then moves `current`; may be repeated after any interruption.
+        """Writes a note, values, then deletes, then moves `current`; may be repeated after any interruption.
 
         Args:
             generation: Where to write.
@@ -177,9 +303,12 @@ class KeyValueStore(abc.ABC):
             fresh: A whole new generation: leftovers of it are removed first, and the values stored are counted against
                 those sent before `current` moves.
             current: What is served from then on.
+            note: Stands while values are written; its target is what the generation holds afterwards.
+            confirm: Asked once everything is written, before `current` moves: raises if it shall not any more.
 
         Raises:
-            StoreError: the store failed, or does not hold what was sent; `current` has not moved.
+            StoreError: the store failed, does not hold what was sent, or another handle holds the writes by now;
+                `current` has not moved.
         """
 
     @abc.abstractmethod

@@ -65,3 +65,44 @@ def decode_values(values: list[bytes], model_digest: str) -> tuple[np.ndarray, n
     if header["digest"].tobytes() != digest_head(model_digest) * len(values):
         raise StoreError("the key-value store holds vectors of another model than it says; publish the release again")
     return packed[:, HEADER.itemsize :].copy().view("<f2"), header["day"].copy()
+
+
+def decode_what_can_be(values: list[bytes], model_digest: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `decode_values`, where some of the values were damaged: they cost their own rows and no other.
+
+    Returns:
+        float16 [N, d] and day int32 [N], zeros where a value was damaged; bool [N], whether it was not. d is that of
+        most values.
+
+    Raises:
+        StoreError: not one can be read, and one at least is whole: it is the store that is of another model or format.
+    """
+    try:
+        return *decode_values(values, model_digest), np.ones(len(values), bool)
+    except StoreError:
+        pass
+    rows: dict[int, tuple[np.ndarray, int]] = {}
+    failed: StoreError | None = None
+    for number, value in enumerate(values):
+        try:
+            vector, day = decode_values([value], model_digest)
+            rows[number] = vector[0], int(day[0])
+        except StoreError as error:
+            failed = error if _is_whole(value) else failed
+    if not rows and failed is not None:
+        raise failed
+    sizes = [len(vector) for vector, _ in rows.values()]
+    dim = max(set(sizes), key=sizes.count) if sizes else 0
+    vectors, days = np.zeros((len(values), dim), np.float16), np.zeros(len(values), np.int32)
+    good = np.zeros(len(values), bool)
+    for number, (vector, of_day) in rows.items():
+        if len(vector) == dim:
+            vectors[number], days[number], good[number] = vector, of_day, True
+    return vectors, days, good
+
+
+def _is_whole(value: bytes) -> bool:
+    """Whether a value is as long as its header says, whatever else that says."""
+    if len(value) <= HEADER.itemsize:
+        return False
+    return len(value) == HEADER.itemsize + 2 * int(np.frombuffer(value[: HEADER.itemsize], HEADER)["dim"][0])

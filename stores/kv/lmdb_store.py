@@ -3,20 +3,38 @@
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
+import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import lmdb
 import numpy as np
 
 from stores.errors import StoreError
-from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move, read_generations
+from stores.kv.base import (
+    Batch,
+    Content,
+    Current,
+    Generation,
+    KeyValueStore,
+    PublishNote,
+    UploadResult,
+    after_move,
+    contents_from_bytes,
+    read_generations,
+    served_generation,
+)
 from stores.upgrades import write_record
 
 MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
+MAX_READERS = 1024
+# For another writer that shows no sign of life: LMDB itself would wait for one that is stopped without end or a word.
+WAIT_S = 120.0
+FORK_WAIT_S = 2.0  # for the read transactions of other threads, before a process is forked
 
 
 @dataclasses.dataclass
@@ -28,6 +46,54 @@ class _Opened:
 
 _OPENED: dict[str, _Opened] = {}  # by real path
 _LOCK = threading.Lock()
+_IDLE = threading.Condition(_LOCK)
+_BUSY = 0  # transactions of this process that are open
+_INHERITED: list[_Opened] = []
+
+
+@contextlib.contextmanager
+def _transaction() -> Iterator[None]:
+    """Counts a transaction while it is open: a fork waits for it."""
+    global _BUSY
+    with _LOCK:
+        _BUSY += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _BUSY -= 1
+            _IDLE.notify_all()
+
+
+def _before_fork() -> None:
+    _LOCK.acquire()
+    _IDLE.wait_for(lambda: not _BUSY, FORK_WAIT_S)
+
+
+def _after_fork_in_parent() -> None:
+    _LOCK.release()
+
+
+def _after_fork_in_child() -> None:
+    """Closes what was inherited: the child opens environments of its own.
+
+    Reads in an inherited one take places in the table of readers under the parent's pid, and nobody gives them back.
+    Closing it also ends the transactions that it had open, in the table of the parent: so a fork waits until there are
+    none. Where one goes on, what was inherited is left as it is, and the child cannot use that store.
+    """
+    global _LOCK, _IDLE, _BUSY
+    inherited = list(_OPENED.values())
+    if _BUSY:
+        _INHERITED.extend(inherited)
+    else:
+        for opened in inherited:
+            opened.environment.close()
+    _OPENED.clear()
+    _LOCK = threading.Lock()
+    _IDLE, _BUSY = threading.Condition(_LOCK), 0
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _may_write(path: str) -> bool:
@@ -37,14 +103,17 @@ def _may_write(path: str) -> bool:
 class LmdbStore(KeyValueStore):
     """Key: `<namespace>:<generation>:u:` and the user id as 8 bytes, big-endian, two's complement.
 
-    A publish is ONE write transaction: readers see all of it or nothing.
+    A publish is ONE write transaction: readers see all of it or nothing. Who writes has locked `publish.lock`, a file
+    beside the data that holds its pid: LMDB's own lock is waited for without end.
     """
 
-    def __init__(self, directory: str, namespace: str, url_shown: str):
+    def __init__(self, directory: str, namespace: str, url_shown: str, map_bytes: int = MAP_BYTES):
         self.url_shown = url_shown
         self.namespace = namespace
         self._directory = os.path.realpath(directory)
-        self._holds = False
+        self._map_bytes = map_bytes
+        self._held: _Opened | None = None
+        self._writing_to: int | None = None  # the lock's file, while this handle holds it
 
     def _open(self, write: bool) -> lmdb.Environment:
         """The environment of this process, which all stores on the directory share; LMDB allows no second one.
@@ -62,17 +131,74 @@ class LmdbStore(KeyValueStore):
                 writable = write or all(map(_may_write, (self._directory, f"{self._directory}/data.mdb")))
                 environment = lmdb.open(
                     self._directory,
-                    map_size=MAP_BYTES,
+                    map_size=self._map_bytes,
                     readonly=not writable,
                     create=write,
                     readahead=False,
-                    max_readers=1024,
+                    max_readers=MAX_READERS,
                 )
-                opened = _OPENED[self._directory] = _Opened(environment, writable, opened.holders if opened else 0)
-            if not self._holds:
+                if opened is None:
+                    opened = _OPENED[self._directory] = _Opened(environment, writable, 0)
+                opened.environment, opened.writable = environment, writable
+            if self._held is not opened:
                 opened.holders += 1
-                self._holds = True
+                self._held = opened
+            if write:  # pages that a killed reader was reading are used again
+                opened.environment.reader_check()
             return opened.environment
+
+    @contextlib.contextmanager
+    def hold_writes(self, what: str) -> Iterator[None]:
+        with self._explain():
+            os.makedirs(self._directory, exist_ok=True)
+            descriptor = os.open(os.path.join(self._directory, "publish.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}: {what}".encode(), 0)
+            self._writing_to = descriptor
+            yield
+        finally:
+            self._writing_to = None
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # whatever was forked meanwhile has the file open too
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        """Waits for the lock as long as whoever has it shows that it goes on."""
+        seen, give_up = 0, 0.0
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if seen != (seen := os.fstat(descriptor).st_mtime_ns):
+                    give_up = time.monotonic() + WAIT_S
+                if time.monotonic() < give_up:
+                    time.sleep(0.05)
+                    continue
+            holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "a process that is just starting"
+            raise StoreError(
+                f"{self.url_shown}: held for writing and not written to for {WAIT_S:g} s, by {holder}; wait for it, or "
+                "end it if it is stopped: nothing of what it wrote is visible"
+            )
+
+    def _show_life(self) -> None:
+        """Tells whoever waits for the lock that this handle goes on."""
+        if self._writing_to is not None:
+            os.utime(self._writing_to)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[lmdb.Transaction]:
+        """A write transaction; the lock is taken first, unless this handle holds it."""
+        with contextlib.nullcontext() if self._writing_to is not None else self.hold_writes(what), self._explain():
+            with _transaction(), self._open(write=True).begin(write=True) as transaction:
+                yield transaction
+            self._show_life()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator["lmdb.Transaction[bytes]"]:
+        """A read transaction: everything that it sees is of one moment."""
+        with self._explain(), _transaction(), self._open(write=False).begin() as transaction:
+            yield transaction
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
@@ -86,6 +212,25 @@ class LmdbStore(KeyValueStore):
                 raise StoreError(f"{self.url_shown}: not writable or readable by this user; change its owner") from None
             if isinstance(error, (FileExistsError, NotADirectoryError)) or "Not a directory" in text:
                 raise StoreError(f"{self.url_shown}: is a file; LMDB needs a folder, name another") from None
+            if "already open in this process" in text:
+                raise StoreError(
+                    f"{self.url_shown}: this process was forked while another thread was writing; fork before that"
+                ) from None
+            if isinstance(error, lmdb.MapFullError):
+                raise StoreError(
+                    f"{self.url_shown}: the map of {self._map_bytes >> 20:,} MiB is full; name a larger one, "
+                    f"--kv 'lmdb://{self._directory}?map_size=64GiB'"
+                ) from None
+            if isinstance(error, lmdb.MemoryError) or "Cannot allocate memory" in text:
+                raise StoreError(
+                    f"{self.url_shown}: no room for a map of {self._map_bytes >> 20:,} MiB, which is address space, no "
+                    "memory; raise the limit (ulimit -v), or name a smaller map, larger than the store will ever be: "
+                    f"--kv 'lmdb://{self._directory}?map_size=64GiB'"
+                ) from None
+            if isinstance(error, lmdb.ReadersFullError):
+                raise StoreError(
+                    f"{self.url_shown}: all {MAX_READERS} places for readers are taken; close clients that are not used"
+                ) from None
             if isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)):
                 raise StoreError(f"{self.url_shown}: not an LMDB environment or damaged ({text}); remove it") from None
             raise StoreError(f"{self.url_shown}: {text}") from None
@@ -103,28 +248,60 @@ class LmdbStore(KeyValueStore):
         return [prefix + data[start : start + 8] for start in range(0, len(data), 8)]
 
     def check(self) -> None:
-        with self._explain(), self._open(write=True).begin(write=True) as transaction:
+        with self._writing("looking whether it can be written") as transaction:
             transaction.put(f"{self.namespace}:check".encode(), b"")
             transaction.delete(f"{self.namespace}:check".encode())
 
     def current(self) -> Current | None:
         if not os.path.exists(os.path.join(self._directory, "data.mdb")):
             return None
-        with self._explain(), self._open(write=False).begin() as transaction:
+        with self._reading() as transaction:
             data = transaction.get(self._current_key)
         return None if data is None else Current.from_bytes(data, self.url_shown)
 
     def get_many(self, generation: str, user_ids: np.ndarray) -> list[bytes | None]:
         keys = self._keys(generation, user_ids)
-        with self._explain(), self._open(write=False).begin() as transaction:
+        with self._reading() as transaction:
             return [transaction.get(key) for key in keys]
 
+    def note(self) -> None:
+        return None  # a publish is there as a whole or not at all
+
+    def contents(self) -> dict[str, Content]:
+        if self.current() is None:
+            return {}
+        with self._reading() as transaction:
+            return self._read_contents(transaction)
+
+    def set_contents(self, contents: dict[str, Content | None]) -> None:
+        with self._writing("noting what generations hold") as transaction:
+            self._write_contents(transaction, contents)
+
+    def _read_contents(self, transaction: lmdb.Transaction) -> dict[str, Content]:
+        found = {}
+        with contextlib.suppress(ValueError, AttributeError):  # what cannot be read tells nothing
+            data = json.loads(bytes(transaction.get(f"{self.namespace}:contents".encode()) or b"{}"))
+            found = {name: json.dumps(entry).encode() for name, entry in data.items()}
+        return contents_from_bytes(found)
+
+    def _write_contents(self, transaction: lmdb.Transaction, changed: dict[str, Content | None]) -> None:
+        known = self._read_contents(transaction) | changed
+        entries = {name: dataclasses.asdict(entry) for name, entry in known.items() if entry is not None}
+        transaction.put(f"{self.namespace}:contents".encode(), json.dumps(entries).encode())
+
     def upload(
-        self, generation: str, batches: Iterable[Batch], *, deletes: Iterable[np.ndarray], fresh: bool, current: Current
+        self,
+        generation: str,
+        batches: Iterable[Batch],
+        *,
+        deletes: Iterable[np.ndarray],
+        fresh: bool,
+        current: Current,
+        note: PublishNote | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> UploadResult:
         sent = deleted = 0
-        environment = self._open(write=True)
-        with self._explain(), environment.begin(write=True) as transaction:
+        with self._writing(f"publishing {current.release}") as transaction:
             if fresh:
                 self._clear(transaction, generation)
             before = transaction.stat()["entries"]
@@ -135,18 +312,22 @@ class LmdbStore(KeyValueStore):
                 with transaction.cursor() as cursor:
                     cursor.putmulti(list(zip(keys, (values[i] for i in order), strict=True)))
                 sent += len(keys)
+                self._show_life()
             stored = transaction.stat()["entries"] - before if fresh else sent
             for user_ids in deletes:
                 deleted += sum(transaction.delete(key) for key in self._keys(generation, user_ids))
             if fresh:
                 self.check_count(sent, stored)
+            confirm()
             data = transaction.get(self._current_key)
-            served = Current.from_bytes(data, self.url_shown) if data else None
+            served = Current.from_bytes(bytes(data), self.url_shown) if data else None
             known = self._read_generations(transaction)
             if fresh:
                 known.pop(generation, None)  # of another generation, which happened to have the name
             self._write_generations(transaction, known | after_move(known, served, current, time.time()))
             transaction.put(self._current_key, current.to_bytes())
+            if note:
+                self._write_contents(transaction, {generation: note.target})
         return UploadResult(sent, deleted, stored)
 
     @property
@@ -164,34 +345,37 @@ class LmdbStore(KeyValueStore):
         now = self.current()
         if now is None:
             return {}
-        with self._explain(), self._open(write=False).begin() as transaction:
+        with self._reading() as transaction:
             known = self._read_generations(transaction)
-        return known | after_move(known, None, now, 0.0)
+        return known | {now.generation: served_generation(now, known)}
 
     def delete_generation(self, generation: str) -> int:
         self.check_not_served(generation)
         number = self.count(generation)
-        with self._explain(), self._open(write=True).begin(write=True) as transaction:
+        with self._writing(f"removing generation {generation}") as transaction:
             self._clear(transaction, generation)
             known = self._read_generations(transaction)
             known.pop(generation, None)
             self._write_generations(transaction, known)
+            self._write_contents(transaction, {generation: None})
         return number
 
     def delete_users(self, generation: str, user_ids: np.ndarray) -> int:
-        with self._explain(), self._open(write=True).begin(write=True) as transaction:
+        with self._writing("removing users") as transaction:
             return sum(transaction.delete(key) for key in self._keys(generation, user_ids))
 
     def _clear(self, transaction: lmdb.Transaction, generation: str) -> None:
         prefix = self._prefix(generation)
         with transaction.cursor() as cursor:
-            found = cursor.set_range(prefix)
+            found, number = cursor.set_range(prefix), 0
             while found and bytes(cursor.key()).startswith(prefix):
-                found = cursor.delete()
+                found, number = cursor.delete(), number + 1
+                if number % 100_000 == 0:
+                    self._show_life()
 
     def count(self, generation: str) -> int:
         prefix, number = self._prefix(generation), 0
-        with self._explain(), self._open(write=False).begin() as transaction, transaction.cursor() as cursor:
+        with self._reading() as transaction, transaction.cursor() as cursor:
             if cursor.set_range(prefix):
                 for key in cursor.iternext(keys=True, values=False):
                     if not bytes(key).startswith(prefix):
@@ -201,10 +385,9 @@ class LmdbStore(KeyValueStore):
 
     def close(self) -> None:
         with _LOCK:
-            opened = _OPENED.get(self._directory)
-            if self._holds and opened is not None:
+            opened, self._held = self._held, None
+            if opened is not None and opened is _OPENED.get(self._directory):  # not one of before a fork
                 opened.holders -= 1
                 if opened.holders == 0:
                     opened.environment.close()
                     del _OPENED[self._directory]
-            self._holds = False

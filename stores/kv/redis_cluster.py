@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import contextlib
+import functools
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -56,8 +58,39 @@ def key_slots(prefix: str, user_ids: np.ndarray) -> np.ndarray:
     return crc.astype(np.int64) % SLOTS
 
 
+# KEYS: the fence of the slot, then the keys of the command. ARGV: our number, then the command.
+_GUARDED = """
+local found = redis.call('GET', KEYS[1])
+if not found then return redis.error_reply('FORGOTTEN') end
+if found ~= ARGV[1] then return redis.error_reply('FENCED') end
+return redis.call(unpack(ARGV, 2))"""
+# One more than it was, or the milliseconds since 1970; as text, which a float of that size is not cut in.
+_NEXT = """
+local found = tonumber(redis.call('GET', KEYS[1]) or '0')
+local number = string.format('%.0f', math.max(found + 1, tonumber(ARGV[1])))
+redis.call('SET', KEYS[1], number)
+return number"""
+# Never down: of two handles that raise it at the same time, the later number stays.
+_RAISE = """
+local found = tonumber(redis.call('GET', KEYS[1]) or '0')
+if found < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+return 1"""
+
+
+@functools.cache
+def _slot_tags() -> np.ndarray:
+    """int64 [16384]: for each slot the smallest number whose digits, as a hash tag, belong to it."""
+    numbers = np.arange(1 << 18)  # sixteen a slot on average
+    slots, first = np.unique(key_slots("", numbers), return_index=True)
+    assert len(slots) == SLOTS
+    return numbers[first]
+
+
 class RedisClusterStore(RedisStore):
     """As `RedisStore`, over the nodes of a cluster; no command ever names keys of two slots.
+
+    No transaction spans slots, so each slot has a fence of its own, `<namespace>:fence:{TAG}`, raised in all of them
+    before anything is written, and every command that writes is a script that compares it first.
 
     Everything it does may be done twice, so that whatever a node did not answer is sent again, to the node that has
     the slot by then.
@@ -67,10 +100,18 @@ class RedisClusterStore(RedisStore):
     """
 
     chunk = 4 * CHUNK  # over all nodes: a node gets its share of it
+    _is_cluster = True
 
     def _connect(self, url: str, options: dict[str, Any]) -> Any:
-        self._threads = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="redis-node")
+        self._pool: tuple[int, concurrent.futures.ThreadPoolExecutor] | None = None
         return RedisCluster.from_url(url, **options)
+
+    @property
+    def _threads(self) -> concurrent.futures.ThreadPoolExecutor:
+        """One thread a node; a process that was forked has none of its parent's and makes its own."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), concurrent.futures.ThreadPoolExecutor(thread_name_prefix="redis-node")
+        return self._pool[1]
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
@@ -79,11 +120,27 @@ class RedisClusterStore(RedisStore):
                 yield
             except (exceptions.AuthenticationError, exceptions.BusyLoadingError):
                 raise
-            except (exceptions.ClusterDownError, exceptions.RedisClusterException, exceptions.ConnectionError) as error:
-                raise StoreError(
-                    f"{self.url_shown}: the cluster does not serve every slot ({str(error).splitlines()[0]}); "
-                    "bring the missing node back, then run the same command again"
-                ) from None
+            except exceptions.RedisClusterException as error:
+                if "cluster mode is not enabled" in str(error).lower():
+                    raise self._not_alone() from None
+                raise self._not_whole(error) from None
+            except (exceptions.ClusterDownError, exceptions.ConnectionError) as error:
+                raise self._not_whole(error) from None
+
+    def _not_whole(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"{self.url_shown}: the cluster does not serve every slot ({str(error).splitlines()[0]}); "
+            "bring the missing node back, then run the same command again"
+        )
+
+    def _not_alone(self) -> StoreError:
+        return StoreError(f"{self.url_shown}: not a Redis Cluster; write redis:// in place of redis+cluster://")
+
+    def _infos(self, section: str) -> list[dict[str, Any]]:
+        with contextlib.suppress(exceptions.ResponseError):
+            nodes = self._client.get_primaries()
+            return [self._client.get_redis_connection(node).info(section) for node in nodes]
+        return []
 
     def _get(self, generation: str, ids: np.ndarray) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(ids)
@@ -94,6 +151,37 @@ class RedisClusterStore(RedisStore):
 
     def _run_id(self) -> None:
         return None  # nodes come and go while a release is published, and the cluster holds on
+
+    def _raise_fence(self) -> int:
+        number = int(self._client.eval(_NEXT, 1, self._key("fence"), time.time_ns() // 1_000_000))
+        slots = np.arange(SLOTS)
+        self._on_nodes([[slot] for slot in slots.tolist()], slots, lambda rows: self._raise_command(rows[0], number))
+        return number
+
+    def _raise_command(self, slot: int, number: int) -> tuple:
+        return ("EVAL", _RAISE, 1, self._fence_key(slot), number)
+
+    def _fence_key(self, slot: int) -> str:
+        return f"{self.namespace}:fence:{{{_slot_tags()[slot]}}}"
+
+    def _guard(self, slot: int, keys: list[Any], command: tuple) -> tuple:
+        """A command on keys of a slot, with the comparison of its fence if this handle holds the writes."""
+        if self._fence is None:
+            return command
+        return ("EVAL", _GUARDED, 1 + len(keys), self._fence_key(slot), *keys, self._fence, *command)
+
+    def _write(self, command: str, key: str, *words: Any) -> Any:
+        slot = self._client.keyslot(key)
+        try:
+            return self._client.execute_command(*self._guard(slot, [key], (command, key, *words)))
+        except exceptions.ResponseError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Exception) -> Exception:
+        """What the comparison of a fence raised, in words; any other error as it is."""
+        if "FENCED" in str(error):
+            return self._overtaken()
+        return self._forgotten() if "FORGOTTEN" in str(error) else error
 
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         return sum(len(rows) for rows, _ in self._by_slot("MSET", generation, ids, values))
@@ -120,7 +208,29 @@ class RedisClusterStore(RedisStore):
         slots = key_slots(self._prefix(generation), ids)
         order = np.argsort(slots, kind="stable")
         edges = np.flatnonzero(np.diff(slots[order])) + 1
-        pending = [rows.tolist() for rows in np.split(order, edges)] if len(ids) else []
+        groups = [rows.tolist() for rows in np.split(order, edges)] if len(ids) else []
+
+        def words_of(rows: list[int]) -> tuple:
+            named = [keys[row] for row in rows]
+            pairs = [(keys[row],) if values is None else (keys[row], values[row]) for row in rows]
+            words = (command, *(word for pair in pairs for word in pair))
+            return self._guard(int(slots[rows[0]]), named, words) if command in ("MSET", "UNLINK") else words
+
+        return self._on_nodes(groups, slots, words_of)
+
+    def _on_nodes(
+        self, pending: list[list[int]], slots: np.ndarray, words_of: Callable[[list[int]], tuple]
+    ) -> list[tuple[list[int], Any]]:
+        """Runs a command for each group of rows, in one pipeline a node, the nodes side by side.
+
+        Args:
+            pending: Rows of one slot each.
+            slots: int64 [rows].
+            words_of: The command of a group.
+
+        Returns:
+            (rows, the reply) of every group.
+        """
         done: list[tuple[list[int], Any]] = []
         for attempt in range(ATTEMPTS):
             nodes: dict[str, tuple[ClusterNode, list[list[int]], list[tuple]]] = {}
@@ -128,8 +238,7 @@ class RedisClusterStore(RedisStore):
                 node = self._client.nodes_manager.get_node_from_slot(int(slots[rows[0]]))
                 _, groups, commands = nodes.setdefault(node.name, (node, [], []))
                 groups.append(rows)
-                words = [(keys[row],) if values is None else (keys[row], values[row]) for row in rows]
-                commands.append((command, *(word for pair in words for word in pair)))
+                commands.append(words_of(rows))
             pending, failure = [], None
             work = list(nodes.values())
             for (_, groups, _), replies in zip(work, self._threads.map(self._send, work), strict=True):
@@ -138,7 +247,7 @@ class RedisClusterStore(RedisStore):
                         pending.append(rows)
                         failure = reply
                     elif isinstance(reply, Exception):
-                        raise reply
+                        raise self._refused(reply)
                     else:
                         done.append((rows, reply))
             if failure is None:
@@ -192,5 +301,6 @@ class RedisClusterStore(RedisStore):
             self._delete(generation, np.array([int(key[start:]) for key in chunk], np.int64))
 
     def close(self) -> None:
-        self._threads.shutdown()
+        if self._pool is not None and self._pool[0] == os.getpid():
+            self._pool[1].shutdown()
         super().close()

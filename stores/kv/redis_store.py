@@ -1,16 +1,29 @@
 """The production store: Redis, one server."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import redis
 from redis import exceptions
 
-from stores.errors import StoreError
-from stores.kv.base import Batch, Current, Generation, KeyValueStore, UploadResult, after_move
+from stores.errors import OvertakenError, StoreError
+from stores.kv.base import (
+    Batch,
+    Content,
+    Current,
+    Generation,
+    KeyValueStore,
+    PublishNote,
+    UploadResult,
+    after_move,
+    content_to_bytes,
+    contents_from_bytes,
+    served_generation,
+)
 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
 TIMEOUT_S = 5.0
@@ -20,17 +33,20 @@ ANSWER_TIMEOUT_S = 60.0
 class RedisStore(KeyValueStore):
     """Key: `<namespace>:<generation>:u:<user_id>`, the id in decimal.
 
-    While a release is published, users of it and of the one before may mix; each value is whole.
+    While a release is published, users of it and of the one before may mix; each value is whole. A handle that holds
+    the writes has raised `<namespace>:fence`; every chunk is a transaction that fails once the number is another.
 
     Args:
         url: `redis://` or `rediss://`, with user and password where the server asks for them.
     """
 
     chunk = CHUNK
+    _is_cluster = False
 
     def __init__(self, url: str, namespace: str, url_shown: str):
         self.url_shown = url_shown
         self.namespace = namespace
+        self._fence: int | None = None  # ours, while this handle holds the writes
         with self._explain():
             self._client = self._connect(url, {"socket_connect_timeout": TIMEOUT_S, "socket_timeout": ANSWER_TIMEOUT_S})
 
@@ -45,6 +61,8 @@ class RedisStore(KeyValueStore):
             raise StoreError(
                 f"{self.url_shown}: the server refuses the user or password; give them as redis://USER:PASSWORD@HOST"
             ) from None
+        except (exceptions.MovedError, exceptions.AskError, exceptions.ClusterCrossSlotError):
+            raise self._not_alone() from None
         except exceptions.BusyLoadingError:
             raise StoreError(f"{self.url_shown}: still loading its data set; try again when it is done") from None
         except exceptions.ReadOnlyError:
@@ -79,8 +97,37 @@ class RedisStore(KeyValueStore):
     def _current_key(self) -> str:
         return f"{self.namespace}:current"
 
+    def _not_alone(self) -> StoreError:
+        return StoreError(f"{self.url_shown}: a node of a Redis Cluster; write redis+cluster:// in place of redis://")
+
+    def _infos(self, section: str) -> list[dict[str, Any]]:
+        """A section of INFO, of each server; nothing where the user may not ask."""
+        with contextlib.suppress(exceptions.ResponseError):
+            return [self._client.info(section)]
+        return []
+
+    def warnings(self) -> list[str]:
+        with self._explain():
+            found = []
+            for memory in self._infos("memory"):
+                policy = memory.get("maxmemory_policy", "noeviction")
+                if memory.get("maxmemory") and policy != "noeviction":
+                    found.append(
+                        f"{self.url_shown}: maxmemory-policy is {policy}: the server drops vectors when its memory is "
+                        "full, and nobody is told; set noeviction"
+                    )
+            evicted = sum(int(stats.get("evicted_keys", 0)) for stats in self._infos("stats"))
+            if evicted:
+                found.append(
+                    f"{self.url_shown}: {evicted:,} keys were evicted since the server started, some may be vectors: "
+                    "look with `pinnerformer verify --kv`, and publish as a whole with `release --run RUN --rewrite`"
+                )
+        return list(dict.fromkeys(found))
+
     def check(self) -> None:
         with self._explain():
+            if any(int(info.get("cluster_enabled", 0)) for info in self._infos("cluster")) != self._is_cluster:
+                raise self._not_alone()
             key = f"{self.namespace}:check"
             self._client.set(key, b"", px=1000)
             self._client.delete(key)
@@ -97,17 +144,68 @@ class RedisStore(KeyValueStore):
                 found += self._get(generation, ids)
         return found
 
+    @contextlib.contextmanager
+    def hold_writes(self, what: str) -> Iterator[None]:
+        with self._explain():
+            self._fence = self._raise_fence()
+        try:
+            yield
+        finally:
+            self._fence = None
+
+    def _raise_fence(self) -> int:
+        """Raises the number that whoever holds the writes compares; returns ours.
+
+        It is milliseconds since 1970, or one more than it was: a server that lost its memory gives no number twice.
+        """
+        key = self._key("fence")
+
+        def raise_it(pipeline: Any) -> int:
+            number = max(int(pipeline.get(key) or 0) + 1, time.time_ns() // 1_000_000)
+            pipeline.multi()
+            pipeline.set(key, number)
+            return number
+
+        return self._client.transaction(raise_it, key, value_from_callable=True)
+
+    def note(self) -> PublishNote | None:
+        with self._explain():
+            data = self._client.get(self._key("publishing"))
+        return None if data is None else PublishNote.from_bytes(data, self.url_shown)
+
+    def contents(self) -> dict[str, Content]:
+        with self._explain():
+            found = self._client.hgetall(self._key("contents"))
+        return contents_from_bytes({name.decode(): data for name, data in found.items()})
+
+    def set_contents(self, contents: dict[str, Content | None]) -> None:
+        key = self._key("contents")
+        with self._explain():
+            for name, content in contents.items():
+                words = ("HDEL", name) if content is None else ("HSET", name, content_to_bytes(content))
+                self._write(words[0], key, *words[1:])
+
     def upload(
-        self, generation: str, batches: Iterable[Batch], *, deletes: Iterable[np.ndarray], fresh: bool, current: Current
+        self,
+        generation: str,
+        batches: Iterable[Batch],
+        *,
+        deletes: Iterable[np.ndarray],
+        fresh: bool,
+        current: Current,
+        note: PublishNote | None = None,
+        confirm: Callable[[], None] = lambda: None,
     ) -> UploadResult:
         sent = deleted = stored = 0
         written: list[np.ndarray] = []
         with self._explain():
             server = self._server()
+            if note:
+                self._write("SET", self._key("publishing"), note.to_bytes())
             if fresh:
                 self._clear(generation)
                 unfinished = Generation(None, current.model_digest, 0)
-                self._client.hset(self._generations_key, generation, unfinished.to_bytes())
+                self._write("HSET", self._generations_key, generation, unfinished.to_bytes())
             for user_ids, values in batches:
                 at = 0
                 for ids in self._chunks(user_ids):
@@ -122,32 +220,85 @@ class RedisStore(KeyValueStore):
                 stored = sum(self._exist(generation, ids) for user_ids in written for ids in self._chunks(user_ids))
                 self.check_count(sent, stored)
             if self._server() != server:
-                raise StoreError(
-                    f"{self.url_shown}: the server was restarted meanwhile and may have lost what it held; readers "
-                    "were not moved, publish again"
-                )
-            moved = after_move(self.generations(), self.current(), current, time.time())
-            self._client.set(self._current_key, current.to_bytes())
-            for name, entry in moved.items():
-                self._client.hset(self._generations_key, name, entry.to_bytes())
+                raise self._forgotten()
+            confirm()
+            self._move(current, note)
         return UploadResult(sent, deleted, stored)
+
+    def _move(self, current: Current, note: PublishNote | None) -> None:
+        """Moves `current`. The note goes last: stopped in between, the next publish looks at what is there."""
+        moved = after_move(self._listed(), self.current(), current, time.time())
+        if note:
+            self.set_contents({note.generation: note.target})
+        self._write("SET", self._current_key, current.to_bytes())
+        for name, entry in moved.items():
+            self._write("HSET", self._generations_key, name, entry.to_bytes())
+        if note:
+            self._write("DEL", self._key("publishing"))
+
+    def _write(self, command: str, key: str, *words: Any) -> Any:
+        """One command that writes one key, while this handle holds the writes if it ever did."""
+        return self._guarded(lambda pipeline: pipeline.execute_command(command, key, *words))[0]
+
+    def _guarded(self, queue: Callable[[Any], Any]) -> list[Any]:
+        """Runs what `queue` puts into a pipeline; as a transaction with the comparison of the fence, if there is one.
+
+        Raises:
+            StoreError: another handle holds the writes by now.
+        """
+        if self._fence is None:
+            with self._client.pipeline(transaction=False) as pipeline:
+                queue(pipeline)
+                return pipeline.execute()
+        while True:
+            with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.watch(self._key("fence"))
+                found = pipeline.get(self._key("fence"))
+                if found is None:
+                    raise self._forgotten()
+                if int(found) != self._fence:
+                    raise self._overtaken()
+                pipeline.multi()
+                queue(pipeline)
+                # Watched and changed, or the connection was lost in between: the number itself tells which.
+                with contextlib.suppress(exceptions.WatchError):
+                    return pipeline.execute()
+
+    def _overtaken(self) -> OvertakenError:
+        return OvertakenError(
+            f"{self.url_shown}: another command writes to namespace {self.namespace} by now (this one was stopped, or "
+            "slower); nothing more was written"
+        )
+
+    def _forgotten(self) -> StoreError:
+        return StoreError(
+            f"{self.url_shown}: the server was restarted meanwhile and may have lost what it held; readers were not "
+            "moved, publish again"
+        )
+
+    def _key(self, name: str) -> str:
+        return f"{self.namespace}:{name}"
 
     @property
     def _generations_key(self) -> str:
         return f"{self.namespace}:generations"
 
-    def generations(self) -> dict[str, Generation]:
+    def _listed(self) -> dict[str, Generation]:
         with self._explain():
             found = self._client.hgetall(self._generations_key)
-        known = {name.decode(): Generation.from_bytes(data, self.url_shown) for name, data in found.items()}
-        return known | after_move(known, None, now, 0.0) if (now := self.current()) else known
+        return {name.decode(): Generation.from_bytes(data, self.url_shown) for name, data in found.items()}
+
+    def generations(self) -> dict[str, Generation]:
+        known = self._listed()
+        return known | {now.generation: served_generation(now, known)} if (now := self.current()) else known
 
     def delete_generation(self, generation: str) -> int:
         self.check_not_served(generation)
         with self._explain():
             number = self.count(generation)
             self._clear(generation)
-            self._client.hdel(self._generations_key, generation)
+            self._write("HDEL", self._generations_key, generation)
+            self.set_contents({generation: None})
         return number
 
     def delete_users(self, generation: str, user_ids: np.ndarray) -> int:
@@ -178,16 +329,19 @@ class RedisStore(KeyValueStore):
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         """Stores values; returns how many of the keys the server then says it has."""
         keys = self._keys(generation, ids)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.mset(dict(zip(keys, values, strict=True)))
-        pipeline.exists(*keys)
-        return pipeline.execute()[1]
+
+        def queue(pipeline: Any) -> None:
+            pipeline.mset(dict(zip(keys, values, strict=True)))
+            pipeline.exists(*keys)
+
+        return self._guarded(queue)[1]
 
     def _exist(self, generation: str, ids: np.ndarray) -> int:
         return self._client.exists(*self._keys(generation, ids))
 
     def _delete(self, generation: str, ids: np.ndarray) -> int:
-        return self._client.unlink(*self._keys(generation, ids))
+        keys = self._keys(generation, ids)
+        return self._guarded(functools.partial(_queue_unlink, keys=keys))[0] if keys else 0
 
     def _scan(self, generation: str) -> Iterator[list[bytes]]:
         chunk: list[bytes] = []
@@ -201,7 +355,7 @@ class RedisStore(KeyValueStore):
 
     def _clear(self, generation: str) -> None:
         for chunk in self._scan(generation):
-            self._client.unlink(*chunk)
+            self._guarded(functools.partial(_queue_unlink, keys=chunk))
 
     def count(self, generation: str) -> int:
         with self._explain():
@@ -209,3 +363,7 @@ class RedisStore(KeyValueStore):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _queue_unlink(pipeline: Any, keys: list[Any]) -> None:
+    pipeline.unlink(*keys)

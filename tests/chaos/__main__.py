@@ -1,6 +1,7 @@
 """Kills runs at instants drawn over their work events, starts them again, and compares with the undisturbed run.
 
 python -m tests.chaos --kills 200
+python -m tests.chaos --pairs 200: kills a command and types another one after it; see `tests.chaos.pairs`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import pipelines.operations.retrieve  # noqa: F401
 from stores.files import Root
 from tests import beam_memo
 from tests.chaos.events import Plan, read_log
+from tests.chaos.pairs import Place, make_situations, play_all
 from tests.chaos.scenarios import (
     SCENARIOS,
     Reference,
@@ -39,6 +41,7 @@ from tests.chaos.scenarios import (
     wait,
 )
 from tests.chaos.sinks import RedisSink
+from tests.redis_cluster import running_cluster
 from tests.redis_server import RedisServer
 
 SHARES = {
@@ -165,7 +168,9 @@ def draw(scenario: Scenario, events: int, count: int, seed: int) -> list[list[Ki
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200, help="runs to kill (%(default)s)")
+    parser.add_argument("--kills", type=int, help="runs to kill (200; none if --pairs is given)")
+    parser.add_argument("--pairs", type=int, default=0, help="commands to kill and to follow by another one")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no pair after so long")
     parser.add_argument("--seed", type=int, default=1, help="of the instants drawn (%(default)s)")
     names = [s.name for s in SCENARIOS]
     parser.add_argument("--scenario", choices=names, action="append", help="only this one; may be given several times")
@@ -174,6 +179,8 @@ def main() -> int:
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that differs")
     arguments = parser.parse_args()
+    if arguments.kills is None:
+        arguments.kills = 0 if arguments.pairs else 200
     began = time.monotonic()
     beam_memo.install()
     tally = Tally()
@@ -183,9 +190,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then too
     server = RedisServer(place)
     try:
-        return run_all(arguments, place, RedisSink(server.port), tally, began)
+        code = run_pairs(arguments, place, server.port) if arguments.pairs else 0
+        return max(code, run_all(arguments, place, RedisSink(server.port), tally, began) if arguments.kills else 0)
     finally:
         server.stop()
+
+
+def run_pairs(arguments: argparse.Namespace, folder: str, port: int) -> int:
+    """Plays the pairs that were asked for; returns the exit code."""
+    with running_cluster(folder) as cluster:
+        place = Place(folder, port, cluster)
+        fork_and_wait(lambda: make_situations(place) or 0, f"{folder}/said")
+        return play_all(place, arguments.pairs, arguments.seed, arguments.seconds, arguments.keep, print)
 
 
 def run_all(arguments: argparse.Namespace, place: str, server: RedisSink, tally: Tally, began: float) -> int:

@@ -184,10 +184,16 @@ def _watch_steps(events: Events) -> None:
 def _watch_store(events: Events) -> None:
     from stores.kv.base import Current
     from stores.kv.lmdb_store import LmdbStore
+    from stores.kv.redis_cluster import RedisClusterStore
     from stores.kv.redis_store import RedisStore
 
     for store in (LmdbStore, RedisStore):
         _before(store, "_keys", lambda *_: events.happen("store batch"))
+    _before(RedisStore, "_guarded", lambda *_: events.happen("store write"))
+    for name in ("_write", "_put", "_delete"):
+        _before(RedisClusterStore, name, lambda *_, **__: events.happen("store write"))
+    for store in (LmdbStore, RedisStore):
+        _before(store, "hold_writes", lambda *_: events.happen("store hold"))
     _before(Current, "to_bytes", lambda *_: events.happen("store current"))
 
 

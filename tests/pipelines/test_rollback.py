@@ -16,7 +16,7 @@ from stores.retriever import Retriever
 from tests.pipelines.nights import histories_of, run_night, vectors_of
 from tests.redis_server import running_redis
 from tests.worlds import day, write_model
-from transforms.release import PublishTarget, publish
+from transforms.publish import PublishTarget, publish
 
 
 @pytest.fixture(params=["lmdb", "redis"])
@@ -75,7 +75,7 @@ def test_stopped_on_the_way_and_started_again(one_night, tmp_path, monkeypatch):
     run_night(world, root, 1, f"--kv={kv}")
     for broken in ("move_current", "publish"):
         with monkeypatch.context() as patched:
-            patched.setattr(rollback, broken, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            patched.setattr(rollback, broken, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
             assert main(["rollback", f"--root={root}", f"--kv={kv}", "--reason=x"]) == 1
         assert read_hold(Root(root)).release == str(day(0))
     assert main(["rollback", f"--root={root}", f"--kv={kv}"]) == 0

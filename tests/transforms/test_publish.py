@@ -15,12 +15,13 @@ from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.kv import open_store
 from stores.kv.codec import decode_values
+from stores.layout import open_layout
 from stores.manifests import Manifest, read_manifest, write_manifest
 from stores.schemas import from_binary_column, to_binary_column, user_embeddings_schema
 from stores.tables import TABLES, read_files, write_part
 from tests.redis_server import running_redis
 from tests.worlds import FIRST
-from transforms.release import PublishTarget, publish
+from transforms.publish import PublishTarget, publish
 from transforms.snapshots import merge_snapshot
 
 DIM, BUCKETS = 4, 3
@@ -38,6 +39,7 @@ def rows_of(snapshot: dict[int, int]) -> pa.Table:
 
 
 def release(root: Root, name: str, snapshot: dict[int, int], model: str = "ab" * 32) -> Manifest:
+    open_layout(root, {"user_buckets": BUCKETS, "pin_shards": 1})
     tables: dict[str, list[FileEntry]] = {table: [] for table in TABLES}
     for bucket in range(BUCKETS):
         mine = {u: v for u, v in snapshot.items() if bucket_of(np.array([u]), BUCKETS)[0] == bucket}

@@ -17,7 +17,8 @@ from tests.redis_server import free_port, running_redis
 from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
-from transforms.release import PublishTarget, changed_rows, check_commit_publish, publish
+from transforms.publish import PublishTarget, changed_rows, publish
+from transforms.release import check_commit_publish
 from transforms.verification import INDEX_GATES
 
 
@@ -140,9 +141,9 @@ def test_users_of_a_bucket_that_is_gone_are_deleted(one_night):
     manifest = read_current(root)
     entries = manifest.tables["user_embeddings"]
     without = dataclasses.replace(manifest, tables={**manifest.tables, "user_embeddings": entries[1:]})
-    gone = np.concatenate([ids for ids, _ in changed_rows(root, manifest, without)])
+    gone = np.concatenate([ids for ids, _ in changed_rows(root, [manifest], without)])
     assert len(gone) == entries[0].rows
-    assert sum(rows.num_rows for _, rows in changed_rows(root, manifest, without)) == 0
+    assert sum(rows.num_rows for _, rows in changed_rows(root, [manifest], without)) == 0
 
 
 def test_a_root_and_a_store_that_do_not_belong_together(one_night, tmp_path):
