@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipelines import alarms
+from pipelines.operations import alarms
 from pipelines.cli import main
 from pipelines.operations.alarms import find_alarms
 from stores.files import Root
