@@ -171,8 +171,8 @@ def test_users_that_fail_are_tried_again_the_next_day(backfill_world, tmp_path, 
 
 def test_canaries_are_looked_at_once(backfill_world, backfilled, tmp_path, monkeypatch):
     """They are the same on every day, as is all that they are embedded with."""
-    look, looks = CanaryCheck.look, []
-    monkeypatch.setattr(CanaryCheck, "look", lambda self, *of: looks.append(of) or look(self, *of))
+    measure, looks = CanaryCheck.measure, []
+    monkeypatch.setattr(CanaryCheck, "measure", lambda self, *of: looks.append(of) or measure(self, *of))
     assert backfill(backfill_world, str(tmp_path / "root"), 0, 4, *layout(3)) == 0
     assert len(looks) == 1
     measured = [[g["measured"] for g in m.gates if g["name"] == "canaries_cosine"] for m in releases(backfilled)]
