@@ -42,6 +42,7 @@ def _holder_is_dead(lease: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
+    # The number alone may belong to another process by now, which lives for other reasons.
     return lease["process_start"] != _process_start(lease["pid"])
 
 
@@ -85,6 +86,8 @@ def _acquire(root: Root, mine: bytes, holder: str) -> None:
             raise StoreError(
                 f"{root.path(LEASE)}: not a lease; if no other run is on this root, delete the file"
             ) from None
+    # From what was read to mine: of two that both find a dead holder only one swaps. Whoever's answer is lost looks for
+    # its own id.
     if free and (root.compare_and_swap(LEASE, found, mine) or _is_of(holder, _read(root))):
         return
     left = max(0, round(lease["expires"] - time.time()))
@@ -130,6 +133,8 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
         while not stop.wait(seconds / 3):
             # An object store out of reach for a moment is tried again: the lease outlives two renewals that fail.
             with contextlib.suppress(StoreError):
+                # Read and swapped, never written blindly: a run that was frozen for longer than its lease must not take
+                # the root back from whoever holds it now.
                 found = _read(root)
                 if not _is_of(holder, found):
                     return  # somebody took it over: `check_lease` keeps this run from committing
@@ -143,6 +148,7 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
         stop.set()
         thread.join()
         found = _read(root)
+        # Only one's own: after a take-over the lease to give back is somebody else's.
         if _is_of(holder, found):
             root.compare_and_remove(LEASE, found)
 

@@ -20,7 +20,7 @@ HELD_OUT = 100  # of the users
 
 
 def make_world(feature: str) -> tuple[Timelines, np.ndarray]:
-    """Pins of two kinds; a user's next one is of the kind that the newest event's feature says, drawn anew each time.
+    """Pins of two kinds; a user's next one is of the kind that the newest event's feature says, drawn again each time.
 
     Returns:
         The timelines; float32 [PINS, 256], vectors that tell the kinds apart.

@@ -53,7 +53,7 @@ def run_night(world: World, root: str, number: int, *more: str) -> Manifest:
 
 
 def first_night(world: World, root: str, *more: str) -> Manifest:
-    """Makes a root of four buckets unless told otherwise: of the default's 64 most are empty and cost as much."""
+    """Makes a root of four buckets unless asked otherwise: of the default's 64 most are empty and cost as much."""
     made = () if any(flag.startswith("--user-buckets") for flag in more) else ("--user-buckets=4",)
     made = (*made, f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
     return run_night(world, root, 0, *made, "--publish=none", *more)

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from pipelines.operations import alarms
 from pipelines.cli import main
+from pipelines.operations import alarms
 from pipelines.operations.alarms import find_alarms
 from stores.files import Root
 from stores.kv import open_store

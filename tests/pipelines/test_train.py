@@ -172,7 +172,7 @@ def test_a_diverging_training_keeps_the_last_good_checkpoint(timelines, tmp_path
 
 
 def shuffled_labels(data: TrainingData) -> TrainingData:
-    """The pins of all positives dealt anew: what is predicted has nothing to do with who predicts it."""
+    """The pins of all positives dealt again: what is predicted has nothing to do with who predicts it."""
     pins = data.timelines.pin_row.copy()
     places = np.flatnonzero(data.timelines.positive)
     pins[places] = np.random.default_rng(0).permutation(pins[places])
@@ -204,7 +204,7 @@ def learn(timelines: str, steps: int, shuffle: bool = False, **changes) -> tuple
     maker = BatchMaker(past, data.vectors, settings, config.max_sequence_length)
     nothing = Hooks(None, lambda: None, lambda state: None, lambda *_: None, lambda *_: None)
     fit(trainer, maker, Schedule(steps, 1, steps), nothing, {})
-    evaluation = Evaluation(held_out, cut, 14, 1000, config.max_sequence_length, "cpu")
+    evaluation = Evaluation.of(held_out, cut, 14, 1000, config.max_sequence_length, "cpu")
     moments = moments_of(held_out.timelines, cut)
     counts = popularity(data.timelines, cut, len(data.vectors))
     everything = np.ones(len(data.vectors), bool)

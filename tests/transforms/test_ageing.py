@@ -25,8 +25,8 @@ LENGTH = 3
 
 def night(root: Root, number: int, after: int | None, ageing: Ageing) -> Run:
     before = None if after is None else day(after)
-    told = Instructions(everyone_active=False, ageing=ageing)
-    return Run(root, f"night-{number}", day(number), str(day(number)), None, Layout(1, 1, LENGTH), told, before)
+    instructions = Instructions(everyone_active=False, ageing=ageing)
+    return Run(root, f"night-{number}", day(number), str(day(number)), None, Layout(1, 1, LENGTH), instructions, before)
 
 
 def engagements(rows: list[tuple[int, int, int]]) -> pa.Table:
@@ -152,7 +152,7 @@ def test_an_unchanged_bucket_is_not_written_anew_by_the_defaults(tmp_path):
     assert again.entries == first.entries and not len(again.active)
 
 
-def test_users_embedded_by_age_alone_are_told_from_those_who_acted():
+def test_users_embedded_by_age_alone_are_instructions_from_those_who_acted():
     def rows(newest: dict[int, int]) -> pa.Table:
         users = [
             {"user_id": u, "embedding": b"ab", "embedding_date": day(0), "last_action_ms": at, "stale": False}
