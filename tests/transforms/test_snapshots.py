@@ -5,11 +5,13 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.schemas import user_embeddings_schema
-from transforms.snapshots import merge_snapshot
+from tests.stores.snapshots import SNAPSHOT, rows_of
+from tests.worlds import day
+from transforms.snapshots import merge_snapshot, rows_with_new_action
 
 SCHEMA = user_embeddings_schema(1)
 YESTERDAY, TODAY = datetime.date(2026, 11, 23), datetime.date(2026, 11, 24)
@@ -47,3 +49,21 @@ def test_equal_rows_give_equal_bytes_whatever_their_order():
     old, new = rows({1: b"aa", 5: b"bb"}, YESTERDAY), rows({9: b"cc", 2: None, 3: b"dd"}, TODAY)
     backwards = new.take(pa.array(np.arange(new.num_rows)[::-1]))
     assert merge_snapshot(old, new).equals(merge_snapshot(old, backwards))
+
+
+@given(SNAPSHOT, SNAPSHOT)
+@settings(max_examples=60, deadline=None)
+def test_a_merge_is_a_dict_update(old, new):
+    merged = merge_snapshot(rows_of(old), rows_of(new).take(np.arange(len(new))[::-1]))
+    assert merged.equals(rows_of(old | new))
+
+
+def test_users_embedded_by_age_alone_are_told_from_those_who_acted():
+    def rows(newest: dict[int, int]) -> pa.Table:
+        users = [
+            {"user_id": u, "embedding": b"ab", "embedding_date": day(0), "last_action_ms": at, "stale": False}
+            for u, at in newest.items()
+        ]
+        return pa.Table.from_pylist(users, schema=SCHEMA)
+
+    assert rows_with_new_action(rows({1: 10, 2: 20}), rows({3: 5, 2: 21, 1: 10}))["user_id"].to_pylist() == [3, 2]
