@@ -5,15 +5,17 @@ import zlib
 from collections.abc import Sequence
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, add_root, add_stores, positive
+from pipelines.arguments import Parser, add_lookback, add_root, add_stores, positive
 from stores.erasure import find_users, read_erased, read_user_list
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
 from stores.layout import check_layout, require_layout
+from stores.locations import join
 from stores.manifests import Manifest, read_manifest
 from stores.pin_vectors import describe_vectors
-from stores.releases import current_release
+from stores.releases import chain, current_release
+from stores.rewritten import advise, find_rewritten_logs
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.verification import (
@@ -32,7 +34,8 @@ DESCRIPTION = """\
 Looks at a release and changes nothing: size and checksum of every file; rows, their order, the part they are in; the
 ids in the indexes and their recall. With --kv, what the store answers for users drawn at random, and how many it has.
 With --model and --pins, the vectors of users drawn at random, made again from their histories by a plain, unbatched
-implementation. With --erased, that nobody in a list is left anywhere.
+implementation. With --logs, that the log files that were read are still what they were. With --erased, that nobody in a
+list is left anywhere.
 
 Exits with 1 if anything is wrong; the first line names the first of it.
 """
@@ -56,6 +59,8 @@ class VerifyRequest:
         users: How many are drawn.
         model, pins: To make vectors again with; both or none.
         min_cosine: Of a vector made again, to the one stored.
+        logs: Whose files are compared with what was read; None: none.
+        lookback: How many partitions of them.
         erased: A file that lists users who may not be anywhere; None: nobody.
     """
 
@@ -67,6 +72,8 @@ class VerifyRequest:
     model: str | None
     pins: str | None
     min_cosine: float
+    logs: str | None
+    lookback: int
     erased: str | None
 
 
@@ -81,6 +88,8 @@ def make_parser() -> Parser:
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
     text = "of a vector made again, to the one stored (%(default)s)"
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
+    parser.add_argument("--logs", metavar="DIR", help="that what was read of the last --lookback days is what it was")
+    add_lookback(parser, "as `daily --lookback`, for --logs (default %(default)s)")
     parser.add_argument("--erased", metavar="FILE", help="one user id per line: nobody of them may be anywhere")
     return parser
 
@@ -103,6 +112,8 @@ def parse(argv: list[str]) -> VerifyRequest:
         model=found.model,
         pins=found.pins,
         min_cosine=found.min_cosine,
+        logs=found.logs,
+        lookback=found.lookback,
         erased=found.erased,
     )
 
@@ -121,6 +132,9 @@ def main(argv: list[str]) -> int:
     found.note(f"files of {release}", check_files(root, manifest))
     if not found.problems:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
         check_content(request, manifest, stores, found)
+    if request.logs:
+        problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
+        found.note(f"log files read by {release} and before", problems)
     if request.erased:
         gone = read_user_list(request.erased)
         problems = [f"{root.path(path)}: holds one of the erased users" for path in find_users(root, gone)]
@@ -162,6 +176,12 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
         found.note(f"{len(drawn):,} users made again", problems)
     for store in stores:
         found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
+
+
+def check_logs(logs: str, releases: list[Manifest], lookback: int) -> list[str]:
+    """Log files that the releases read and that have changed or gone since; every footer is looked at."""
+    changed = find_rewritten_logs(logs, releases, lookback, thorough=True)
+    return [f"{join(logs, *one.name.split('/'))}: {one.what}; {advise(changed)}" for one in changed]
 
 
 def digest_of(model: str) -> str:
