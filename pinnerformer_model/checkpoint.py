@@ -6,11 +6,12 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -20,6 +21,16 @@ from pinnerformer_model.pin_tower import PinTower, build_pin_tower
 from pinnerformer_model.user_tower import UserTower, build_user_tower
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors calls them; what is narrower comes with scales of its own
+DECORATIONS = {
+    "module",
+    "model",
+    "state_dict",
+    "_orig_mod",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +155,65 @@ class _Unfilled(TorchFunctionMode):
         return function(*arguments, **named)
 
 
-def _check_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, path: str) -> None:
+def check_model(directory: str) -> tuple[ModelConfig, str]:
+    """Looks at every byte of a model before any work begins; makes no room for it.
+
+    Returns:
+        Its config, and the digest that names it.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    config = load_config(directory)
+    path = os.path.join(directory, WEIGHTS)
+    for name, values in _read_weights(path, config):
+        if not torch.isfinite(values.to(torch.float32)).all():
+            raise ModelError(
+                f"{path}: {name} holds NaN, infinity, or a number past float32; the training that wrote it went wrong: "
+                "go back to an earlier checkpoint"
+            )
+    return config, model_digest(directory)
+
+
+def _read_weights(path: str, config: ModelConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields (name, values) of the parameters of a config, once all of them are known to be there and to fit.
+
+    Raises:
+        ModelError: they do not, or the file is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            _check_parameters({n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}, config, path)
+            for name in slices:
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not readable as safetensors ({_what_it_is(path) or error})") from None
+
+
+def _what_it_is(path: str) -> str | None:
+    """What a file that is no safetensors file is instead, and the way out; None where its start does not tell."""
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(64), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        return f"{error.strerror}; a model is a folder with {CONFIG} and {WEIGHTS}, see `pinnerformer init-model`"
+    if not size:
+        return "it is empty; write the model again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; fetch the file itself with `git lfs pull`"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return "it is a pickle of torch.save, which is never loaded; write it with safetensors.torch.save_file"
+    if start.startswith(b"GGUF"):
+        return "it is GGUF; write it with safetensors.torch.save_file"
+    return None
+
+
+def _check_parameters(found: dict[str, tuple[tuple[int, ...], str]], config: ModelConfig, path: str) -> None:
     """Makes sure that a file holds exactly the parameters of a config, before there is room made for either.
+
+    Args:
+        found: Name -> (shape, dtype as safetensors calls it).
 
     Raises:
         ModelError: it does not; names the parameter.
@@ -155,33 +223,46 @@ def _check_shapes(found: dict[str, tuple[int, ...]], config: ModelConfig, path: 
     with torch.device("meta"), _Unfilled():  # shapes only
         towers = _build(config)
     expected = {f"{p}.{name}": tuple(v.shape) for p, tower in towers.items() for name, v in tower.state_dict().items()}
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    decorated = next(((name, plain) for name in unknown if (plain := _undecorated(name)) in expected), None)
+    if decorated:
+        raise ModelError(
+            f"{path}: parameter {decorated[0]} is {decorated[1]} under the name that a training framework wraps around "
+            f"it; save the state of the module inside (model.module, model._orig_mod), or rename {len(unknown)} "
+            "parameters"
+        )
+    for name in missing[:1]:
+        raise ModelError(f"{path}: no parameter {name}; it does not belong to {CONFIG} beside it")
     for name, shape in expected.items():
-        if name not in found:
-            raise ModelError(f"{path}: no parameter {name}; it does not belong to {CONFIG} beside it")
-        if found[name] != shape:
-            raise ModelError(f"{path}: {name} is {list(found[name])}, {CONFIG} asks for {list(shape)}")
-    if set(found) - set(expected):
-        raise ModelError(f"{path}: unknown parameter {sorted(set(found) - set(expected))[0]}")
+        if found[name][0] != shape:
+            raise ModelError(f"{path}: {name} is {list(found[name][0])}, {CONFIG} asks for {list(shape)}")
+    if unknown:
+        raise ModelError(f"{path}: unknown parameter {unknown[0]}")
+    for name, (_, dtype) in found.items():
+        if dtype not in FLOATS:
+            raise ModelError(
+                f"{path}: {name} is {dtype}, expected one of {', '.join(FLOATS)}: what a quantized number stands for "
+                "is not in the file; write the weights as they were before quantization"
+            )
+
+
+def _undecorated(name: str) -> str:
+    """A parameter's name without what DDP, FSDP, torch.compile, Lightning and the like put around and into it."""
+    return ".".join(part for part in name.split(".") if part not in DECORATIONS)
 
 
 def load_model(directory: str, device: str = "cpu") -> LoadedModel:
     """Loads a model for inference.
 
     Raises:
-        ModelError: a file is missing, truncated, or does not hold exactly the parameters that the config asks for.
+        ModelError: a file is missing, truncated or not what its name says; does not hold exactly the parameters that
+            the config asks for, as floating-point numbers; or one of them is not finite.
     """
-    config = load_config(directory)
-    path = os.path.join(directory, WEIGHTS)
-    try:
-        # The header first: parameters of another config are named before any memory is taken for them.
-        with safe_open(path, framework="pt") as file:
-            _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, config, path)
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: not readable as safetensors ({error}); write the model again") from None
+    config, digest = check_model(directory)
+    found = dict(_read_weights(os.path.join(directory, WEIGHTS), config))
     towers = _build(config)
     for prefix, tower in towers.items():
         start = len(prefix) + 1
         tower.load_state_dict({name[start:]: v for name, v in found.items() if name.startswith(f"{prefix}.")})
         tower.to(device).eval().requires_grad_(False)
-    return LoadedModel(config, towers["user_tower"], towers["pin_tower"], model_digest(directory))  # type: ignore[arg-type]
+    return LoadedModel(config, towers["user_tower"], towers["pin_tower"], digest)  # type: ignore[arg-type]

@@ -101,7 +101,7 @@ class ModelConfig:
         """
         try:
             found = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"not valid JSON: {error}") from None
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")

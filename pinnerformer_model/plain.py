@@ -8,14 +8,30 @@ import math
 import os
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors import deserialize
+
+FLOATS = {"F16": np.float16, "F32": np.float32, "F64": np.float64}  # as safetensors calls them
+
+
+def read_weights(path: str) -> dict[str, np.ndarray]:
+    """The parameters of a safetensors file as float32, without torch: `verify` needs none."""
+    with open(path, "rb") as file:
+        content = file.read()
+    found = {}
+    for name, tensor in deserialize(content):
+        if tensor["dtype"] == "BF16":  # numpy has no such type: the upper half of a float32
+            values = (np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = np.frombuffer(tensor["data"], FLOATS[tensor["dtype"]]).astype(np.float32)
+        found[name] = values.reshape(tensor["shape"])
+    return found
 
 
 class PlainModel:
     """Both towers, from the parameter names of docs/model.md."""
 
     def __init__(self, directory: str, absolute_periods: tuple[float, ...], relative_periods: tuple[float, ...]):
-        self.w = load_file(os.path.join(directory, "model.safetensors"))
+        self.w = read_weights(os.path.join(directory, "model.safetensors"))
         with open(os.path.join(directory, "config.json")) as file:
             self.config = json.load(file)
         self.periods = {"absolute_time": absolute_periods, "since_latest": relative_periods, "gap": relative_periods}
@@ -43,6 +59,7 @@ class PlainModel:
         action = self.config["action_vocabulary"].index(event["action"])
         surface = self.config["surface_vocabulary"].index(event["surface"])
         duration = event["duration_s"]
+        duration = None if duration is None or not math.isfinite(duration) else duration
         return np.concatenate(
             [
                 event["vector"].astype(np.float64),

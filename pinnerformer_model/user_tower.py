@@ -46,7 +46,7 @@ class TokenFeatures(nn.Module):
         since_latest = at[:, :1] - at  # newest first: never negative
         gap = torch.zeros_like(at)
         gap[:, :-1] = at[:, :-1] - at[:, 1:]  # padding repeats the oldest token, whose gap is therefore 0
-        unmeasured = torch.isnan(batch.duration_s)
+        unmeasured = ~torch.isfinite(batch.duration_s)  # NaN; infinity in histories that an older version wrote
         duration = torch.log1p(batch.duration_s.masked_fill(unmeasured, 0.0))
         features = {
             "pinsage": [batch.pin_vectors],

@@ -122,6 +122,29 @@ def add_min_age(flags: Flags) -> None:
     flags.add_argument("--min-age", type=seconds, default="6h", metavar="6h", help=text)
 
 
+def add_lookback(flags: Flags, text: str = "partitions searched for late files (default %(default)s)") -> None:
+    """Adds `--lookback`."""
+    flags.add_argument("--lookback", type=int, default=7, metavar="DAYS", help=text)
+
+
+def add_day_flags(flags: Flags) -> None:
+    """Adds `--max-clock-skew` and `--day-offset`, which say what moments the day of a partition has."""
+    flags.add_argument(
+        "--max-clock-skew",
+        type=clock_skew,
+        default=0,
+        metavar="SECONDS",
+        help="take rows so far past the end of their partition's day (default %(default)s)",
+    )
+    flags.add_argument(
+        "--day-offset",
+        type=utc_offset,
+        default=0,
+        metavar="HOURS",
+        help="of the zone whose days the partitions are, from UTC: -8 where a day begins at 08:00 UTC (%(default)s)",
+    )
+
+
 def date(text: str) -> datetime.date:
     """A flag's `YYYY-MM-DD`."""
     try:
@@ -136,6 +159,33 @@ def seconds(text: str) -> float:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90s, 15m, 30h or 2d")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def clock_skew(text: str) -> int:
+    """A flag's whole seconds of less than a day: `120`, `120s` or `2m`."""
+    value = float(text) if text.isdecimal() else seconds(text)
+    if value != int(value) or value >= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds below a day; write 120 or 2m")
+    return int(value)
+
+
+def utc_offset(text: str) -> int:
+    """A flag's distance of a time zone from UTC, in seconds: `-8`, `-8h`, `-08:00`, `5.5` or `+05:30`."""
+    match = re.fullmatch(r"([+-]?)(\d{1,2})(?::(\d{2})|(\.\d+))?h?", text)
+    hours = float(f"{match[2]}{match[4] or ''}") + int(match[3] or 0) / 60 if match else 99.0
+    found = round(hours * 3600)
+    if hours > 14 or found % 60:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no distance from UTC of at most 14 h; write -8 for UTC-8, 5.5 for UTC+5:30"
+        )
+    return -found if match and match[1] == "-" else found
+
+
+def user_id(text: str) -> int:
+    """A flag's whole number that an int64 holds."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,19}", text) or not -(1 << 63) <= int(text) < 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a user id")
+    return int(text)
 
 
 def positive(text: str) -> int:

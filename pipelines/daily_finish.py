@@ -7,6 +7,7 @@ from pipelines.planning.daily_plan import DailyPlan, JobInputs
 from stores.files import FileEntry
 from stores.manifests import Manifest
 from stores.names import Step
+from stores.rewritten import MODIFIED
 from stores.tables import TABLES
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.gates import Thresholds
@@ -23,16 +24,17 @@ def canary_check(given: JobInputs) -> CanaryCheck:
 
 def manifest_header(plan: DailyPlan) -> dict[str, Any]:
     """What the manifest says that is known before the run."""
-    given = plan.given
+    given, files = plan.given, plan.inputs.files
     return {
         "model_digest": given.model.digest,
-        "inputs": [{"path": file.name, "rows": file.rows, "bytes": file.bytes} for file in plan.inputs.files],
+        "inputs": [{"path": f.name, "rows": f.rows, "bytes": f.bytes, "version": f.footer} for f in files],
         "settings": {
             **given.settings.to_json(),
             "run": plan.run.name,
             "bootstrap_from": plan.bootstrap_from.isoformat(),
             "pinsage_version": given.vectors.version,
             "layout": dataclasses.asdict(plan.run.layout),
+            MODIFIED: [file.modified_ns for file in files],
         },
     }
 

@@ -7,14 +7,17 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.daily_finish import canary_check, finish_run, manifest_header
-from pipelines.launch.daily_launch import execute, submit
+from pipelines.launch.daily_launch import Define, execute, submit
 from pipelines.operations.outcomes import open_target, raise_for_outcome
 from pipelines.operations.summary import print_summary
 from pipelines.pin_branch import pin_branch
-from pipelines.planning.daily_plan import DailyPlan, JobInputs, plan_daily
-from pipelines.planning.daily_request import parse
+from pipelines.planning.daily_plan import DailyPlan, JobInputs, plan_daily, read_job_inputs
+from pipelines.planning.daily_request import DailyRequest, parse
+from pipelines.planning.repair_plan import find_changed, plan_repair
+from stores.errors import UsageError
 from stores.lease import hold_lease
 from stores.releases import refuse_held
+from stores.rewritten import describe_rewritten, repair_flags
 from transforms.embed_users import EmbedUsers
 from transforms.histories import UpdateHistories
 from transforms.publish import PublishTarget
@@ -91,6 +94,35 @@ def on_embedding_workers(step: beam.PTransform, given: JobInputs) -> beam.PTrans
     return step.with_resource_hints(**given.embed_on) if given.embed_on else step
 
 
+def repair_rewritten(request: DailyRequest, define: Define, lease: str) -> None:
+    """Before a night: does again what log files of its lookback touched that have changed since they were read.
+
+    The result is a release of its own, gated and published like any other; without such files nothing happens.
+
+    Args:
+        define: Puts a launched plan on a pipeline.
+        lease: Under which the caller holds the root.
+
+    Raises:
+        PinnerFormerError: names the file, row or flag, and what to do; RefusedError where a gate closed.
+    """
+    night, job = request.night, request.night.job
+    changed = find_changed(night)
+    if not changed:
+        return
+    said = f"{describe_rewritten(job.logs, changed)}: changed since they were read"
+    if request.detach:
+        raise UsageError(
+            f"--detach: {said}, and the repair is a run of its own; first, with these flags: "
+            f"pinnerformer repair {repair_flags(changed)}"
+        )
+    given = read_job_inputs(job, night.join, night.broadcast_limit_gib)
+    plan = plan_repair(job, given, None, {one.date for one in changed})
+    if not job.quiet:
+        print(f"{said}; what they touched is done again first, as release {plan.run.release}", file=sys.stderr)
+    raise_for_outcome(job.root, plan.run.name, execute(plan, define, lease, job.beam, shown=not job.quiet))
+
+
 def main(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -108,6 +140,8 @@ def main(argv: list[str]) -> int:
     with hold_lease(root, f"daily {request.night.date}") as lease:
         # Under the lease: `rollback` takes it too, so that no hold is set between this look and the end of the run.
         refuse_held(root)
+        if request.night.repair_rewritten:
+            repair_rewritten(request, define, lease)
         plan = plan_daily(request.night)
         outcome: dict[str, Any] | None
         if request.detach and not plan.committed:

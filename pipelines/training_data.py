@@ -15,16 +15,27 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pinnerformer_model.checkpoint import load_config
 from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
-from pipelines.arguments import Parser, add_columns, add_min_age, add_quiet, add_root, date, positive, share
+from pipelines.arguments import (
+    Parser,
+    add_columns,
+    add_day_flags,
+    add_min_age,
+    add_quiet,
+    add_root,
+    date,
+    positive,
+    share,
+)
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.training.init_model import read_version, read_vocabularies
+from pipelines.training.init_model import read_vocabularies
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.names import Counter, Step
-from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
+from stores.partitions import PartitionDays
+from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table, read_version
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
 from transforms.model import local_model
@@ -70,6 +81,7 @@ class TrainingDataRequest:
         evaluation_share: Of the users.
         split_salt: Another salt splits the users another way.
         min_age_s: How long a partition without `_SUCCESS` must have been left alone.
+        days: Which moments the days of the partitions have.
         buckets, shards: How many tasks users and vectors are cut into.
         beam: Beam's own options.
         quiet: Without progress display and summary.
@@ -87,6 +99,7 @@ class TrainingDataRequest:
     split_salt: int
     columns: ColumnNames
     min_age_s: float
+    days: PartitionDays
     buckets: int
     shards: int
     beam: PipelineOptions
@@ -112,6 +125,7 @@ def make_parser() -> Parser:
     )
     add_columns(parser)
     add_min_age(parser)
+    add_day_flags(parser)
     parser.add_argument(
         "--buckets", type=positive, default=64, metavar="N", help="parts of the users (default %(default)s)"
     )
@@ -147,6 +161,7 @@ def parse(argv: list[str]) -> TrainingDataRequest:
         split_salt=found.split_salt,
         columns=ColumnNames.parse(found.column),
         min_age_s=found.min_age,
+        days=PartitionDays(found.max_clock_skew, found.day_offset),
         buckets=found.buckets,
         shards=found.pin_shards,
         beam=beam,
@@ -161,6 +176,7 @@ class TrainingDataPlan:
     Attributes:
         buckets, shards: How many tasks users and vectors are cut into.
         erased_root: The root whose erased users are left out; None: nobody is.
+        days: Which moments the days of the partitions have.
     """
 
     run: RunFolder
@@ -171,6 +187,7 @@ class TrainingDataPlan:
     vectors: VectorSet
     rules: TimelineRules
     erased_root: Root | None
+    days: PartitionDays = PartitionDays()
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str) -> None:
@@ -259,6 +276,7 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             "counts": counts,
             "events": kinds,
             "files": files,
+            **({"partition_days": days} if (days := plan.days.to_json()) else {}),
         },
     )
 
@@ -296,7 +314,7 @@ def read_label_rule(path: str) -> dict[str, Any]:
             return check_label_rule(json.load(file))
     except OSError as error:
         raise InputError(f"--label-rule {path}: {error.strerror}") from None
-    except (ValueError, ModelError) as error:
+    except (ValueError, RecursionError, ModelError) as error:
         raise InputError(f"--label-rule {path}: {error}") from None
 
 
@@ -331,15 +349,18 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
         already_read={},
         min_age_s=request.min_age_s,
         columns=request.columns,
+        days=request.days,
     )
     vectors = describe_vectors(request.pins, version)
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt
     )
-    name = hashlib.sha256(repr([rules, [f.name for f in inputs.files], vectors.version]).encode()).hexdigest()[:12]
+    facts = [rules, [f.name for f in inputs.files], vectors.version]
+    facts += [request.days] if request.days.to_json() else []
+    name = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     run = RunFolder(root, f"{RUN_PREFIX}{request.end}-{name}")
     return TrainingDataPlan(
-        run, request.buckets, request.shards, inputs, request.columns, vectors, rules, request.erased_root
+        run, request.buckets, request.shards, inputs, request.columns, vectors, rules, request.erased_root, request.days
     )
 
 

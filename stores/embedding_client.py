@@ -3,6 +3,7 @@
 import numpy as np
 
 from stores.errors import StoreError
+from stores.ids import as_ids
 from stores.kv import Content, Current, open_store
 from stores.kv.codec import decode_what_can_be
 
@@ -47,7 +48,7 @@ class EmbeddingClient:
         """Embeddings of users, in the order asked.
 
         Args:
-            user_ids: int64 [N]; may repeat or be empty.
+            user_ids: Integers [N]; may repeat or be empty.
 
         Returns:
             float16 [N, d], zeros where not found; datetime64[D] [N], the day each was made, NaT where not found;
@@ -55,6 +56,8 @@ class EmbeddingClient:
             counted in `damaged`; the others are answered.
 
         Raises:
+            TypeError: ids that are not integers, as those of a float column: another user's vector is no answer.
+            ValueError: ids that no int64 holds.
             StoreError: nothing was published yet, the store is down, or all it holds is of another model or format.
         """
         embeddings, days, found, _ = self.get_many_of(self.current, user_ids)
@@ -64,7 +67,7 @@ class EmbeddingClient:
         self, current: Current, user_ids: np.ndarray | list[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Current]:
         """As `get_many`, and what it was read under: the store's next `current` if it moved in between."""
-        ids = np.asarray(user_ids, np.int64)
+        ids = as_ids(user_ids)
         for _ in range(3):
             values = self._store.get_many(current.generation, ids)
             after = self.current

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,10 +73,7 @@ def read_user_list(path: str) -> np.ndarray:
         text = line.strip()
         if not text:
             continue
-        try:
-            value = int(text)
-        except ValueError:
-            value = 1 << 64
+        value = int(text) if re.fullmatch(rb"[+-]?[0-9]{1,19}", text) else 1 << 64  # int() takes 1_000 for 1000
         if not -(1 << 63) <= value < 1 << 63:
             shown = text[:40].decode(errors="replace")
             raise UsageError(f"--users {path}: line {number}: {shown!r} is not a user id; one per line")

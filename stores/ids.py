@@ -1,5 +1,7 @@
 """Where an id belongs: the same bucket and shard on every machine, in every process, forever."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -17,6 +19,37 @@ def splitmix64(ids: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def as_ids(values: Any) -> np.ndarray:
+    """Ids that a caller gives, as they are; nothing is rounded, cut off or parsed.
+
+    Args:
+        values: Whole numbers [N]: a list, an array of any integer type, a pandas or Arrow column without nulls.
+
+    Returns:
+        int64 [N].
+
+    Raises:
+        TypeError: not whole numbers. What a join or a missing value makes of int64 in pandas is float64, in which ids
+            past 2**53 are other ids.
+        ValueError: not one-dimensional, or an id that no int64 holds.
+    """
+    found = np.asarray(values)
+    if found.ndim != 1:
+        raise ValueError(f"ids must be one-dimensional, got an array of shape {found.shape}")
+    if found.dtype.kind == "O":
+        strange = [v for v in found if isinstance(v, bool) or not isinstance(v, (int, np.integer))]
+    else:
+        strange = [] if found.dtype.kind in "iu" else found[:1].tolist()
+    if strange:
+        raise TypeError(
+            f"ids must be integers, got {strange[0]!r} in a column of {found.dtype}; keep the column int64, in pandas "
+            "without missing values or as Int64"
+        )
+    if found.dtype.kind in "uO" and len(found) and not (found.min() >= -(1 << 63) and found.max() < 1 << 63):
+        raise ValueError(f"ids must fit int64, got {max(found.tolist(), key=abs)}")
+    return found.astype(np.int64)
 
 
 def bucket_of(ids: np.ndarray, count: int) -> np.ndarray:

@@ -2,21 +2,29 @@
 
 import dataclasses
 import datetime
-import re
-import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores import locations
 from stores.errors import InputError, MissingPartitionError, UsageError
-from stores.footers import check_footer
+from stores.footers import check_footer, find_unreadable, footer_mark, rows_before, why_unreadable
+from stores.partitions import (
+    LEAVE_ALONE,
+    DataFile,
+    PartitionDays,
+    check_complete,
+    list_data_files,
+    list_partitions,
+)
+from stores.rewritten import FileRead, Rewritten, find_rewritten, refuse_rewritten
 from stores.schemas import ENGAGEMENTS
 from stores.tables import footer_digest
 
 COLUMNS = tuple(ENGAGEMENTS.names)
-_PARTITION = re.compile(r"ds=(\d{4}-\d{2}-\d{2})")
+TEXT_COLUMNS = ("action", "surface")
+DEFAULT_DAYS = PartitionDays()
 _FIXES = {
     "user_id": "write it as int64",
     "pin_id": "write it as int64",
@@ -38,6 +46,9 @@ class LogFile:
         rows: From its footer.
         bytes: Its size.
         version: Changes when the file is written anew: from its footer and its modification time.
+        footer: As `footer_mark` gives it; a manifest keeps it.
+        modified_ns: When it was written, in ns since 1970; a manifest keeps it.
+        days: Which moments the days of the partitions have.
     """
 
     path: str
@@ -46,6 +57,9 @@ class LogFile:
     rows: int
     bytes: int
     version: str
+    footer: str = ""
+    modified_ns: int = 0
+    days: PartitionDays = DEFAULT_DAYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,63 +87,15 @@ class ColumnNames:
         return dict(self.names).get(ours, ours)
 
 
-def list_partitions(logs: str) -> dict[datetime.date, str]:
-    """Date -> folder of every `ds=YYYY-MM-DD` partition.
+def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True) -> pq.ParquetFile:
+    """Opens a file and checks the columns that are needed; others are ignored. Checksums of pages are compared.
+
+    Args:
+        dictionaries: Read the text columns as dictionaries, which is faster and which pyarrow cannot do of every
+            encoding.
 
     Raises:
-        InputError: the folder is missing or has no partition.
-    """
-    try:
-        folder = locations.absolute(logs)
-        names = locations.list_names(folder)
-    except OSError as error:
-        raise InputError(
-            f"--logs {logs}: {error.strerror}; expected a folder with ds=YYYY-MM-DD/*.parquet in it"
-        ) from None
-    found = {}
-    for name in names:
-        match = _PARTITION.fullmatch(name)
-        if match:
-            try:
-                date = datetime.date.fromisoformat(match[1])
-            except ValueError:
-                raise InputError(f"{locations.join(folder, name)}: not a date; rename or remove the folder") from None
-            found[date] = locations.join(folder, name)
-    if not found:
-        raise InputError(f"--logs {logs}: no ds=YYYY-MM-DD partition in it; expected ds=YYYY-MM-DD/*.parquet")
-    return found
-
-
-def check_complete(folder: str, min_age_s: float) -> None:
-    """Refuses a partition that may still be growing.
-
-    Raises:
-        InputError: it has no `_SUCCESS`, and its newest file is younger than `min_age_s`.
-    """
-    if locations.exists(locations.join(folder, "_SUCCESS")):
-        return
-    newest = max(map(locations.modified_ns, [folder, *parquet_files(folder)])) / 1e9
-    if time.time() - newest < min_age_s:
-        raise InputError(
-            f"{folder}: not complete yet: no _SUCCESS in it and it changed less than {min_age_s / 3600:g} h ago; "
-            "wait, write _SUCCESS, or lower --min-age"
-        )
-
-
-def parquet_files(folder: str) -> list[str]:
-    """The sorted absolute paths of a partition's `*.parquet` files."""
-    return [
-        locations.join(folder, name)
-        for name in locations.list_names(folder)
-        if name.endswith(".parquet") and not name.startswith((".", "_"))
-    ]
-
-
-def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
-    """Opens a file and checks the columns that are needed; others are ignored.
-
-    Raises:
-        InputError: not Parquet, truncated, a column missing or of the wrong type; says the fix.
+        InputError: not Parquet, truncated, a column missing, there twice or of the wrong type; says the fix.
     """
     try:
         source = locations.open_input(path)
@@ -138,27 +104,44 @@ def open_log_file(path: str, columns: ColumnNames) -> pq.ParquetFile:
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); it is truncated or of another kind, "
-            "write it again or remove it"
+            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); it is truncated or of another kind, "
+            f"write it again or remove it, or {LEAVE_ALONE}"
         ) from None
     for ours in COLUMNS:
-        theirs = columns.theirs(ours)
-        index = schema.get_field_index(theirs)
-        if index < 0:
-            raise InputError(
-                f"{path}: no column {theirs!r} (it has {', '.join(schema.names)}); "
-                f"if it has another name, say --column {ours}=NAME"
-            )
-        if not _type_fits(ours, schema.field(index).type):
-            raise InputError(f"{path}: column {theirs!r} is {schema.field(index).type}; {_FIXES[ours]}")
-    strings = [columns.theirs(name) for name in ("action", "surface")]
-    return pq.ParquetFile(source, metadata=metadata, read_dictionary=strings)
+        _check_column(path, schema, ours, columns.theirs(ours))
+    return pq.ParquetFile(
+        source,
+        metadata=metadata,
+        read_dictionary=[columns.theirs(name) for name in TEXT_COLUMNS] if dictionaries else None,
+        page_checksum_verification=True,
+        coerce_int96_timestamp_unit="ms",  # in ns, which is the default, the years after 2262 come out as others
+    )
+
+
+def _check_column(path: str, schema: pa.Schema, ours: str, theirs: str) -> None:
+    """Raises InputError where a column is not there once, and of a type that can be read."""
+    found = schema.get_all_field_indices(theirs)
+    if not found and f"/{theirs}=" in path:
+        raise InputError(
+            f"{path}: no column {theirs!r} but in the name of its folder; write the column into the file as well"
+        )
+    if not found:
+        raise InputError(
+            f"{path}: no column {theirs!r} (it has {', '.join(schema.names)}); "
+            f"if it has another name, say --column {ours}=NAME"
+        )
+    if len(found) > 1:
+        raise InputError(f"{path}: {len(found)} columns are called {theirs!r}; write one of them, under that name")
+    kind = schema.field(found[0]).type
+    if not _type_fits(ours, kind):
+        raise InputError(f"{path}: column {theirs!r} is {kind}; {_FIXES[ours]}")
 
 
 def _type_fits(ours: str, found: pa.DataType) -> bool:
-    if ours in ("action", "surface"):
+    if ours in TEXT_COLUMNS:
         value = found.value_type if pa.types.is_dictionary(found) else found
-        return pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_null(value)
+        text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        return any(is_kind(value) for is_kind in text)
     if ours == "duration_s":
         return pa.types.is_floating(found) or pa.types.is_integer(found) or pa.types.is_null(found)
     if ours == "timestamp_ms" and pa.types.is_timestamp(found):
@@ -166,28 +149,91 @@ def _type_fits(ours: str, found: pa.DataType) -> bool:
     return pa.types.is_integer(found)
 
 
-def describe_files(folder: str, date: datetime.date, columns: ColumnNames) -> list[LogFile]:
+def read_row_group(
+    path: str, index: int, columns: ColumnNames, wanted: Collection[str] = COLUMNS, *, batch_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yields (number of its first row in the file, batch) of some of our columns, under the logs' own names.
+
+    Args:
+        index: Of the row group.
+        wanted: Of `COLUMNS`.
+        batch_rows: At most so many rows per batch.
+
+    Raises:
+        InputError: as `open_log_file`; or pages that cannot be read: names the column and the rows.
+    """
+    names, done, first = [columns.theirs(name) for name in wanted], 0, 0
+    for dictionaries in (True, False):
+        skip = done
+        try:
+            with open_log_file(path, columns, dictionaries=dictionaries) as source:
+                first = rows_before(source.metadata, index)
+                for batch in source.iter_batches(batch_rows, row_groups=[index], columns=names, use_threads=False):
+                    dropped = min(skip, batch.num_rows)  # yielded before pyarrow came to an encoding without dictionary
+                    skip -= dropped
+                    if dropped < batch.num_rows:
+                        rows = batch.slice(dropped)
+                        yield first + done, rows
+                        done += rows.num_rows
+            return
+        except (pa.ArrowException, OSError) as error:
+            if dictionaries:
+                continue  # what is damaged fails again
+            why = find_unreadable(lambda: open_log_file(path, columns, dictionaries=False), index, names, error)
+            raise InputError(
+                f"{path}: row group {index} cannot be read ({why}); the file is damaged, or of a kind that pyarrow "
+                "does not read: write it again or remove it"
+            ) from error
+
+
+def describe_files(
+    folder: str, date: datetime.date, columns: ColumnNames, days: PartitionDays = DEFAULT_DAYS
+) -> list[LogFile]:
     """The files of a partition, each opened and its columns checked.
+
+    Raises:
+        InputError: as `list_data_files` and `open_log_file`.
+    """
+    return [describe_file(file, date, columns, days) for file in list_data_files(folder)]
+
+
+def describe_file(file: DataFile, date: datetime.date, columns: ColumnNames, days: PartitionDays) -> LogFile:
+    """A file of a partition, opened and its columns checked.
 
     Raises:
         InputError: as `open_log_file`.
     """
-    files = []
-    for path in parquet_files(folder):
-        metadata, size = open_log_file(path, columns).metadata, locations.size_of(path) or 0
-        name = f"ds={date.isoformat()}/{locations.base_name(path)}"
-        version = f"{footer_digest(metadata)[:16]}-{locations.modified_ns(path)}"
-        files.append(LogFile(path, name, date, metadata.num_rows, size, version))
-    return files
+    metadata = open_log_file(file.path, columns).metadata
+    with locations.open_input(file.path) as source:
+        footer = footer_mark(source)
+    version = f"{footer_digest(metadata)[:16]}-{file.modified_ns}"
+    name = f"ds={date.isoformat()}/{file.name}"
+    return LogFile(file.path, name, date, metadata.num_rows, file.bytes, version, footer, file.modified_ns, days)
+
+
+def _refuse_missing(logs: str, partitions: Collection[datetime.date], wanted: Collection[datetime.date]) -> None:
+    """Raises MissingPartitionError where a day has no partition."""
+    missing = [day for day in wanted if day not in partitions]
+    if missing:
+        raise MissingPartitionError(
+            f"{locations.join(logs, f'ds={missing[0].isoformat()}')}: missing partition"
+            f"{f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''}; the newest there is "
+            f"{max(partitions).isoformat()}; write it, an empty folder with _SUCCESS if there were no rows"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class InputSelection:
-    """What a run reads: `files` in a fixed order, of which `late` lie in partitions that an earlier release read."""
+    """What a run reads: `files` in a fixed order, of which `late` lie in partitions that an earlier release read.
+
+    Attributes:
+        rewritten: Files that an earlier release read and that are not what they were; empty unless they are tolerated.
+    """
 
     files: tuple[LogFile, ...]
     late: tuple[LogFile, ...]
     partitions: tuple[datetime.date, ...]
+    rewritten: tuple[Rewritten, ...] = ()
 
 
 def select_inputs(
@@ -197,45 +243,56 @@ def select_inputs(
     last: datetime.date,
     lookback: int,
     chain_start: datetime.date,
-    already_read: Mapping[str, object],
+    already_read: Mapping[str, FileRead],
     min_age_s: float,
     columns: ColumnNames,
     allow_missing: Collection[datetime.date] = (),
+    days: PartitionDays = DEFAULT_DAYS,
+    tolerate_rewritten: bool = False,
 ) -> InputSelection:
     """Picks the log files of a run.
+
+    Of the partitions that earlier releases read, only files that nobody has read are opened: the others are known by
+    what their folder lists.
 
     Args:
         first: The first partition that no release has read; may be after `last` (a date released again).
         last: The date of the run.
-        lookback: How many partitions up to `last` are looked through for files that came late.
+        lookback: How many partitions up to `last` are looked through for files that came late or changed.
         chain_start: The first partition that the root's first release read; earlier ones are nobody's.
-        already_read: Names of the files that the releases of the chain read.
+        already_read: The files that the releases of the chain read, by name, as `files_read` gives them.
         min_age_s: A partition without `_SUCCESS` must be older than this.
         columns: The logs' own column names.
         allow_missing: Partitions that count as empty where they are missing.
+        days: Which moments the days of the partitions have.
+        tolerate_rewritten: Hand on what changed, for a caller who does something about it; of a partition that is
+            gone nobody can.
 
     Raises:
+        RewrittenError: a file of the lookback that was read has changed or gone since.
         InputError: a partition between `first` and `last` is missing or not complete, or a file is unusable.
     """
     partitions = list_partitions(logs)
-    days = [first + datetime.timedelta(n) for n in range((last - first).days + 1)]
-    days = [day for day in days if day in partitions or day not in allow_missing]
-    missing = [day for day in days if day not in partitions]
-    if missing:
-        newest = max(partitions)
-        raise MissingPartitionError(
-            f"{locations.join(logs, f'ds={missing[0].isoformat()}')}: missing partition"
-            f"{f' (and {len(missing) - 1} more)' if len(missing) > 1 else ''}; "
-            f"the newest there is {newest.isoformat()}; write it, an empty folder with _SUCCESS if there were no rows"
-        )
-    files: list[LogFile] = []
-    for day in days:
-        check_complete(partitions[day], min_age_s)
-        files += describe_files(partitions[day], day, columns)
-    late: list[LogFile] = []
+    new = [first + datetime.timedelta(n) for n in range((last - first).days + 1)]
+    new = [day for day in new if day in partitions or day not in allow_missing]
+    _refuse_missing(logs, partitions, new)
     oldest = max(chain_start, last - datetime.timedelta(lookback))
-    for day in sorted(partitions):
-        if oldest <= day < first and day <= last:
-            late += [file for file in describe_files(partitions[day], day, columns) if file.name not in already_read]
-    chosen = sorted([file for file in files if file.name not in already_read] + late, key=lambda f: f.name)
-    return InputSelection(tuple(chosen), tuple(late), tuple(days))
+    looked_back = [day for day in sorted(partitions) if oldest <= day < first and day <= last]
+    listings = {day: list_data_files(partitions[day]) for day in [*looked_back, *new]}
+    rewritten = find_rewritten(
+        {**dict.fromkeys(partitions, ()), **listings}, already_read, oldest, min(last, first - datetime.timedelta(1))
+    )
+    if not tolerate_rewritten or any(one.partition_gone for one in rewritten):
+        refuse_rewritten(logs, rewritten)
+
+    def unread(day: datetime.date) -> list[LogFile]:
+        names = {f"ds={day.isoformat()}/{file.name}": file for file in listings[day]}
+        return [describe_file(file, day, columns, days) for name, file in names.items() if name not in already_read]
+
+    files: list[LogFile] = []
+    for day in new:
+        check_complete(partitions[day], listings[day], min_age_s)
+        files += unread(day)
+    late = [file for day in looked_back for file in unread(day)]
+    chosen = sorted([*files, *late], key=lambda f: f.name)
+    return InputSelection(tuple(chosen), tuple(late), tuple(new), tuple(rewritten))

@@ -75,11 +75,18 @@ def _file_system(scheme: str, bucket: str, process: int, s3: tuple[tuple[str, st
     return fs.S3FileSystem(**options)
 
 
+def _split(url: str) -> tuple[str, str, str]:
+    """Scheme, bucket, and the rest from its first `/` on: in a key `#` and `?` are letters like any other."""
+    scheme, _, rest = url.partition("://")
+    bucket, slash, path = rest.partition("/")
+    return scheme, bucket, slash + path
+
+
 def file_system(url: str) -> tuple[fs.FileSystem, str]:
     """The pyarrow file system of a URL, one per process, and the path in it."""
-    parts = urlsplit(url)
-    path = parts.path if parts.scheme == "hdfs" else f"{parts.netloc}{parts.path}".rstrip("/")
-    return _file_system(parts.scheme, parts.netloc, os.getpid(), _s3_options()), path
+    scheme, bucket, path = _split(url)
+    path = path if scheme == "hdfs" else f"{bucket}{path}".rstrip("/")
+    return _file_system(scheme, bucket, os.getpid(), _s3_options()), path
 
 
 @functools.lru_cache(maxsize=32)
@@ -102,8 +109,8 @@ def bucket_client(url: str) -> tuple[Any, str]:
     Raises:
         UsageError: `hdfs://`, which has no conditional put.
     """
-    parts = urlsplit(url)
-    return _bucket_client(parts.scheme, parts.netloc, os.getpid(), _s3_options()), parts.path.strip("/")
+    scheme, bucket, path = _split(url)
+    return _bucket_client(scheme, bucket, os.getpid(), _s3_options()), path.strip("/")
 
 
 @contextlib.contextmanager

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stores import locations
 from stores.errors import InputError
-from stores.pin_vectors import find_sorted
+from stores.pin_vectors import find_sorted, list_vector_files, open_vector_file
 
 
 def read_topics(folder: str, pin_ids: np.ndarray) -> np.ndarray | None:
@@ -21,25 +20,26 @@ def read_topics(folder: str, pin_ids: np.ndarray) -> np.ndarray | None:
     Raises:
         InputError: no such folder, or a file that cannot be read.
     """
-    try:
-        names = [n for n in locations.list_names(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
-    except OSError as error:
-        raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
-    if not names:
+    folder = locations.absolute(folder)
+    listed = list_vector_files(folder)
+    if not listed:
         raise InputError(f"--pins {folder}: no *.parquet file in it")
     tables = []
-    for name in names:
-        path = locations.join(folder, name)
+    for path in (file.path for file in listed):
         try:
-            if "topic" not in pq.read_schema(locations.open_input(path)).names:
-                return None
-            table = pq.read_table(locations.open_input(path), columns=["pin_id", "topic"], partitioning=None)
-        except (pa.ArrowException, OSError) as error:
+            with open_vector_file(path) as file:
+                pins, topics = (len(file.schema_arrow.get_all_field_indices(name)) for name in ("pin_id", "topic"))
+                if not topics:
+                    return None
+                if (pins, topics) != (1, 1):
+                    raise ValueError("expected one column `pin_id` and one column `topic`")
+                table = file.read(columns=["pin_id", "topic"])
+            topic = table["topic"]
+            if pa.types.is_dictionary(topic.type):
+                topic = topic.cast(topic.type.value_type)
+            tables.append(pa.table({"pin_id": table["pin_id"].cast(pa.int64()), "topic": topic.cast(pa.string())}))
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
-        topic = table["topic"]
-        if pa.types.is_dictionary(topic.type):
-            topic = topic.cast(topic.type.value_type)
-        tables.append(pa.table({"pin_id": table["pin_id"].cast(pa.int64()), "topic": topic.cast(pa.string())}))
     rows = pa.concat_tables(tables).sort_by("pin_id").combine_chunks()
     encoded = rows["topic"].combine_chunks().dictionary_encode()
     encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded

@@ -10,12 +10,17 @@ import pyarrow.parquet as pq
 from stores import locations
 from stores.errors import InputError
 from stores.files import FileEntry, Root
-from stores.footers import check_footer
+from stores.footers import check_footer, find_unreadable, rows_before, why_unreadable
 from stores.ids import bucket_of
+from stores.partitions import LEAVE_ALONE, DataFile, list_visible
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import footer_digest
 
 WIDTH = 256
+VERSION_FILE = "version.json"
+
+# Norms between these are computed in float32 without a square, or a quotient of two, that is 0 or infinite.
+LEAST_NORM, MOST_NORM = 1e-8, 1e8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,51 @@ class VectorSet:
         return self.rows * WIDTH * np.dtype(self.dtype).itemsize
 
 
+def list_vector_files(folder: str) -> list[DataFile]:
+    """The files of a vector set, sorted by name; whatever they are called.
+
+    Raises:
+        InputError: no such folder, no file in it, or an entry that is no file: its vectors would not be read.
+    """
+    try:
+        entries = list_visible(folder)
+    except OSError as error:
+        raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
+    found = []
+    for entry in entries:
+        path = locations.join(folder, entry.name)
+        if entry.kind != "file":
+            raise InputError(
+                f"{path}: not a file, and nothing in it would be read; move its files up, or give it as --pins, or "
+                f"{LEAVE_ALONE}"
+            )
+        if entry.name != VERSION_FILE:
+            found.append(DataFile(path, entry.name, entry.bytes, entry.modified_ns))
+    return found
+
+
+def read_version(folder: str) -> str:
+    """The PinSage version that a vector set says it is of, in `version.json`; a number is taken for its digits.
+
+    Raises:
+        InputError: missing, or no name of a version in it.
+    """
+    path = locations.join(locations.absolute(folder), VERSION_FILE)
+    try:
+        found = json.loads(locations.read_bytes(path))["pinsage_version"]
+    except FileNotFoundError:
+        raise InputError(f'{path}: missing; expected {{"pinsage_version": "..."}}') from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f'{path}: not understood; expected {{"pinsage_version": "..."}}') from None
+    if isinstance(found, int) and not isinstance(found, bool):
+        found = str(found)
+    if not isinstance(found, str) or not found:
+        raise InputError(f'{path}: pinsage_version is {found!r}; expected a name, {{"pinsage_version": "..."}}')
+    return found
+
+
 def describe_vectors(folder: str, expected_version: str) -> VectorSet:
     """Opens every file of a vector set and checks its schema; reads no vector.
 
@@ -59,45 +109,50 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
         InputError: no such folder or no file in it, another PinSage version than the model's, wrong width or type.
     """
     folder = locations.absolute(folder)
-    version_path = locations.join(folder, "version.json")
-    try:
-        names = [n for n in locations.list_names(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
-    except OSError as error:
-        raise InputError(f"--pins {folder}: {error.strerror}; expected a folder of Parquet files") from None
-    try:
-        version = json.loads(locations.read_bytes(version_path))["pinsage_version"]
-    except FileNotFoundError:
-        raise InputError(f'{version_path}: missing; expected {{"pinsage_version": "..."}}') from None
-    except OSError as error:
-        raise InputError(f"{version_path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f'{version_path}: not understood; expected {{"pinsage_version": "..."}}') from None
+    listed = list_vector_files(folder)
+    version = read_version(folder)
     if version != expected_version:
         raise InputError(
-            f"{version_path}: PinSage version {version!r}, the model was trained on {expected_version!r}; another "
-            "version is another space: give --pins of that version, or a --model trained on this one"
+            f"{locations.join(folder, VERSION_FILE)}: PinSage version {version!r}, the model was trained on "
+            f"{expected_version!r}; another version is another space: give --pins of that version, or a --model "
+            "trained on this one"
         )
-    if not names:
+    if not listed:
         raise InputError(f"--pins {folder}: no *.parquet file in it")
-    files = tuple(_describe_file(locations.join(folder, name)) for name in names)
+    files = tuple(_describe_file(file) for file in listed)
     dtypes = sorted({file.dtype for file in files})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
     return VectorSet(version=version, dtype=dtypes[0], files=files)
 
 
-def _describe_file(path: str) -> VectorFile:
+def open_vector_file(path: str) -> pq.ParquetFile:
+    """Opens a file of vectors; checksums of pages are compared.
+
+    Raises:
+        ArrowException, OSError, ValueError: not Parquet, or a footer of impossible counts.
+    """
+    file = pq.ParquetFile(locations.open_input(path), page_checksum_verification=True)
+    check_footer(file.metadata, WIDTH)
+    return file
+
+
+def _describe_file(listed: DataFile) -> VectorFile:
+    path = listed.path
     try:
-        file = pq.ParquetFile(locations.open_input(path))
-        check_footer(file.metadata, WIDTH)
+        file = open_vector_file(path)
         schema = file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not a readable Parquet file ({str(error).splitlines()[0]}); write it again"
+            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again or remove it, or "
+            f"{LEAVE_ALONE}"
         ) from None
     for name in ("pin_id", "vector"):
-        if name not in schema.names:
+        found = len(schema.get_all_field_indices(name))
+        if not found:
             raise InputError(f"{path}: no column {name!r} (it has {', '.join(schema.names)})")
+        if found > 1:
+            raise InputError(f"{path}: {found} columns are called {name!r}; write one of them, under that name")
     if not pa.types.is_integer(schema.field("pin_id").type):
         raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
     kind = schema.field("vector").type
@@ -111,7 +166,7 @@ def _describe_file(path: str) -> VectorFile:
             f"{path}: column 'vector' is {kind.list_size} wide, PinSage is {WIDTH}; give the right vectors"
         )
     dtype = "float16" if values == pa.float16() else "float32"
-    file_version = f"{footer_digest(file.metadata)[:16]}-{locations.modified_ns(path)}"
+    file_version = f"{footer_digest(file.metadata)[:16]}-{listed.modified_ns}"
     return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version)
 
 
@@ -122,15 +177,17 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
         pin_id int64 [N], as stored; vector [N, 256] of the file's dtype.
 
     Raises:
-        InputError: a null or negative id, a null vector, NaN or infinity; names the row.
+        InputError: a null or negative id, or one past 2**63; a null vector, NaN or infinity, or a vector so short or so
+            long that float32 cannot give it a direction; names the row. All zeros is a vector like any other here.
     """
+    wanted = ["pin_id", "vector"]
     try:
-        with pq.ParquetFile(locations.open_input(file.path)) as source:
-            check_footer(source.metadata, WIDTH)
-            first = sum(source.metadata.row_group(g).num_rows for g in range(row_group))
-            rows = source.read_row_group(row_group, columns=["pin_id", "vector"], use_threads=False)
+        with open_vector_file(file.path) as source:
+            first = rows_before(source.metadata, row_group)
+            rows = source.read_row_group(row_group, columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{file.path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
+        why = find_unreadable(lambda: open_vector_file(file.path), row_group, wanted, error)
+        raise InputError(f"{file.path}: row group {row_group} unreadable ({why}); write it again") from None
     ids = rows["pin_id"].combine_chunks()
     column = rows["vector"].combine_chunks()
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
@@ -143,14 +200,26 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
             raise InputError(f"{file.path}: row {first + row}{named}: {what}; correct or leave out the row")
 
     refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
+    refuse(ids.to_numpy() > np.iinfo(np.int64).max, "pin_id does not fit int64")
     pin_ids = ids.cast(pa.int64()).to_numpy()
     refuse(pin_ids < 0, "pin_id is negative")
     refuse(column.is_null().to_numpy(zero_copy_only=False), "vector is null")
     flat = column.flatten()
-    refuse(np.repeat([flat.null_count > 0], len(pin_ids)), "a null inside a vector of this row group")
+    if flat.null_count:
+        holes = flat.is_null().to_numpy(zero_copy_only=False).reshape(len(pin_ids), WIDTH)
+        refuse(holes.any(axis=1), "a null inside the vector")
     vectors = flat.to_numpy().reshape(len(pin_ids), WIDTH)
     refuse(~np.isfinite(vectors).all(axis=1), "vector has NaN or infinity in it")
+    norms = norms_of(vectors)
+    refuse(norms > MOST_NORM, f"the vector's L2 norm is more than {MOST_NORM:g}, too long for float32 to work with")
+    short = (norms < LEAST_NORM) & vectors.any(axis=1)
+    refuse(short, f"the vector's L2 norm is less than {LEAST_NORM:g}, too short for float32 to work with")
     return pin_ids, vectors
+
+
+def norms_of(vectors: np.ndarray) -> np.ndarray:
+    """float64 [N]: the L2 norms of [N, d] vectors, of which no square overflows or is lost."""
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
 
 
 def write_vector_table(

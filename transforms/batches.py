@@ -6,9 +6,14 @@ import numpy as np
 import pyarrow as pa
 
 from stores.ids import bucket_of
+from stores.log_text import used_text
 
 # No shuffled value is larger than this; past about 1 MB engines spill, copy and stall on single records.
 MAX_SHUFFLED_BYTES = 1 << 20
+
+# Every piece of a batch carries the dictionaries of its text columns whole. From this size on they leave too little
+# room for rows, and each piece gets one of the words that it uses.
+_MAX_DICTIONARY_BYTES = MAX_SHUFFLED_BYTES * 3 // 4
 
 
 def split_by_bucket(batch: pa.RecordBatch, buckets: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -31,8 +36,12 @@ def to_ipc(batch: pa.RecordBatch) -> Iterator[bytes]:
     """Packs a batch as Arrow IPC streams of at most `MAX_SHUFFLED_BYTES`, halving it until they fit.
 
     Raises:
-        ValueError: a single row is larger than that.
+        ValueError: a single row is larger than that; `transforms.read_logs` lets none in.
     """
+    dictionaries = [column for column in batch.columns if pa.types.is_dictionary(column.type)]
+    if sum(column.dictionary.nbytes for column in dictionaries) > _MAX_DICTIONARY_BYTES:
+        columns = [used_text(c) if pa.types.is_dictionary(c.type) else c for c in batch.columns]
+        batch = pa.record_batch(columns, schema=batch.schema)
     # Packed first and measured then: how large a batch becomes as IPC, padding and dictionaries included, is known only
     # afterwards, and a value over the limit is what engines stall on.
     sink = pa.BufferOutputStream()

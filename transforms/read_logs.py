@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -11,13 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pinnerformer_model.days import DAY_MS, midnight_ms
+from pinnerformer_model.days import DAY_MS
 from stores import locations
 from stores.erasure import read_erased
 from stores.errors import InputError
 from stores.files import FileEntry, Root
-from stores.logs import COLUMNS, ColumnNames, LogFile, open_log_file
+from stores.log_text import encode_text, is_plain, not_text, readable_text, too_long, used_text
+from stores.logs import COLUMNS, TEXT_COLUMNS, ColumnNames, LogFile, read_row_group
 from stores.names import Counter, Step
+from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.markers import CompletionMarker, write_marker
@@ -27,6 +29,7 @@ from transforms.step_reports import task_report
 
 BATCH_ROWS = 1 << 18
 OLDEST_DAYS = 366
+INT64_MAX = (1 << 63) - 1
 
 # A row is dropped for the first of these that holds.
 REASONS = (
@@ -39,55 +42,102 @@ REASONS = (
     "negative_duration",
     "timestamp_after_partition",
     "timestamp_too_old",
+    "text_too_long",
+    "text_not_utf8",
 )
+ALWAYS_COUNTED = REASONS[:9]  # the others are counted where they occur
+
+
+class OutOfRangeError(ValueError):
+    """An id that no int64 holds.
+
+    Attributes:
+        column: Ours.
+        row: Its number in the batch.
+    """
+
+    def __init__(self, column: str, row: int, value: int):
+        super().__init__(
+            f"{value}; ids must fit int64: write them as int64, hashes by their 64 bits as a signed number"
+        )
+        self.column = column
+        self.row = row
 
 
 def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
-    """Brings a batch of a log file to the schema `ENGAGEMENTS`; NaN durations become null, other nulls stay.
+    """Brings a batch of a log file to the schema `ENGAGEMENTS`; durations that are no number become null.
+
+    NaN and infinity are what a division by zero leaves in a log; other nulls stay.
 
     Raises:
-        pa.ArrowInvalid: a number does not fit the column's type, or a word is not UTF-8.
+        OutOfRangeError: an id past 2**63, of an unsigned column.
     """
     arrays = []
     for name, field in zip(COLUMNS, ENGAGEMENTS, strict=True):
         column = batch[columns.theirs(name)]
-        if name == "timestamp_ms" and pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64())
+        if name == "timestamp_ms":
+            column = to_milliseconds(column)
         elif name == "duration_s":
             column = column.cast(pa.float32(), safe=False)
-            if column.null_count < len(column):
-                column = pc.if_else(pc.is_nan(column), None, column)
-        elif name in ("action", "surface") and column.type != field.type:
-            column = (column.dictionary_decode() if pa.types.is_dictionary(column.type) else column).cast(pa.string())
-            column = column.dictionary_encode()
-        if name in ("action", "surface"):
-            column.dictionary.validate(full=True)  # few words; else it is a later step that meets them, and no file
+            if pc.all(pc.is_finite(column)).as_py() is False:
+                unknown = pc.or_(pc.is_nan(column), pc.equal(column, float("inf")))
+                column = pc.if_else(unknown, None, column)
+        elif name in TEXT_COLUMNS:
+            column = encode_text(column)
+        elif column.type == pa.uint64():
+            _refuse_too_large(name, column)
         arrays.append(column.cast(field.type))
     return pa.record_batch(arrays, schema=ENGAGEMENTS)
+
+
+def to_milliseconds(column: pa.Array) -> pa.Array:
+    """Times as int64 ms since 1970; those past what that holds become the last, or the first, moment that it does."""
+    if pa.types.is_timestamp(column.type):
+        if column.type.unit == "s":
+            most = INT64_MAX // 1000
+            seconds = pc.max_element_wise(pc.min_element_wise(column.cast(pa.int64()), most, skip_nulls=False), -most)
+            seconds = pc.if_else(column.is_null(), None, seconds)
+            return pc.multiply(seconds, 1000)
+        return column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64())
+    if column.type == pa.uint64():
+        return pc.min_element_wise(column, pa.scalar(INT64_MAX, pa.uint64()), skip_nulls=False).cast(pa.int64())
+    return column
+
+
+def _refuse_too_large(name: str, column: pa.Array) -> None:
+    values = column.fill_null(0).to_numpy()
+    bad = np.flatnonzero(values > np.uint64(INT64_MAX))
+    if len(bad):
+        raise OutOfRangeError(name, int(bad[0]), int(values[bad[0]]))
 
 
 def _null(column: pa.Array) -> np.ndarray:
     return column.is_null().to_numpy(zero_copy_only=False)
 
 
-def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date) -> np.ndarray:
+def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date, days: PartitionDays | None = None) -> np.ndarray:
     """Says of every row why it cannot be used.
 
     Args:
         batch: Rows of schema `ENGAGEMENTS`.
         partition: The ingestion date of the rows' file.
+        days: Which moments a partition's day has; by default those of its UTC day.
 
     Returns:
         int8 [N]: an index into `REASONS`, -1 for a good row.
     """
-    end_ms = midnight_ms(partition) + DAY_MS
+    days = days or PartitionDays()
     timestamp = batch["timestamp_ms"].fill_null(0).to_numpy()
+    texts = [batch[name] for name in TEXT_COLUMNS]
+    plain = is_plain(texts)
     tests = {
+        "text_too_long": np.zeros(batch.num_rows, bool) if plain else too_long(texts),
+        "text_not_utf8": np.zeros(batch.num_rows, bool) if plain else not_text(texts),
         **{f"null_{name.removesuffix('_ms')}": _null(batch[name]) for name in COLUMNS if name != "duration_s"},
         "negative_pin_id": batch["pin_id"].fill_null(0).to_numpy() < 0,
         "negative_duration": batch["duration_s"].fill_null(0).to_numpy() < 0,
-        "timestamp_after_partition": timestamp >= end_ms,
-        "timestamp_too_old": timestamp < end_ms - (OLDEST_DAYS + 1) * DAY_MS,
+        "timestamp_after_partition": timestamp >= days.end_ms(partition),
+        "timestamp_too_old": timestamp < days.start_ms(partition) - OLDEST_DAYS * DAY_MS,
     }
     reason = np.full(batch.num_rows, -1, np.int8)
     for index in reversed(range(len(REASONS))):
@@ -118,20 +168,26 @@ def read_batches(group: RowGroup, columns: ColumnNames) -> Iterator[pa.RecordBat
     """Yields the rows of a row group in schema `ENGAGEMENTS`.
 
     Raises:
-        InputError: the file is damaged, or a number is out of range; names the file.
+        InputError: the file is damaged, or an id is out of range; names the file, the column and the row.
     """
+    for _, batch in read_numbered_batches(group, columns):
+        yield batch
+
+
+def read_numbered_batches(group: RowGroup, columns: ColumnNames) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """As `read_batches`, each with the number of its first row in the file."""
     path = group.file.path
-    try:
-        with open_log_file(path, columns) as source:
-            for batch in source.iter_batches(
-                BATCH_ROWS, row_groups=[group.index], columns=[columns.theirs(c) for c in COLUMNS], use_threads=False
-            ):
-                yield normalise(batch, columns)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{path}: row group {group.index} cannot be read ({str(error).splitlines()[0]}); "
-            "the file is damaged, write it again or remove it"
-        ) from error
+    for first, batch in read_row_group(path, group.index, columns, batch_rows=BATCH_ROWS):
+        try:
+            yield first, normalise(batch, columns)
+        except OutOfRangeError as error:
+            theirs = columns.theirs(error.column)
+            raise InputError(f"{path}: column {theirs!r}, row {first + error.row}: {error}") from None
+        except pa.ArrowException as error:
+            rows = f"rows {first} to {first + batch.num_rows - 1}"
+            raise InputError(
+                f"{path}: {rows}: not understood ({str(error).splitlines()[0]}); write them again"
+            ) from error
 
 
 @dataclasses.dataclass
@@ -140,7 +196,7 @@ class ReadCounts:
 
     Attributes:
         counters: rows_read, rows_erased, rows_dropped, bytes_shuffled, and dropped_<reason> for each of `REASONS`.
-        dead: The rows that were dropped, with their `reason`.
+        dead: The rows that were dropped, with their `reason` and `row`, their number in the file from 0 on.
     """
 
     counters: dict[str, int]
@@ -149,7 +205,40 @@ class ReadCounts:
     @classmethod
     def zero(cls) -> "ReadCounts":
         names = (Counter.ROWS_READ, Counter.BYTES_SHUFFLED, Counter.ROWS_ERASED, Counter.ROWS_DROPPED)
-        return cls(dict.fromkeys((*names, *(f"dropped_{reason}" for reason in REASONS)), 0), [])
+        return cls(dict.fromkeys((*names, *(f"dropped_{reason}" for reason in ALWAYS_COUNTED)), 0), [])
+
+    def drop(self, batch: pa.RecordBatch, reason: np.ndarray, first: int, erased_users: np.ndarray) -> None:
+        """Counts the bad rows of a batch and keeps them, but for those of erased users, which are kept nowhere.
+
+        Args:
+            reason: int8 [N], as `find_bad_rows` gives it.
+            first: Number of the batch's first row in its file.
+            erased_users: Sorted int64 ids.
+        """
+        bad = np.flatnonzero(reason >= 0)
+        for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
+            name = f"dropped_{REASONS[index]}"
+            if count or name in self.counters:
+                self.counters[name] = self.counters.get(name, 0) + int(count)
+        self.counters[Counter.ROWS_DROPPED] += len(bad)
+        if len(erased_users):
+            ids = batch["user_id"].take(pa.array(bad))
+            bad = bad[_null(ids) | ~np.isin(ids.fill_null(0).to_numpy(), erased_users)]
+        rows = batch.take(pa.array(bad))
+        if not is_plain([batch[name] for name in TEXT_COLUMNS]):
+            rows = with_text(rows, readable_text)
+        names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
+        table = pa.table(rows).append_column("reason", names)
+        self.dead.append(table.append_column("row", pa.array(first + bad.astype(np.int64))))
+
+
+def with_text(batch: pa.RecordBatch, change: Callable[[pa.DictionaryArray], pa.DictionaryArray]) -> pa.RecordBatch:
+    """A batch of schema `ENGAGEMENTS` with its text columns changed."""
+    columns = [
+        change(column) if name in TEXT_COLUMNS else column
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    ]
+    return pa.record_batch(columns, schema=batch.schema)
 
 
 def read_valid(
@@ -162,20 +251,15 @@ def read_valid(
         counts: Added to as batches are read.
     """
     counters = counts.counters
-    for batch in read_batches(group, columns):
+    for first, batch in read_numbered_batches(group, columns):
         counters[Counter.ROWS_READ] += batch.num_rows
-        reason = find_bad_rows(batch, group.file.date)
+        reason = find_bad_rows(batch, group.file.date, group.file.days)
         if (reason >= 0).any():
-            bad = np.flatnonzero(reason >= 0)
-            for index, count in enumerate(np.bincount(reason[bad], minlength=len(REASONS))):
-                counters[f"dropped_{REASONS[index]}"] += int(count)
-            counters[Counter.ROWS_DROPPED] += len(bad)
-            if len(erased_users):  # counted, and kept nowhere
-                ids = batch["user_id"].take(pa.array(bad))
-                bad = bad[_null(ids) | ~np.isin(ids.fill_null(0).to_numpy(), erased_users)]
-            names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
-            counts.dead.append(pa.table(batch.take(pa.array(bad))).append_column("reason", names))
+            counts.drop(batch, reason, first, erased_users)
             batch = batch.filter(pa.array(reason < 0))
+        if not is_plain([batch[name] for name in TEXT_COLUMNS]):
+            # The dictionaries hold words of rows that were dropped, or that stand in a later batch of the row group.
+            batch = with_text(batch, used_text)
         if len(erased_users):
             erased = np.isin(batch["user_id"].to_numpy(), erased_users)
             counters[Counter.ROWS_ERASED] += int(erased.sum())

@@ -8,10 +8,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from stores.dead_letters import describe_dead_letters
 from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import open_store
 from stores.manifests import Manifest
+from stores.names import Step
 from transforms.gates import ADVICE, read_gate
 from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, PublishTarget
 
@@ -96,14 +98,19 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
         failed = [f"why users failed: {root.path(f'staging/{run}/{STAGED}')}", AGAIN]
     names = ", ".join(gate.name for gate in gates)
     path = f"staging/{run}/checked.json"
-    checked = Manifest.from_json(root.read_json(path), root.path(path)).gates  # those forced have to be named again
-    force = " ".join(f"--force-gate {found['name']}" for found in checked if not found["passed"])
+    checked = Manifest.from_json(root.read_json(path), root.path(path))  # gates forced before have to be named again
+    force = " ".join(f"--force-gate {found['name']}" for found in checked.gates if not found["passed"])
+    dropped = []
+    if any(gate.name == "rows_dropped_share" for gate in gates):
+        counters = checked.counters.get(Step.READ_LOGS, {})
+        dropped = describe_dead_letters(root, f"staging/{run}/dead_letters", counters)
     rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]
     return "\n".join(
         [
             f"release {outcome['release']} was refused by {len(gates)} gate{'s'[: len(gates) != 1]}: {names}; what was "
             "served before is still served",
             *rows,
+            *dropped,
             f"Every gate, with its value: {root.path(path)}",
             *failed,
             "Mend the cause and run the same command again. Or, if it is as it should be, release it as it is:",

@@ -123,6 +123,11 @@ def describe(
     users: float | None = known if everybody and current else None
     if not everybody and rates.active_per_row is not None:
         users = min(known + rows, rates.active_per_row * rows)
+    if inputs.rewritten:
+        days = ", ".join(sorted({str(one.date) for one in inputs.rewritten}))
+        lines.append(
+            ("repaired first", f"{len(inputs.rewritten):,} log files", f"changed since they were read: {days}")
+        )
     ageing = given.settings.ageing
     if users is not None and not everybody and current and ageing.refresh_days:
         due = known * min(1.0, (date - current.day).days / ageing.refresh_days)
@@ -171,7 +176,7 @@ def main(argv: list[str]) -> int:
     current = read_current(root)
     if current is not None and request.date < current.day:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
-    inputs, _ = choose_inputs(request, current)
+    inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
     layout = read_layout(root) or Layout(**given.requested_layout)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")

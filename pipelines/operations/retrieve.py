@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.arguments import Parser, add_json, add_root, add_store, positive
+from pipelines.arguments import Parser, add_json, add_root, add_store, positive, user_id
 from stores.retriever import Retriever
 
 DESCRIPTION = """\
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer retrieve", description=DESCRIPTION)
     add_root(parser)
     add_store(parser, required=True)
-    parser.add_argument("--user", required=True, type=int, metavar="ID", help="whose embedding to look up")
+    parser.add_argument("--user", required=True, type=user_id, metavar="ID", help="whose embedding to look up")
     parser.add_argument("--k", type=positive, default=10, metavar="N", help="how many pins (default %(default)s)")
     parser.add_argument("--exclude-engaged", action="store_true", help="leave out the pins of the user's own history")
     add_json(parser)

@@ -11,14 +11,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.arguments import Parser, add_json, add_root, add_store, seconds
+from pipelines.arguments import Parser, add_json, add_lookback, add_root, add_store, seconds
 from pipelines.operations.alarms import find_alarms
 from pipelines.operations.figures import as_json, summarise
+from stores.errors import InputError
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
 from stores.manifests import Manifest, manifest_path
 from stores.releases import chain, current_release, read_hold
+from stores.rewritten import Rewritten, find_rewritten_logs, refuse_rewritten
 
 DESCRIPTION = """\
 Shows the releases of a root, newest first, and what the key-value store serves.
@@ -73,6 +75,8 @@ class StatusRequest:
 
     Attributes:
         kv: The store to ask; None: none.
+        logs: Whose files are compared with what was read; None: none.
+        lookback: How many partitions of them.
         max_age_s: How old the data that is served may be, with an exit code of 1 on any alarm; None: no alarm.
         as_json: Whether programs read it.
     """
@@ -80,6 +84,8 @@ class StatusRequest:
     root: Root
     kv: str | None
     namespace: str
+    logs: str | None
+    lookback: int
     max_age_s: float | None
     as_json: bool
 
@@ -89,6 +95,10 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
     add_root(parser)
     add_store(parser)
+    parser.add_argument(
+        "--logs", metavar="DIR", help="exit with 1 if log files that were read have changed or gone since"
+    )
+    add_lookback(parser, "as `daily --lookback`, for --logs (default %(default)s)")
     parser.add_argument(
         "--max-age", type=seconds, metavar="30h", help="exit with 1 if the data served is older, or on any alarm"
     )
@@ -103,22 +113,38 @@ def parse(argv: list[str]) -> StatusRequest:
         UsageError: with the line to show.
     """
     found = make_parser().parse_args(argv)
-    return StatusRequest(Root(found.root), found.kv, found.namespace, found.max_age, found.json)
+    return StatusRequest(
+        root=Root(found.root),
+        kv=found.kv,
+        namespace=found.namespace,
+        logs=found.logs,
+        lookback=found.lookback,
+        max_age_s=found.max_age,
+        as_json=found.json,
+    )
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code: 1 if --max-age is given and there is an alarm."""
+    """Runs the command; returns the exit code: 1 on an alarm, if --max-age is given, or where logs were rewritten."""
     request = parse(argv)
     found = describe(request.root, request.kv, request.namespace, request.max_age_s)
+    rewritten: list[Rewritten] = []
+    if request.logs:
+        rewritten = find_rewritten_logs(request.logs, list(chain(request.root)), request.lookback)
+        found["rewritten"] = [{"path": one.name, "what": one.what} for one in rewritten]
     if request.as_json:
         print(as_json(found))
     else:
         _print(found)
-    if request.max_age_s is None or not found["alarms"]:
-        return 0
-    for alarm in found["alarms"]:
+    alarms = [] if request.max_age_s is None else found["alarms"]
+    for alarm in alarms:
         print(f"pinnerformer status: {alarm['name'].replace('_', ' ')}: {alarm['text']}", file=sys.stderr)
-    return 1
+    try:
+        refuse_rewritten(request.logs or "", rewritten)
+    except InputError as error:  # the rest has been said by now
+        print(f"pinnerformer status: {error}", file=sys.stderr)
+        return 1
+    return 1 if alarms else 0
 
 
 def release_table(releases: Sequence[dict[str, Any]], current: str | None, title: str) -> Table:

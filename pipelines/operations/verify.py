@@ -7,15 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, add_root, add_stores, positive
+from pipelines.arguments import Parser, add_lookback, add_root, add_stores, positive
 from stores.erasure import check_erased, find_users, read_erased, read_user_list
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
 from stores.layout import check_layout, require_layout
+from stores.locations import join
 from stores.manifests import Manifest, read_manifest
 from stores.pin_vectors import describe_vectors
-from stores.releases import current_release
+from stores.releases import chain, current_release
+from stores.rewritten import advise, find_rewritten_logs
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.verification import (
@@ -36,7 +38,8 @@ Looks at a release and changes nothing: size and checksum of every file; rows, t
 ids in the indexes and their recall; the files of the releases that a rollback may go to; ROOT/erased. With --kv, what
 the store says of itself, what it answers for users drawn at random (others each time), and how many it has.
 With --model and --pins, the vectors of users drawn at random, made again from their histories by a plain, unbatched
-implementation. With --erased, that nobody in a list is left anywhere.
+implementation. With --logs, that the log files that were read are still what they were. With --erased, that nobody in a
+list is left anywhere.
 
 Exits with 1 if anything is wrong; the first line names the first of it.
 """
@@ -62,6 +65,8 @@ class VerifyRequest:
         this_only: Whether the releases before it are left out.
         model, pins: To make vectors again with; both or none.
         min_cosine: Of a vector made again, to the one stored.
+        logs: Whose files are compared with what was read; None: none.
+        lookback: How many partitions of them.
         erased: A file that lists users who may not be anywhere; None: nobody.
     """
 
@@ -75,6 +80,8 @@ class VerifyRequest:
     model: str | None
     pins: str | None
     min_cosine: float
+    logs: str | None
+    lookback: int
     erased: str | None
 
 
@@ -93,6 +100,8 @@ def make_parser() -> Parser:
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
     text = "of a vector made again, to the one stored (%(default)s)"
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
+    parser.add_argument("--logs", metavar="DIR", help="that what was read of the last --lookback days is what it was")
+    add_lookback(parser, "as `daily --lookback`, for --logs (default %(default)s)")
     parser.add_argument("--erased", metavar="FILE", help="one user id per line: nobody of them may be anywhere")
     return parser
 
@@ -117,6 +126,8 @@ def parse(argv: list[str]) -> VerifyRequest:
         model=found.model,
         pins=found.pins,
         min_cosine=found.min_cosine,
+        logs=found.logs,
+        lookback=found.lookback,
         erased=found.erased,
     )
 
@@ -138,6 +149,9 @@ def main(argv: list[str]) -> int:
     found.note_if_wrong("ROOT/erased", check_erased(root))
     if not files:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
         check_content(request, manifest, stores, found)
+    if request.logs:
+        problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
+        found.note(f"log files read by {release} and before", problems)
     if request.erased:
         check_nobody(root, stores, read_user_list(request.erased), found)
     for store in stores:
@@ -187,6 +201,12 @@ def check_nobody(root: Root, stores: Sequence[KeyValueStore], gone: np.ndarray, 
     if missing:
         problems.append(f"{root.path('erased')}: lacks {missing} of the users; the next delivery brings them back")
     found.note(f"{len(gone):,} erased users", problems + check_absent(stores, gone))
+
+
+def check_logs(logs: str, releases: list[Manifest], lookback: int) -> list[str]:
+    """Log files that the releases read and that have changed or gone since; every footer is looked at."""
+    changed = find_rewritten_logs(logs, releases, lookback, thorough=True)
+    return [f"{join(logs, *one.name.split('/'))}: {one.what}; {advise(changed)}" for one in changed]
 
 
 def digest_of(model: str) -> str:

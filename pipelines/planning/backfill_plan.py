@@ -18,6 +18,7 @@ from stores.logs import InputSelection, LogFile, select_inputs
 from stores.manifests import Manifest, read_manifest
 from stores.names import Counter, Step
 from stores.releases import chain, committed_releases, is_made_by, next_release_id
+from stores.rewritten import files_read
 from transforms.resume import NO_COMPLETED_WORK
 from transforms.run import Instructions, Run, RunFolder
 
@@ -206,7 +207,7 @@ def _select_all(
 ) -> tuple[list[tuple[datetime.date, InputSelection]], str | None]:
     """What every release reads, as far as there is no hole; and the hole."""
     before = list(chain(given.root, base.release)) if base else []
-    already_read: dict[str, object] = {entry["path"]: None for manifest in before for entry in manifest.inputs}
+    already_read = files_read(before)
     first = base.day + DAY if base else bootstrap_from
     selections: list[tuple[datetime.date, InputSelection]] = []
     later: list[LogFile] = []
@@ -222,6 +223,7 @@ def _select_all(
                 min_age_s=request.job.min_age_s,
                 columns=given.columns,
                 allow_missing=frozenset(request.allowed_missing),
+                days=given.settings.days,
             )
         except InputError as error:
             more = ", or say --allow-missing DATE" if isinstance(error, MissingPartitionError) else ""

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pinnerformer_model.checkpoint import load_config, model_digest
+from pinnerformer_model.checkpoint import check_model
 from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.launch.beam_options import worker_threads
 from pipelines.planning.daily_request import NightRequest
@@ -22,8 +22,10 @@ from stores.indexes import IndexParameters
 from stores.layout import Layout, check_layout, open_layout, read_layout
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
+from stores.partitions import PartitionDays
 from stores.pin_vectors import VectorSet, describe_vectors
 from stores.releases import chain, next_release_id, read_current
+from stores.rewritten import files_read
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds
 from transforms.markers import TASKS_VERSION
@@ -41,9 +43,12 @@ class Settings:
     index: IndexParameters
     thresholds: Thresholds
     ageing: Ageing = Ageing()
+    days: PartitionDays = PartitionDays()
 
     def to_json(self) -> dict[str, Any]:
+        days = self.days.to_json()
         return {
+            **({"partition_days": days} if days else {}),
             "token_budget": self.token_budget,
             "join": self.join,
             "index": dataclasses.asdict(self.index),
@@ -81,8 +86,7 @@ def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib
         PinnerFormerError: names the file or flag, and what to do.
     """
     try:
-        model_folder = local_model(request.model)
-        config, digest = load_config(model_folder), model_digest(model_folder)
+        config, digest = check_model(local_model(request.model))
     except ModelError as error:
         raise InputError(str(error)) from None
     vectors = describe_vectors(request.pins, config.pinsage_version)
@@ -98,7 +102,7 @@ def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib
         vectors=vectors,
         model=ModelReference(request.model, digest, request.device, worker_threads(request.beam)),
         config=config,
-        settings=Settings(request.token_budget, join, request.index, request.thresholds, request.ageing),
+        settings=Settings(request.token_budget, join, request.index, request.thresholds, request.ageing, request.days),
         requested_layout=request.requested_layout,
         embed_on=request.embed_on,
     )
@@ -152,7 +156,8 @@ def plan_daily(request: NightRequest) -> DailyPlan:
     root = given.root
 
     def plan_on(previous: Manifest | None) -> DailyPlan:
-        inputs, bootstrap_from = choose_inputs(request, previous)
+        # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
+        inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
         layout = open_layout(root, dict(given.requested_layout))
         run = Run(
             root=root,
@@ -186,11 +191,17 @@ def plan_daily(request: NightRequest) -> DailyPlan:
     return plan_on(current)
 
 
-def choose_inputs(request: NightRequest, previous: Manifest | None) -> tuple[InputSelection, datetime.date]:
+def choose_inputs(
+    request: NightRequest, previous: Manifest | None, *, tolerate_rewritten: bool = False
+) -> tuple[InputSelection, datetime.date]:
     """The log files that a run on top of a release reads, and the first partition of the chain.
+
+    Args:
+        tolerate_rewritten: Hand on the files that changed since they were read, as `select_inputs` does.
 
     Raises:
         UsageError: an empty root, and no word on where to start.
+        RewrittenError: files that were read have changed.
     """
     job, root = request.job, request.job.root
     releases = list(chain(root, previous.release)) if previous else []
@@ -213,9 +224,11 @@ def choose_inputs(request: NightRequest, previous: Manifest | None) -> tuple[Inp
         lookback=job.lookback,
         chain_start=bootstrap_from,
         # Of the whole chain: a file is late as long as no release has read it, however old its partition is.
-        already_read={entry["path"]: None for manifest in releases for entry in manifest.inputs},
+        already_read=files_read(releases),
         min_age_s=job.min_age_s,
         columns=job.columns,
+        days=job.days,
+        tolerate_rewritten=tolerate_rewritten,
     )
     return inputs, bootstrap_from
 

@@ -44,6 +44,8 @@ class NightRequest:
         bootstrap_from: The first day of logs; None if the flags do not say, as they must on an empty root.
         join: `auto`, `broadcast` or `shuffle`.
         broadcast_limit_gib: Up to where `auto` broadcasts.
+        repair_rewritten: Whether log files that changed since they were read are repaired first; else the night is
+            refused.
     """
 
     job: JobRequest
@@ -51,6 +53,7 @@ class NightRequest:
     bootstrap_from: datetime.date | None
     join: str
     broadcast_limit_gib: int
+    repair_rewritten: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,13 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> Parse
         "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root"
     )
     add_publish(flags.where)
+    flags.read.add_argument(
+        "--rewritten-partitions",
+        choices=("refuse", "repair"),
+        default="refuse",
+        help="log files of the lookback that were read and have changed or gone since: refuse the night, or first do "
+        "again what they touched, as a release of its own, as `repair --partition` does (%(default)s)",
+    )
     flags.how.add_argument(
         "--join",
         choices=("auto", "broadcast", "shuffle"),
@@ -95,7 +105,14 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> Parse
 
 def night_request(found: argparse.Namespace, beam: PipelineOptions) -> NightRequest:
     """What the flags of `make_parser` and Beam's say of the night itself."""
-    return NightRequest(job_request(found, beam), found.date, found.bootstrap_from, found.join, found.broadcast_limit)
+    return NightRequest(
+        job=job_request(found, beam),
+        date=found.date,
+        bootstrap_from=found.bootstrap_from,
+        join=found.join,
+        broadcast_limit_gib=found.broadcast_limit,
+        repair_rewritten=found.rewritten_partitions == "repair",
+    )
 
 
 def parse(argv: list[str]) -> DailyRequest:

@@ -11,6 +11,8 @@ from pipelines.arguments import (
     Flags,
     Parser,
     add_columns,
+    add_day_flags,
+    add_lookback,
     add_min_age,
     add_quiet,
     add_root,
@@ -21,6 +23,7 @@ from stores.errors import UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
 from stores.logs import ColumnNames
+from stores.partitions import PartitionDays
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds, read_thresholds
 
@@ -34,6 +37,7 @@ class JobRequest:
         columns: How the logs call their columns.
         lookback: Partitions searched for late files.
         min_age_s: How long a partition without `_SUCCESS` must have been left alone.
+        days: Which moments the days of the partitions have.
         ageing: How long rows, users and vectors last.
         requested_layout: Of `Layout`'s fields, those that the flags say.
         device: `cpu` or `cuda`.
@@ -52,6 +56,7 @@ class JobRequest:
     columns: ColumnNames
     lookback: int
     min_age_s: float
+    days: PartitionDays
     ageing: Ageing
     requested_layout: Mapping[str, Any]
     device: str
@@ -83,10 +88,9 @@ def add_job_flags(parser: Parser) -> JobFlags:
     add_store(where)
     read = parser.add_argument_group("how to read the logs")
     add_columns(read)
-    read.add_argument(
-        "--lookback", type=int, default=7, metavar="DAYS", help="partitions searched for late files (%(default)s)"
-    )
+    add_lookback(read)
     add_min_age(read)
+    add_day_flags(read)
     _add_ageing(
         parser.add_argument_group("how long things last; part of a run's identity, so give a root the same every night")
     )
@@ -144,6 +148,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         columns=ColumnNames.parse(found.column),
         lookback=found.lookback,
         min_age_s=found.min_age,
+        days=PartitionDays(found.max_clock_skew, found.day_offset),
         ageing=Ageing(found.max_history_days, found.max_idle_days, found.refresh_days),
         requested_layout={name: value for name, value in layout.items() if value is not None},
         device=found.device,

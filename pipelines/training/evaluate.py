@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pinnerformer_model.checkpoint import LoadedModel, load_model
+from pinnerformer_model.checkpoint import LoadedModel, check_model, load_model
 from pinnerformer_model.config import ModelError
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
 from pinnerformer_model.evaluation import FREQUENCIES, Figures
@@ -201,6 +201,18 @@ def load_evaluation(
     return evaluation, training, source
 
 
+def refuse_unfit(folder: str) -> None:
+    """Looks at a model before any work begins.
+
+    Raises:
+        InputError: it cannot be used; names the file.
+    """
+    try:
+        check_model(local_model(folder))
+    except ModelError as error:
+        raise InputError(f"--model {error}") from None
+
+
 def open_model(folder: str, data: TrainingData) -> LoadedModel:
     """Loads a model that these timelines can be read with.
 
@@ -291,6 +303,8 @@ def as_json(rows: list[Row], facts: dict[str, str | int]) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Runs the command: measures everything that was asked for and prints it; returns the exit code."""
     request = parse(argv)
+    for folder in request.models:
+        refuse_unfit(folder)
     evaluation, data, topics = load_evaluation(
         request.timelines,
         request.pins,

@@ -1,18 +1,17 @@
 """`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
 
 import dataclasses
-import json
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
 from pipelines.arguments import Parser, add_columns
 from stores import locations
 from stores.errors import InputError, UsageError
-from stores.logs import ColumnNames, list_partitions, open_log_file, parquet_files
+from stores.log_text import encode_text, words_of
+from stores.logs import TEXT_COLUMNS, ColumnNames, open_log_file, read_row_group
+from stores.partitions import list_data_files, list_partitions
+from stores.pin_vectors import read_version
 
 DESCRIPTION = """\
 Writes an untrained model: initial weights from a seed, vocabularies of actions and surfaces as the logs have them.
@@ -26,29 +25,14 @@ def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...],
     Raises:
         InputError: the logs cannot be read.
     """
-    words: dict[str, set[str]] = {"action": set(), "surface": set()}
+    words: dict[str, set[str]] = {name: set() for name in TEXT_COLUMNS}
     for _, folder in sorted(list_partitions(logs).items()):
-        for path in parquet_files(folder):
-            try:
-                with open_log_file(path, columns) as file:
-                    for batch in file.iter_batches(1 << 18, columns=[columns.theirs(name) for name in words]):
-                        for name, found in words.items():
-                            values = pc.unique(batch[columns.theirs(name)])
-                            if pa.types.is_dictionary(values.type):
-                                values = values.dictionary_decode()
-                            found |= {value for value in values.to_pylist() if value is not None}
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
+        for path in (file.path for file in list_data_files(folder)):
+            for index in range(open_log_file(path, columns).num_row_groups):
+                for _, batch in read_row_group(path, index, columns, TEXT_COLUMNS, batch_rows=1 << 18):
+                    for name, found in words.items():
+                        found |= words_of(encode_text(batch[columns.theirs(name)]))
     return tuple(sorted(words["action"])), tuple(sorted(words["surface"]))
-
-
-def read_version(pins: str) -> str:
-    """The PinSage version that a vector set says it is of."""
-    path = locations.join(pins, "version.json")
-    try:
-        return str(json.loads(locations.read_bytes(path))["pinsage_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: {error}; expected {{"pinsage_version": "..."}}, or say --pins DIR') from None
 
 
 @dataclasses.dataclass(frozen=True)

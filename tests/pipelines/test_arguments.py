@@ -6,7 +6,7 @@ import datetime
 import pytest
 
 from pipelines import arguments
-from pipelines.arguments import Parser, date, positive, seconds, share
+from pipelines.arguments import Parser, clock_skew, date, positive, seconds, share, user_id, utc_offset
 from pipelines.cli import COMMANDS, main
 from pipelines.launch.beam_options import parse_flags
 from stores.errors import UsageError
@@ -86,3 +86,25 @@ def test_values():
     for read, text in ((date, "2026-11-31"), (seconds, "90"), (positive, "0"), (share, "1"), (share, "x")):
         with pytest.raises(argparse.ArgumentTypeError, match=text):
             read(text)
+
+
+def refused(read, text: str) -> bool:
+    with pytest.raises(argparse.ArgumentTypeError):
+        read(text)
+    return True
+
+
+def test_clock_skew():
+    assert [clock_skew(text) for text in ("0", "300", "90s", "5m", "1h")] == [0, 300, 90, 300, 3600]
+    assert all(refused(clock_skew, text) for text in ("", "-5", "1.5", "0.5s", "1d", "86400", "5 m", "1e3"))
+
+
+def test_utc_offset():
+    hours = {"0": 0, "-8": -8, "+9": 9, "-8h": -8, "5.5": 5.5, "-03:30": -3.5, "+05:45": 5.75, "14": 14, "-0": 0}
+    assert {text: utc_offset(text) for text in hours} == {text: value * 3600 for text, value in hours.items()}
+    assert all(refused(utc_offset, text) for text in ("", "15", "-14:30", "UTC-8", "8:5", "5.001", "America", "--8"))
+
+
+def test_user_id():
+    assert [user_id(text) for text in ("17", "-5", str((1 << 63) - 1), str(-(1 << 63)))][:2] == [17, -5]
+    assert all(refused(user_id, text) for text in ("", "1_000", "17.9", str(1 << 63), "9" * 5000, "١٧", " 5"))

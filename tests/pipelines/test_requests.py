@@ -15,6 +15,7 @@ from pipelines.planning import backfill_request, daily_request
 from stores.errors import UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
+from stores.partitions import PartitionDays
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds
 from transforms.release import PublishTarget
@@ -84,6 +85,28 @@ def test_daily_and_plan_read_the_same_flags_alike():
     beam = planned.job.beam.get_all_options()
     assert beam == job.beam.get_all_options()
     assert dataclasses.replace(planned, job=dataclasses.replace(planned.job, beam=job.beam)) == night
+
+
+def test_what_the_logs_are_is_said_alike_to_every_job_on_them():
+    flags = ["--day-offset=-8h", "--max-clock-skew=90"]
+    days = PartitionDays(max_clock_skew_s=90, day_offset_s=-8 * 3600)
+    for command in ("backfill", "repair"):
+        assert door(command).parse([*FLAGS[command], *flags]).job.days == days
+        assert door(command).parse(FLAGS[command]).job.days == PartitionDays()
+    assert daily_request.parse([*FLAGS["daily"], *flags]).night.job.days == days
+    assert door("plan").parse([*NIGHT, *flags]).job.days == days
+    assert door("training-data").parse([*FLAGS["training-data"], *flags]).days == days
+
+
+def test_logs_that_were_rewritten_are_refused_unless_the_flag_says_otherwise():
+    words = [[], ["--rewritten-partitions=refuse"], ["--rewritten-partitions=repair"]]
+    assert [door("plan").parse([*NIGHT, *more]).repair_rewritten for more in words] == [False, False, True]
+    dates = ["--partition=2026-11-21", "--partition=2026-11-20", "--partition=2026-11-21"]
+    request = repair.parse([*LOGS, KV, *dates])
+    assert request.partitions == (datetime.date(2026, 11, 20), datetime.date(2026, 11, 21)) and request.users is None
+    for command in ("status", "verify"):
+        request = door(command).parse([*FLAGS[command], "--logs=/logs", "--lookback=3"])
+        assert (request.logs, request.lookback) == ("/logs", 3)
 
 
 def test_where_to_publish_is_said_or_refused_at_the_door():

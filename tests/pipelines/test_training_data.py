@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pinnerformer_model.checkpoint import load_config
 from pipelines import training_data
 from pipelines.cli import main
 from stores.errors import StoreError
 from stores.files import Root
 from stores.ids import uniform_of
+from stores.releases import read_current
 from tests.worlds import (
     ACTIONS,
     SURFACES,
@@ -20,6 +22,7 @@ from tests.worlds import (
     is_valid,
     make_rows,
     make_vectors,
+    midnight,
     order_of,
     write_file,
     write_model,
@@ -234,20 +237,36 @@ def test_rows_that_have_no_vector_at_all_are_said(world, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("job", ["training-data", "daily", "init-model"])
-def test_a_word_that_is_not_utf8_is_of_a_file(world, tmp_path, capsys, job):
-    """Parquet says `string` and holds other bytes: found where the file is known, not in a later step."""
+def test_a_word_that_is_not_utf8_is_of_a_row_of_a_file(world, tmp_path, job):
+    """Parquet says `string` and holds other bytes: found where file and row are known, not in a later step."""
     folder, rows = world
-    path = write_file(str(tmp_path / "logs"), 0, rows[0])
+    good = {"user_id": 3, "pin_id": 1, "timestamp_ms": midnight(0), "action": "repin", "surface": "homefeed"}
+    path = write_file(str(tmp_path / "logs"), 0, [{**rows[0][0], **good, "duration_s": None}, *rows[0][1:]])
     table = pq.read_table(path)
     words = pa.array([b"\xf0(", *(word.encode() for word in table["action"].to_pylist()[1:])], pa.binary())
     pq.write_table(table.set_column(table.schema.get_field_index("action"), "action", words.view(pa.string())), path)
     given = [f"--logs={tmp_path}/logs", f"--pins={folder}/pins"]
-    model = f"--model={folder}/model"
+    model, rule = f"--model={folder}/model", f"--label-rule={folder}/rule.json"
     commands = {
-        "training-data": [*given, model, f"--out={tmp_path}/out", f"--start={day(0)}", f"--end={day(0)}", "--quiet"],
+        "training-data": [
+            *given,
+            model,
+            rule,
+            f"--out={tmp_path}/out",
+            f"--start={day(0)}",
+            f"--end={day(0)}",
+            "--quiet",
+        ],
         "daily": [*given, model, f"--root={tmp_path}/root", f"--date={day(0)}", f"--bootstrap-from={day(0)}"],
         "init-model": [*given, "--preset=tiny", f"--out={tmp_path}/made"],
     }
     more = ["--publish=none", "--quiet"] if job == "daily" else []
-    assert main([job, *commands[job], *more]) == 1
-    assert path in capsys.readouterr().err.splitlines()[0]
+    assert main([job, *commands[job], *more]) == 0
+    if job == "daily":
+        manifest = read_current(Root(f"{tmp_path}/root"))
+        assert manifest.counters["read_logs"]["dropped_text_not_utf8"] == 1
+        letters = pq.read_table(f"{tmp_path}/root/releases/{manifest.release}/dead_letters").to_pylist()
+        dead = [(letter["file"], letter["row"]) for letter in letters if letter["reason"] == "text_not_utf8"]
+        assert dead == [(f"ds={day(0)}/{os.path.basename(path)}", 0)]
+    elif job == "init-model":
+        assert all("\ufffd" not in word for word in load_config(f"{tmp_path}/made").action_vocabulary)

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import boto3
 import obstore
 import pytest
 
@@ -13,6 +14,7 @@ from stores.files import Root
 from stores.lease import LEASE, hold_lease
 from stores.object_files import KEPT_S, cache_folder
 from stores.object_stores import bucket_client
+from stores.partitions import list_data_files
 from stores.releases import current_release, move_current
 from tests.s3_server import running_s3
 from tests.warm import run_python, run_together
@@ -235,3 +237,28 @@ def test_what_is_wrong_with_the_endpoint_is_said_without_the_secret(bucket, monk
     with pytest.raises(FileNotFoundError) as missing_folder:
         locations.list_names(f"{bucket}/no/such/folder")
     assert missing_folder.value.filename == f"{bucket}/no/such/folder"
+
+
+def test_what_a_folder_lists_and_names_with_any_letter(root):
+    """A key may hold `#`, `?` and `%`; a writer marks an empty folder by an object that is called like it."""
+    strange = ["a#1.parquet", "b?c=d.parquet", "e%20f.parquet", "g h+i.parquet"]
+    for name in (*strange, "hour=18/x", "hour=19_$folder$"):
+        root.write_bytes(f"day/{name}", b"" if name.endswith("$") else name.encode())
+    bucket, _, key = root.path("day").removeprefix("s3://").partition("/")
+    for name in ("", "hour=20/"):
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{key}/{name}", Body=b"")  # obstore takes no such key
+    listed = locations.list_entries(root.path("day"))
+    assert [(one.name, one.kind, one.bytes) for one in listed] == [
+        *((name, "file", len(name)) for name in strange),
+        ("hour=18", "folder", 0),
+        ("hour=19_$folder$", "file", 0),
+        ("hour=20", "folder", 0),
+    ]
+    for one in listed[:4]:
+        path = root.path(f"day/{one.name}")
+        assert locations.read_bytes(path) == one.name.encode() and locations.modified_ns(path) == one.modified_ns
+    found = list_data_files(root.path("day"))
+    assert [file.name for file in found] == [*strange, "hour=18/x"]
+    with pytest.raises(FileNotFoundError):
+        locations.list_entries(root.path("night"))
+    assert locations.list_entries(root.path("day/hour=20")) == []
