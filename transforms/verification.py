@@ -90,7 +90,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
     embedded = manifest.parts("pin_embeddings")
     for number, entries in manifest.parts("indexes").items():
         shards = load_shards(root, entries, dim)
-        held = np.sort(np.concatenate([[*shards[0].graph.get_ids_list()], shards[0].twins.pin_id]).astype(np.int64))
+        held = shards[0].pin_ids()
         wanted = read_files(root, embedded.get(number, []), ["pin_id"])["pin_id"].to_numpy()
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)

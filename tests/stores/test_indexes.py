@@ -79,7 +79,7 @@ def test_every_pin_is_found_among_thousands_of_equal_ones():
     ids, vectors = crowded()
     shard, report = build_findable_index(ids, vectors, PARAMETERS)
     assert (report.unfindable, report.rebuilds, report.find_ef) == (0, 0, 64)
-    assert shard.graph.get_current_count() == 403 and len(shard) == 2500
+    assert len(shard.graph) == 403 and len(shard) == 2500
     exact = exact_top_k(vectors.astype(np.float32), ids, vectors, 10)
     found = search_shards([shard], vectors.astype(np.float32), 10, 64)
     assert tie_aware_recall(found, exact) == 1
