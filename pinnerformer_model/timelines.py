@@ -49,7 +49,7 @@ class Timelines:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: events a user."""
+        """int64 [N]: events per user."""
         return np.diff(self.offsets)
 
     def users(self, rows: np.ndarray) -> "Timelines":
@@ -94,6 +94,7 @@ def search_sorted(
         int64 [K]: places in `values`, between start and stop.
     """
     low, high = starts.astype(np.int64), stops.astype(np.int64)
+    # Bisection of all slices in step: as many passes as the longest slice has bits, none of them in Python per user.
     while (open_ := low < high).any():
         middle = (low + high) >> 1
         found = values[np.where(open_, middle, 0)]
@@ -107,7 +108,7 @@ def stops_before(timelines: Timelines, cut_ms: np.ndarray | int, rows: np.ndarra
     """Where a user's events strictly before a moment end.
 
     Args:
-        cut_ms: int64 [K], one a user asked for, or one for all.
+        cut_ms: int64 [K], one per user asked for, or one for all.
         rows: int64 [K], row numbers of users, may repeat; None: every user once.
 
     Returns:

@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: with the nearest flag that there is.
         """
-        if {"-h", "--help"} & set(words):  # whoever asks is told
+        if {"-h", "--help"} & set(words):  # whoever asks is answered
             return
         known = {flag: action for action in self._actions for flag in action.option_strings}
         for word in words:

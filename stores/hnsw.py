@@ -14,7 +14,7 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 
 _CHUNK = 4096
-_HEADER = struct.Struct("<6Q")  # offset, room, pins, bytes a pin, two offsets: what hnswlib makes room by
+_HEADER = struct.Struct("<6Q")  # offset, room, pins, bytes per pin, two offsets: what hnswlib makes room by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,8 @@ class HnswGraph:
             rows: int64 [N], ascending: which of them go in.
         """
         index = hnswlib.Index(space="ip", dim=embeddings.shape[1])
+        # A fixed seed and one thread: levels are drawn at random and links depend on what is there already, so that
+        # only this gives equal bytes.
         index.init_index(max(1, len(rows)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100)
         for start in range(0, len(rows), _CHUNK):  # float32 of a chunk at a time
             part = rows[start : start + _CHUNK]
@@ -101,8 +103,8 @@ class HnswGraph:
         path, local = root.path(entry.path), root.local_copy(entry)
         with open(local, "rb") as file:
             header = file.read(_HEADER.size)
+        # Before `load_index`, which makes whatever room the header asks for: a flipped bit there would take all memory.
         if len(header) == _HEADER.size:
-            # hnswlib takes the room that the header asks for before it looks any further: a damaged one would take all.
             _, room, count, element, _, _ = _HEADER.unpack(header)
             most = entry.bytes // count if count else 1 << 20
             if room != max(1, entry.rows) or count != entry.rows or not 4 * dim <= element <= most:

@@ -21,8 +21,10 @@ from stores.hnsw import HnswGraph, IndexParameters
 from stores.neighbours import TIE, Neighbours, merge_top_k, ordered_top_k
 from stores.tables import part_stem, read_files
 
+# Doubled each time, so that the width kept is at most twice what is needed.
 EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
 FIND_K = 10
+# A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
 _CHUNK = 4096
 
@@ -66,7 +68,7 @@ class BuildReport:
     Attributes:
         find_ef: Smallest `ef` with which a search for each pin's own vector finds it.
         unfindable: Pins that no `ef` of `EF_CANDIDATES` finds.
-        rebuilds: How often the graph was made anew.
+        rebuilds: How often the graph was built again.
     """
 
     find_ef: int
@@ -118,8 +120,12 @@ def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Tw
     """
     if not len(ids):
         return np.empty(0, np.int64), NO_TWINS
+    # By their bytes, as one opaque value per row: float comparison would call -0.0 and 0.0 equal, and would compare 256
+    # columns one by one.
     rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings.shape[1] * embeddings.itemsize)))[:, 0]
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    # `ids` ascend and `unique` gives the first place, so this is the lowest pin_id of each vector, whatever the order
+    # of files.
     twin_of = ids[first[group]]
     others = np.flatnonzero(twin_of != ids)
     others = others[np.lexsort((ids[others], twin_of[others]))]
@@ -146,6 +152,7 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
     Returns:
         The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
     """
+    # Only those that a narrow search missed are searched again, wider: those found at 64 cost nothing more.
     missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
     for ef in EF_CANDIDATES:
         pending, missed = missed, np.empty(0, np.int64)
@@ -154,6 +161,8 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
             vectors = embeddings[rows].astype(np.float32)
             found = _search(shard.graph, vectors, FIND_K, ef, threads=1)
             hit = (found.pin_ids == ids[rows][:, None]).any(axis=1)
+            # A pin whose vector nearly equals others' may be pushed out of the ten by them: whoever asks gets pins as
+            # good.
             hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
             missed = np.concatenate([missed, rows[~hit]])
         if not len(missed):
@@ -174,6 +183,8 @@ def build_findable_index(
         embeddings: float16 or float32 [N, d], unit norm.
     """
     for rebuilds in range(REBUILDS + 1):
+        # Twice the links and twice the candidates: more incoming links make it less likely that a node loses its last
+        # one.
         shard = build_index(ids, embeddings, parameters.with_effort(2**rebuilds))
         find_ef, unfindable = find_pins(shard, ids, embeddings)
         if not unfindable:
@@ -249,10 +260,14 @@ def _add_twins(found: Neighbours, twins: Twins, k: int) -> Neighbours:
         return found
     pins = found.pin_ids.ravel()
     begin = np.searchsorted(twins.twin_of, pins, side="left")
+    # Every pin found stands for itself and its twins. No more of them are laid out than an answer can hold: a crowd may
+    # have thousands.
     count = 1 + np.minimum(np.searchsorted(twins.twin_of, pins, side="right") - begin, k - 1)
     count = count.reshape(found.pin_ids.shape)
     place = np.cumsum(count, axis=1) - count  # of each pin found, among those of its query
     count = np.where(place < k, count, 0)
+    # The twins of all pins of all queries at once: `cell` says whose place is filled, `rank` which of the crowd fills
+    # it; 0 is the pin in the graph.
     cell = np.repeat(np.arange(count.size), count.ravel())
     rank = np.arange(len(cell)) - np.repeat(np.cumsum(count.ravel()) - count.ravel(), count.ravel())
     ids = np.where(rank == 0, pins[cell], twins.pin_id[np.maximum(begin[cell] + rank - 1, 0) % len(twins.pin_id)])
@@ -269,9 +284,10 @@ def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int
 
     Args:
         queries: float32 [Q, d].
-        k: How many pins a query.
+        k: How many pins per query.
         ef: Candidates kept during the search of one shard (Malkov and Yashunin, algorithm 5); at least k is used.
     """
+    # One user's query is not worth starting threads; a batch, as a gate asks it, takes all cores.
     threads = -1 if len(queries) > 16 else 1
     return merge_top_k(
         [_add_twins(_search(shard.graph, queries, k, ef, threads), shard.twins, k) for shard in shards], k

@@ -1,4 +1,4 @@
-"""Builds whole timelines, one row a user, from the log rows of a bucket."""
+"""Builds whole timelines, one row per user, from the log rows of a bucket."""
 
 import dataclasses
 import time
@@ -63,6 +63,8 @@ def build_timelines(
     actions, surfaces = sorted_vocabulary([rows["action"]]), sorted_vocabulary([rows["surface"]])
     engagements = to_engagements(rows, actions, surfaces)
     order = engagements.order()
+    # The order of the histories, and repeats dropped as `merge_histories` drops them: training sees the tokens that
+    # serving does.
     order = order[~engagements.take(order).equals_previous()]
     counters[Counter.ROWS_REPEATED] = rows.num_rows - len(order)
     order = order[::-1]  # the order of the histories backwards: oldest first, users descending
@@ -74,6 +76,7 @@ def build_timelines(
     counters[Counter.ROWS_OUT_OF_VOCABULARY] = int((~known).sum())
     counters[Counter.ROWS_WITHOUT_VECTOR] = int(known.sum()) - len(usable)
 
+    # Reversing put users in descending order; a stable sort by user mends that and keeps the events as they are.
     event = usable[np.argsort(engagements.user_id[order][usable], kind="stable")]
     user_ids, first = np.unique(engagements.user_id[order][event], return_index=True)
     offsets = np.append(first, len(event)).astype(np.int64)
@@ -126,6 +129,8 @@ class BuildTimelines(beam.DoFn):
         vectors = self._vectors.open(tables)
         rows = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
         timelines, counters = build_timelines(rows, self._rules, vectors.rows, self._erased)
+        # By a hash of the id, not by a draw: the same user is held out whatever range of days the timelines are made
+        # of.
         held_out = uniform_of(timelines.user_ids, self._rules.split_salt) < self._rules.evaluation_share
         files = {}
         for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
@@ -154,6 +159,8 @@ class MakeTimelines(beam.PTransform):
     erased_root: Root | None
 
     def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
+        # Everything of a bucket's users in one group: a timeline cannot be built from a part of it. No marker, since no
+        # attempt goes on from another.
         build = BuildTimelines(self.run, self.rules, self.dtype, self.erased_root)
         return (
             chunks

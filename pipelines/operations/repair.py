@@ -162,6 +162,7 @@ def plan_repair(request: RepairRequest) -> DailyPlan:
     releases = list(chain(root))
     inputs = select_again(job.logs, releases, request.partition, given.columns)
     users = users_to_repair(request, current, inputs)
+    # Part of the run's name: another list of users is another run, whose finished tasks are not these.
     listed = hashlib.sha256(users.astype("<i8").tobytes()).hexdigest()
     start = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
     digest = hashlib.sha256((fingerprint(given, current, inputs, start, layout) + listed).encode()).hexdigest()[:12]
@@ -170,6 +171,7 @@ def plan_repair(request: RepairRequest) -> DailyPlan:
         users=f"staging/{name}/users",
         rebuilt_from_ms=midnight_ms(min(inputs.partitions)),
     )
+    # A file and not a field of the run: workers get the run with every bundle, and the list may be millions.
     write_ids(root, repair.users, users)
     run = Run(
         root=root,
