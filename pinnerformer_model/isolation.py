@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pinnerformer_model.inference import UserEncoder
-from pinnerformer_model.sequences import PaddedBatch, Sequences, form_batches, pad_batch
+from pinnerformer_model.sequences import TOKEN_COLUMNS, PaddedBatch, Sequences, form_batches, pad_batch
 
 NOT_FINITE = "the embedding has NaN or infinity in it"
 
@@ -145,7 +145,7 @@ def silence(batch: PaddedBatch, users: np.ndarray) -> PaddedBatch:
     # Zeros in the culprits' tokens, their lengths kept: shape, padding and mask stay those of the healthy batch.
     mask = torch.from_numpy(users)
     changed = {}
-    for name in ("pin_vectors", "action", "surface", "timestamp_ms", "duration_s"):
+    for name in ("pin_vectors", *TOKEN_COLUMNS):
         values = getattr(batch, name).clone()
         values[mask] = 0
         changed[name] = values

@@ -56,6 +56,28 @@ def model_codes(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndar
     return np.concatenate(parts)
 
 
+def token_columns(
+    rows: pa.Table, action_vocabulary: tuple[str, ...], surface_vocabulary: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the towers read of log rows beside their pins: the one place where a column of the log becomes a token's.
+
+    Args:
+        rows: N rows of schema `ENGAGEMENTS`.
+        action_vocabulary, surface_vocabulary: Of the model.
+
+    Returns:
+        `TOKEN_COLUMNS` -> [N], in the types of `Sequences`; bool [N], whether the model knows the row's words.
+    """
+    action, surface = model_codes(rows["action"], action_vocabulary), model_codes(rows["surface"], surface_vocabulary)
+    columns = {
+        "action": action,
+        "surface": surface,
+        "timestamp_ms": rows["timestamp_ms"].to_numpy(),
+        "duration_s": rows["duration_s"].to_numpy(),
+    }
+    return columns, (action >= 0) & (surface >= 0)
+
+
 def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequences, np.ndarray, dict[str, int]]:
     """Turns histories into sequences: the newest `max_sequence_length` USABLE tokens of every user.
 
@@ -71,10 +93,9 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
         tokens, tokens_out_of_vocabulary, tokens_without_vector, users_without_token.
     """
     user_id = rows["user_id"].to_numpy()
-    action = model_codes(rows["action"], config.action_vocabulary)
-    surface = model_codes(rows["surface"], config.surface_vocabulary)
+    columns, in_vocabulary = token_columns(rows, config.action_vocabulary, config.surface_vocabulary)
     # The look-up reads 512 bytes per row from the tables, the vocabulary test nothing: so the words are tested first.
-    known = np.flatnonzero((action >= 0) & (surface >= 0))
+    known = np.flatnonzero(in_vocabulary)
     found, vectors = look_up(rows["pin_id"].to_numpy()[known])
     usable = known[found]
 
@@ -94,17 +115,13 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
         Counter.TOKENS_WITHOUT_VECTOR: len(known) - int(found.sum()),
         Counter.USERS_WITHOUT_TOKEN: len(everyone) - len(with_token),
     }
-    timestamp = rows["timestamp_ms"].to_numpy()
     sequences = Sequences(
         user_ids=with_token,
         offsets=np.r_[0, np.cumsum(np.minimum(length, config.max_sequence_length))].astype(np.int64),
         pin_vectors=vectors,
-        action=action[usable],
-        surface=surface[usable],
-        timestamp_ms=timestamp[usable],
-        duration_s=rows["duration_s"].to_numpy()[usable],
+        **{name: column[usable] for name, column in columns.items()},
     )
-    return sequences, timestamp[start[np.searchsorted(everyone, with_token)]], counters
+    return sequences, columns["timestamp_ms"][start[np.searchsorted(everyone, with_token)]], counters
 
 
 def unpack_slice(chunks: Iterable[tuple[int, bytes]]) -> pa.Table:

@@ -21,7 +21,7 @@ from transforms.batches import from_ipc
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
-from transforms.sequences import model_codes
+from transforms.sequences import token_columns
 from transforms.vector_tables import SharedVectorTable
 
 
@@ -69,9 +69,8 @@ def build_timelines(
     counters[Counter.ROWS_REPEATED] = rows.num_rows - len(order)
     order = order[::-1]  # the order of the histories backwards: oldest first, users descending
 
-    action = model_codes(rows["action"], rules.action_vocabulary)[order]
-    surface = model_codes(rows["surface"], rules.surface_vocabulary)[order]
-    known = (action >= 0) & (surface >= 0)
+    columns, in_vocabulary = token_columns(rows, rules.action_vocabulary, rules.surface_vocabulary)
+    known = in_vocabulary[order]
     pin_row = rows_of(engagements.pin_id[order])
     usable = np.flatnonzero(known & (pin_row >= 0))
     counters[Counter.ROWS_OUT_OF_VOCABULARY] = int((~known).sum())
@@ -81,24 +80,20 @@ def build_timelines(
     event = usable[np.argsort(engagements.user_id[order][usable], kind="stable")]
     user_ids, first = np.unique(engagements.user_id[order][event], return_index=True)
     offsets = np.append(first, len(event)).astype(np.int64)
-    row = order[event]
-    duration = engagements.duration_s[row]
+    tokens = {name: column[order[event]] for name, column in columns.items()}
     positive = find_positives(
         rules.label_rule,
         rules.action_vocabulary,
         rules.surface_vocabulary,
-        action[event],
-        surface[event],
-        duration,
+        tokens["action"],
+        tokens["surface"],
+        tokens["duration_s"],
     )
     timelines = Timelines(
         user_ids=user_ids,
         offsets=offsets,
         pin_row=pin_row[event].astype(np.int32),
-        action=action[event],
-        surface=surface[event],
-        timestamp_ms=engagements.timestamp_ms[row],
-        duration_s=duration,
+        **tokens,
         positive=positive,
     )
     counters |= {Counter.USERS: len(timelines), Counter.EVENTS: len(event), Counter.POSITIVES: int(positive.sum())}

@@ -101,7 +101,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
         shards = load_shards(root, entries, dim)
         # Both parts together must be the embeddings' ids exactly: a pin that is missing is never found, one too many is
         # served.
-        held = np.sort(np.concatenate([[*shards[0].graph.get_ids_list()], shards[0].twins.pin_id]).astype(np.int64))
+        held = shards[0].pin_ids()
         wanted = read_files(root, embedded.get(number, []), ["pin_id"])["pin_id"].to_numpy()
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)
