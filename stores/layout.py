@@ -1,6 +1,7 @@
 """layout.json: what is fixed when a root is made."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import uuid
@@ -9,7 +10,7 @@ from typing import Any
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root
-from stores.upgrades import LAYOUT, read_record
+from stores.upgrades import LAYOUT, fields_of, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +71,27 @@ def read_layout(root: Root) -> Layout | None:
         return None
     try:
         known = {name: value for name, value in found.items() if name != ROOT_ID} if isinstance(found, dict) else found
-        return read_record(LAYOUT, Layout, known, root.path("layout.json"))
+        layout = read_record(LAYOUT, Layout, known, root.path("layout.json"))
+        _check_root_id(found)
+        return layout
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
+
+
+def _new_root_id() -> str:
+    """24 hex digits drawn, and 8 that are computed from them: a flipped bit shows."""
+    drawn = uuid.uuid4().hex[:24]
+    return drawn + hashlib.sha256(drawn.encode()).hexdigest()[:8]
+
+
+def _check_root_id(found: dict[str, Any]) -> None:
+    """Raises ValueError where the id is not as it was written, or its name: then the key that is there is unknown."""
+    root_id, unknown = found.get(ROOT_ID), found.keys() - fields_of(Layout) - {"format", ROOT_ID}
+    if root_id is None and unknown:
+        raise ValueError(f"keys missing or unknown: {sorted({ROOT_ID, *unknown})}")
+    sound = isinstance(root_id, str) and root_id[24:] == hashlib.sha256(root_id[:24].encode()).hexdigest()[:8]
+    if root_id is not None and not sound:
+        raise ValueError(f"{ROOT_ID} is {root_id!r}")
 
 
 def check_layout(root: Root, layout: Layout, made_with: Mapping[str, Any], release: str) -> None:
@@ -117,7 +136,7 @@ def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
     found = read_layout(root)
     if found is None:
         layout = Layout(**asked)
-        root.write_json("layout.json", {**dataclasses.asdict(layout), ROOT_ID: uuid.uuid4().hex})
+        root.write_json("layout.json", {**dataclasses.asdict(layout), ROOT_ID: _new_root_id()})
         return layout
     for name, value in asked.items():
         if value != getattr(found, name):
@@ -149,5 +168,5 @@ def read_root_id(root: Root) -> str:
         found = json.loads(data)
         if isinstance(found.get(ROOT_ID), str):
             return found[ROOT_ID]
-        new = json.dumps({**found, ROOT_ID: uuid.uuid4().hex}, indent=1) + "\n"
+        new = json.dumps({**found, ROOT_ID: _new_root_id()}, indent=1) + "\n"
         root.compare_and_swap("layout.json", data, new.encode())  # whoever is first; then it is read again

@@ -143,8 +143,9 @@ def test_a_loaded_model_brings_no_compiler(tmp_path):
     assert done.stdout == "[]\n", done.stdout + done.stderr
 
 
-def test_the_digest_names_both_files(model, tmp_path):
-    folder = str(tmp_path / "m")
+def test_the_digest_names_both_files(tmp_path):
+    model, folder = str(tmp_path / "first"), str(tmp_path / "m")
+    save_model(model, tiny(), *new_model(tiny(), seed=3))
     save_model(folder, tiny(), *new_model(tiny(), seed=3))
     assert model_digest(folder) == model_digest(model)  # the same seed, the same bytes
     path = os.path.join(folder, "config.json")
