@@ -10,7 +10,7 @@ from typing import Any
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root
-from stores.upgrades import LAYOUT, fields_of, read_record
+from stores.upgrades import LAYOUT, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,10 @@ def _new_root_id() -> str:
 
 def _check_root_id(found: dict[str, Any]) -> None:
     """Raises ValueError where the id is not as it was written, or its name: then the key that is there is unknown."""
-    root_id, unknown = found.get(ROOT_ID), found.keys() - fields_of(Layout) - {"format", ROOT_ID}
-    if root_id is None and unknown:
-        raise ValueError(f"keys missing or unknown: {sorted({ROOT_ID, *unknown})}")
+    root_id = found.get(ROOT_ID)
+    damaged = [name for name in found if sum(a != b for a, b in zip(name, ROOT_ID, strict=False)) == 1]
+    if root_id is None and any(len(name) == len(ROOT_ID) for name in damaged):
+        raise ValueError(f"keys missing or unknown: {[ROOT_ID, *damaged]}")
     sound = isinstance(root_id, str) and root_id[24:] == hashlib.sha256(root_id[:24].encode()).hexdigest()[:8]
     if root_id is not None and not sound:
         raise ValueError(f"{ROOT_ID} is {root_id!r}")
