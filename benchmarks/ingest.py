@@ -24,8 +24,10 @@ from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from benchmarks.measuring import alternate, median_ratio, wall
+from pinnerformer_model.config import preset
 from pinnerformer_model.days import DAY_MS, midnight_ms
 from pipelines.cli import main as pinnerformer
+from pipelines.synthetic.world import ACTIONS, SURFACES
 from stores.files import Root
 from stores.layout import Layout, open_layout
 from stores.logs import ColumnNames, describe_files
@@ -40,6 +42,7 @@ from transforms.step_reports import StepReport
 
 START = datetime.date(2026, 11, 1)
 HISTORY_LENGTH = 256
+CONFIG = preset("tiny", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="synth-1")
 PLAIN = pa.schema(
     [
         ("user_id", pa.int64()),
@@ -86,7 +89,7 @@ class Columnar:
             rows = (
                 pipeline | beam.Create(groups) | "ReadLogs" >> ReadLogs(run, ColumnNames.parse([]), layout.user_buckets)
             )
-            histories = rows.main | "UpdateHistories" >> UpdateHistories(run)
+            histories = rows.main | "UpdateHistories" >> UpdateHistories(run, CONFIG)
             _ = (
                 (rows[REPORTS], histories[REPORTS])
                 | beam.Flatten()

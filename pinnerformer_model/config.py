@@ -1,6 +1,7 @@
 """What a model is: sizes, vocabularies, label rule, and the space its pin vectors live in."""
 
 import dataclasses
+import datetime
 import json
 from typing import Any
 
@@ -20,6 +21,7 @@ PAPER_LABEL_RULE: dict[str, Any] = {
 
 
 MAX_SIZE = 1 << 20
+TRAINING = ("until", "split_salt", "evaluation_share")  # fields that say what a training saw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,10 @@ class ModelConfig:
         dtype: Of the stored weights; float32 is the only one.
         dropped_features: Of `FEATURES`, those that the user tower takes for zero: for ablations. Left out of
             `config.json` when there is none.
+        until: Training saw what was before this UTC day, "2026-11-01"; empty where nobody says, and of initial weights.
+        split_salt, evaluation_share: Which users training did not see: those with `uniform_of(id, split_salt)` below
+            the share; a share of 0 where that cannot be said of everybody that trained it. These three are left out
+            of `config.json` where `until` is empty, so that older models keep their digests.
     """
 
     hidden_size: int
@@ -60,6 +66,9 @@ class ModelConfig:
     pin_vector_dim: int = PIN_VECTOR_DIM
     dtype: str = "float32"
     dropped_features: tuple[str, ...] = ()
+    until: str = ""
+    split_salt: int | None = None
+    evaluation_share: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -84,12 +93,38 @@ class ModelConfig:
             raise ModelError(f"pinsage_version must be a name, got {self.pinsage_version!r}")
         if not isinstance(self.label_rule, dict) or set(self.label_rule) != {"surfaces", "actions"}:
             raise ModelError('label_rule must be {"surfaces": [...], "actions": {action: min seconds}}')
+        self._check_training()
+
+    def _check_training(self) -> None:
+        """Raises ModelError where what is said of the training is not of its form."""
+        try:
+            datetime.date.fromisoformat(self.until or "2026-11-01")
+        except (TypeError, ValueError):
+            raise ModelError(f"until must be a day like 2026-11-01, got {self.until!r}") from None
+        if self.split_salt is not None and (not isinstance(self.split_salt, int) or isinstance(self.split_salt, bool)):
+            raise ModelError(f"split_salt must be a whole number, got {self.split_salt!r}")
+        share = self.evaluation_share
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
+            raise ModelError(f"evaluation_share must be a share in [0, 1), got {share!r}")
+
+    def trained(self, until: datetime.date, split_salt: int | None, evaluation_share: float) -> "ModelConfig":
+        """The config of a model whose training sees what was before a day, and not the users held out.
+
+        Of one that was trained before, on another split of the users, nobody is known to be unseen: a share of 0.
+        """
+        if self.until and (self.split_salt, self.evaluation_share) != (split_salt, evaluation_share):
+            evaluation_share = 0.0
+        latest = max(self.until, until.isoformat())
+        return dataclasses.replace(self, until=latest, split_salt=split_salt, evaluation_share=evaluation_share)
 
     def to_json(self) -> str:
         """JSON text with sorted keys: equal configs give equal bytes."""
         found = dataclasses.asdict(self)
         if not self.dropped_features:
             del found["dropped_features"]
+        if not self.until:
+            for name in TRAINING:
+                del found[name]
         return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -106,7 +141,7 @@ class ModelConfig:
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}
-        missing = names - set(found) - {"dropped_features"}
+        missing = names - set(found) - {"dropped_features", *TRAINING}
         if missing:
             raise ModelError(f"missing keys: {', '.join(sorted(missing))}")
         if set(found) - names:

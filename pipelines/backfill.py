@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.daily_finish import canary_check, finish_run, manifest_header
+from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
@@ -31,6 +31,7 @@ from stores.releases import current_release, move_current, read_current, refuse_
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
+from transforms.hindsight import HindsightCheck
 from transforms.markers import discard_staged, read_markers
 from transforms.publish import PublishTarget, publish
 from transforms.read_logs import RowGroup, row_groups
@@ -128,6 +129,7 @@ def define_pipeline(
             reports=beam.pvalue.AsDict(reports),
             pins=beam.pvalue.AsSingleton(pins),
             canaries=canary_check(given),
+            hindsight=hindsight_check(given),
             tables=beam.pvalue.AsList(tables),
         )
     )
@@ -150,6 +152,7 @@ def finish_days(
     reports: dict[int, dict[Step, StepReport]],
     pins: dict[Step, StepReport],
     canaries: CanaryCheck,
+    hindsight: HindsightCheck,
     tables: list[FileEntry],
 ) -> str:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
@@ -165,7 +168,7 @@ def finish_days(
         # A sum of the days' times is then the time of the range; the work was done once.
         of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
-        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, tables)
+        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, hindsight, tables)
         if outcome != COMMITTED:
             break
     return outcome

@@ -1,4 +1,4 @@
-"""How every job that makes releases ends: canaries, the staged manifest, then check, commit and publish."""
+"""How every job that makes releases ends: canaries, look back, the staged manifest, then check, commit and publish."""
 
 import dataclasses
 from typing import Any
@@ -12,6 +12,9 @@ from stores.tables import TABLES
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.gates import Thresholds
 from transforms.gates.drift import HISTOGRAM
+from transforms.gates.hindsight import HINDSIGHT
+from transforms.gates.rhythm import HOURS
+from transforms.hindsight import HindsightCheck
 from transforms.release import PublishTarget, check_commit_publish, write_staged
 from transforms.run import Run
 from transforms.step_reports import StepReport
@@ -20,6 +23,11 @@ from transforms.step_reports import StepReport
 def canary_check(given: JobInputs) -> CanaryCheck:
     """Looks at the canaries with the model and the vectors of a job."""
     return CanaryCheck(given.model, given.vectors.dtype, given.settings.token_budget)
+
+
+def hindsight_check(given: JobInputs) -> HindsightCheck:
+    """Looks back at the release before with the model and the vectors of a job."""
+    return HindsightCheck(given.model, given.vectors.dtype, given.settings.token_budget)
 
 
 def manifest_header(plan: DailyPlan) -> dict[str, Any]:
@@ -46,9 +54,10 @@ def finish_run(
     target: PublishTarget | None,
     reports: dict[Step, StepReport],
     canaries: CanaryCheck | CachedCanaryCheck,
+    hindsight: HindsightCheck,
     tables: list[FileEntry],
 ) -> str:
-    """Looks at the canaries, writes the staged manifest and runs check -> commit -> publish.
+    """Looks at the canaries and back at the last release, writes the staged manifest, runs check -> commit -> publish.
 
     Args:
         header: From `manifest_header`.
@@ -60,6 +69,7 @@ def finish_run(
     # The last step may run on a machine that ran no other: it looks for itself.
     run.check_root()
     reports = {**reports, Step.CHECK_CANARIES: canaries.measure(run, tables, reports)}
+    reports[Step.LOOK_BACK], looked_back = hindsight.measure(run, tables, reports)
     files: dict[str, list] = {table: [] for table in TABLES}
     for report in reports.values():
         for table, entries in report.files.items():
@@ -75,7 +85,11 @@ def finish_run(
         inputs=header["inputs"],
         settings=header["settings"],
         counters={step_name: dict(sorted(r.counters.items())) for step_name, r in sorted(reports.items())},
-        statistics={HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, [])},
+        statistics={
+            HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, []),
+            HOURS: reports[Step.READ_LOGS].histograms.get(HOURS, []) if Step.READ_LOGS in reports else [],
+            HINDSIGHT: looked_back,
+        },
         gates=[],
         timings={step_name: r.seconds for step_name, r in sorted(reports.items())},
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),

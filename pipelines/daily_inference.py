@@ -6,7 +6,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.daily_finish import canary_check, finish_run, manifest_header
+from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header
 from pipelines.launch.daily_launch import Define, execute, submit
 from pipelines.operations.outcomes import open_target, raise_for_outcome
 from pipelines.operations.summary import print_summary
@@ -43,7 +43,9 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> read
     # Reads every bucket's histories, 28 bytes per row, and rewrites those that changed. It stands before the join
     # because it says who is active: nobody else's rows travel on.
-    histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
+    histories = rows.main | "UpdateHistories" >> UpdateHistories(
+        run, given.config, done.histories.keys(), done.open_buckets()
+    )
     # A vector is 512 bytes beside a row of 28. So it is fetched late, for active users only, and not shuffled at all
     # where workers can map the tables.
     joined = histories["main"] | "JoinPinVectors" >> on_embedding_workers(
@@ -80,6 +82,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
             target=target,
             reports=beam.pvalue.AsSingleton(reports),
             canaries=canary_check(given),
+            hindsight=hindsight_check(given),
             tables=beam.pvalue.AsList(tables),
         )
     )

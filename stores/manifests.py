@@ -36,7 +36,8 @@ class Manifest:
         dropped: Tables whose files were removed by `gc`; they are empty here. What was read, counted and checked stays.
         revision: Raised where `gc` or `erase` wrote the manifest again.
         format: `FORMAT` of the version that wrote it.
-        statistics: Distributions that the next releases are compared with: name -> counts per bin.
+        statistics: What the next releases are compared with: distributions, name -> counts per bin; `hindsight`, the
+            look back at the release before; `cannot_see`, gates that could not tell and why.
         extra: Keys that a newer version wrote and this one does not know; written again with the others.
         extra_of_files: Likewise of the files: path -> keys. They go with the file: where one is written again, its
             successor has another path.
@@ -53,7 +54,7 @@ class Manifest:
     gates: list[dict[str, Any]]
     timings: dict[str, float]
     retry_users: list[int]
-    statistics: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    statistics: dict[str, Any] = dataclasses.field(default_factory=dict)
     dropped: list[str] = dataclasses.field(default_factory=list)
     revision: int = 1
     format: int = FORMAT

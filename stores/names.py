@@ -20,6 +20,7 @@ class Step(enum.StrEnum):
     EMBED_PINS = "embed_pins"
     BUILD_INDEXES = "build_indexes"
     CHECK_CANARIES = "check_canaries"
+    LOOK_BACK = "look_back"
     REPLAY_BUCKETS = "replay_buckets"
     BUILD_TIMELINES = "build_timelines"
     FINISH = "finish"
@@ -41,6 +42,8 @@ class Counter(enum.StrEnum):
     ROWS_EXPIRED = "rows_expired"
     ROWS_KEPT = "rows_kept"
     USERS = "users"  # of merge_snapshot and build_timelines too
+    ROWS_ADDED = "rows_added"  # new in the histories
+    ROWS_OUT_OF_VOCABULARY = "rows_out_of_vocabulary"  # of them; of build_timelines too
     USERS_CHANGED = "users_changed"
     USERS_DUE = "users_due"
     USERS_ACTIVE = "users_active"
@@ -76,9 +79,12 @@ class Counter(enum.StrEnum):
     # check_canaries
     CANARIES = "canaries"
     CANARY_PINS = "canary_pins"
+    # look_back
+    ACTS = "acts"
+    USERS_FORESIGHT = "users_foresight"
+    USERS_CONSISTENCY = "users_consistency"
     # build_timelines
     ROWS = "rows"
-    ROWS_OUT_OF_VOCABULARY = "rows_out_of_vocabulary"
     ROWS_WITHOUT_VECTOR = "rows_without_vector"
     EVENTS = "events"
     POSITIVES = "positives"

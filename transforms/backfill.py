@@ -25,6 +25,7 @@ from stores.names import Counter, Step
 from stores.row_pieces import read_pieces
 from stores.schemas import ENGAGEMENTS, user_embeddings_schema
 from stores.tables import part_stem, read_files
+from transforms.acts import VECTORS, write_acts, write_vectors
 from transforms.backfill_rows import Staged, of_day
 from transforms.batches import from_ipc
 from transforms.embed_users import embed_slice, slice_reports
@@ -183,13 +184,15 @@ def replay_day(
     """
     started = time.perf_counter()
     retry = np.array(state.retry, np.int64)
-    updated = update_bucket(run, bucket, hand.histories, list(state.histories), new, retry)
+    before = hand.histories
+    updated = update_bucket(run, bucket, before, list(state.histories), new, retry)
     # The whole saving of a backfill: tomorrow's `old` is in memory, and is not read, checked and decoded again.
     hand.histories = updated.rows
     slices = list(cut_slices(updated.rows, updated.active))
-    counters = {**updated.counters, Counter.SLICES: len(slices)}
+    acts, staged, counted = write_acts(run, bucket, updated.added, before, context.config)
+    counters = {**updated.counters, **counted, Counter.SLICES: len(slices)}
     run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-    reports = {Step.UPDATE_HISTORIES: task_report(started, counters, files={"histories": updated.entries})}
+    reports = {Step.UPDATE_HISTORIES: task_report(started, counters, files={"histories": updated.entries, **staged})}
     schema = user_embeddings_schema(context.config.embedding_dim)
     embedded = [schema.empty_table()]
     for number, piece in slices:
@@ -206,6 +209,7 @@ def replay_day(
         (schema.empty_table(), []) if run.instructions.everyone_active else (hand.snapshot, list(state.embeddings))
     )
     merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded))
+    merged.report.files[VECTORS] = [write_vectors(run, bucket, acts, hand.snapshot, merged.rows)]
     hand.snapshot = merged.rows
     reports[Step.MERGE_SNAPSHOT] = merged.report
     return reports

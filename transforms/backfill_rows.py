@@ -12,6 +12,7 @@ from stores.logs import ColumnNames
 from stores.names import Counter, Step
 from stores.row_pieces import list_buckets, write_pieces
 from transforms.batches import split_by_bucket, to_ipc
+from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker
 from transforms.read_logs import ReadCounts, RowGroup, read_valid, write_dead_letters
 from transforms.report_outputs import REPORTS, tagged
@@ -54,7 +55,7 @@ class SpoolRows(beam.DoFn):
         entry = write_pieces(run.root, f"{run.staging}/rows", group.task, pieces, kept)
         files = {"dead_letters": write_dead_letters(run, group, counts.dead)}
         run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
-        done = task_report(started, counters, files=files)
+        done = task_report(started, counters, files=files, histograms={HOURS: counts.hours.tolist()})
         write_marker(
             run.root, run.staging, Step.READ_LOGS, group.task, CompletionMarker({Step.READ_LOGS: done}, [entry])
         )

@@ -8,11 +8,13 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from pinnerformer_model.config import ModelConfig
 from stores.files import FileEntry
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from stores.tables import part_stem, read_files, write_part, write_rows
+from transforms.acts import write_acts
 from transforms.batches import from_ipc, to_ipc
 from transforms.engagements import Engagements, sorted_vocabulary, to_engagements, to_table
 from transforms.markers import CompletionMarker, write_marker
@@ -36,11 +38,13 @@ class Merged:
         rows: Every kept row, in the order of the histories; None if nothing changed.
         changed: Sorted int64 ids of the users whose kept history changed.
         counters: rows_new, rows_repeated (equal to a row already there), rows_past_length (older than what is kept).
+        added: The rows that are new in them, in their order.
     """
 
     rows: pa.Table | None
     changed: np.ndarray
     counters: dict[str, int]
+    added: pa.Table = dataclasses.field(default_factory=ENGAGEMENTS.empty_table)
 
 
 def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged:
@@ -89,7 +93,8 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     # No user is in both, so that a merge by user alone gives the order of the histories.
     rest = before.take(~touched)
     source = merge_order(rest.user_id, work.user_id)
-    return Merged(to_table(Engagements.concat([rest, work]).take(source), actions, surfaces), changed, counters)
+    merged = to_table(Engagements.concat([rest, work]).take(source), actions, surfaces)
+    return Merged(merged, changed, counters, to_table(work.take(is_new), actions, surfaces))
 
 
 def drop_older(rows: pa.Table, oldest_ms: int) -> tuple[pa.Table, np.ndarray]:
@@ -146,12 +151,14 @@ class UpdatedBucket:
         entries: The files that hold them: new ones, or the old ones if nothing changed.
         active: Sorted int64 ids of the users to embed.
         counters: What happened.
+        added: The night's rows that are new in its histories, in their order.
     """
 
     rows: pa.Table
     entries: list[FileEntry]
     active: np.ndarray
     counters: dict[str, int]
+    added: pa.Table
 
 
 def update_bucket(
@@ -199,14 +206,15 @@ def update_bucket(
         Counter.USERS_DUE: len(due),
         Counter.USERS_ACTIVE: len(active),
     }
-    return UpdatedBucket(rows, entries, active, counters)
+    return UpdatedBucket(rows, entries, active, counters, merged.added)
 
 
 class UpdateBucket(beam.DoFn):
     """(bucket, IPC chunks) -> ((bucket, slice), (index, IPC chunk)) of active users' histories; writes the bucket."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, config: ModelConfig):
         self._run = run
+        self._config = config
 
     def setup(self):
         self._run.check_root()
@@ -235,8 +243,10 @@ class UpdateBucket(beam.DoFn):
             slices += 1
             for index, chunk in enumerate(to_ipc(piece)):
                 yield (bucket, number), (index, chunk)
+        _, acts, counted = write_acts(run, bucket, updated.added, old, self._config)
         run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-        done = task_report(started, {**updated.counters, Counter.SLICES: slices}, files={"histories": updated.entries})
+        counters = {**updated.counters, **counted, Counter.SLICES: slices}
+        done = task_report(started, counters, files={"histories": updated.entries, **acts})
         # Who is active cannot be seen in the histories, and a run that goes on must cut the same slices from them.
         staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
         write_marker(
@@ -292,11 +302,13 @@ class UpdateHistories(beam.PTransform):
     Input: (bucket, Arrow IPC bytes). Output: `main`, ((bucket, slice), (index, Arrow IPC bytes)), and `reports`.
 
     Attributes:
+        config: Of the model.
         finished: Buckets that an earlier attempt of the run brought up to date.
         open: Those of them that have slices to embed.
     """
 
     run: Run
+    config: ModelConfig
     finished: Collection[int] = ()
     open: Sequence[OpenBucket] = ()
 
@@ -311,7 +323,7 @@ class UpdateHistories(beam.PTransform):
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
-            | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run)).with_outputs(REPORTS, main="main")
+            | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run, self.config)).with_outputs(REPORTS, main="main")
         )
         # Beside, and not through, the group above: a finished bucket needs no rows, its slices are cut from its files.
         reopened = (

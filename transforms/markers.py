@@ -14,7 +14,16 @@ from transforms.step_reports import StepReport
 TASKS_VERSION = 1
 
 # Under a run's folder: what one task leaves for another, and no release keeps.
-STAGED_FOLDERS = ("active", "embedded", "rows", "vector_pieces", "vectors")
+STAGED_FOLDERS = (
+    "active",
+    "acts",
+    "asked_histories",
+    "asked_vectors",
+    "embedded",
+    "rows",
+    "vector_pieces",
+    "vectors",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +80,22 @@ def read_markers(root: Root, folder: str, step: str) -> dict[str, CompletionMark
     """
     found = {}
     for name in root.list(_folder(folder, step)):
-        try:
-            marker = CompletionMarker.from_json(root.read_json(f"{_folder(folder, step)}/{name}"))
-        except (StoreError, FileNotFoundError, TypeError, ValueError, KeyError, AttributeError):
-            continue
-        # Size and not sha256: whoever reads such a file checks its digest; to hash all of them here would read the
-        # run's output twice.
-        if all(root.size(entry.path) == entry.bytes for entry in marker.files()):
-            found[name.removesuffix(".json")] = marker
+        task = name.removesuffix(".json")
+        marker = read_marker(root, folder, step, task)
+        if marker is not None:
+            found[task] = marker
     return found
+
+
+def read_marker(root: Root, folder: str, step: str, task: str) -> CompletionMarker | None:
+    """The marker of one task; None where there is none that counts, as `read_markers` has it."""
+    try:
+        marker = CompletionMarker.from_json(root.read_json(f"{_folder(folder, step)}/{task}.json"))
+    except (StoreError, FileNotFoundError, TypeError, ValueError, KeyError, AttributeError):
+        return None
+    # Size and not sha256: whoever reads such a file checks its digest; to hash all of them here would read the run's
+    # output twice.
+    return marker if all(root.size(entry.path) == entry.bytes for entry in marker.files()) else None
 
 
 def discard_staged(root: Root, folder: str) -> None:

@@ -22,6 +22,7 @@ from stores.names import Counter, Step
 from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import split_by_bucket, to_ipc
+from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Repair, RunFolder
@@ -197,15 +198,19 @@ class ReadCounts:
     Attributes:
         counters: rows_read, rows_erased, rows_dropped, bytes_shuffled, and dropped_<reason> for each of `REASONS`.
         dead: The rows that were dropped, with their `reason` and `row`, their number in the file from 0 on.
+        hours: int64 [26], good rows by the hour of their partition's day, as `count_hours` counts them.
     """
 
     counters: dict[str, int]
     dead: list[pa.Table]
+    hours: np.ndarray
 
     @classmethod
     def zero(cls) -> "ReadCounts":
         names = (Counter.ROWS_READ, Counter.BYTES_SHUFFLED, Counter.ROWS_ERASED, Counter.ROWS_DROPPED)
-        return cls(dict.fromkeys((*names, *(f"dropped_{reason}" for reason in ALWAYS_COUNTED)), 0), [])
+        return cls(
+            dict.fromkeys((*names, *(f"dropped_{reason}" for reason in ALWAYS_COUNTED)), 0), [], np.zeros(26, np.int64)
+        )
 
     def drop(self, batch: pa.RecordBatch, reason: np.ndarray, first: int, erased_users: np.ndarray) -> None:
         """Counts the bad rows of a batch and keeps them, but for those of erased users, which are kept nowhere.
@@ -241,6 +246,19 @@ def with_text(batch: pa.RecordBatch, change: Callable[[pa.DictionaryArray], pa.D
     return pa.record_batch(columns, schema=batch.schema)
 
 
+def count_hours(timestamp_ms: np.ndarray, midnight_ms: int) -> np.ndarray:
+    """Counts rows by the hour, so that a shift, a missing hour and times without hours show.
+
+    Args:
+        midnight_ms: When the partition's day begins.
+
+    Returns:
+        int64 [26]: rows before the partition's day, in each of its 24 hours, and after it.
+    """
+    hour = (timestamp_ms - midnight_ms) // (DAY_MS // 24)
+    return np.bincount(np.clip(hour, -1, 24) + 1, minlength=26)
+
+
 def read_valid(
     group: RowGroup, columns: ColumnNames, erased_users: np.ndarray, counts: ReadCounts
 ) -> Iterator[pa.RecordBatch]:
@@ -264,6 +282,7 @@ def read_valid(
             erased = np.isin(batch["user_id"].to_numpy(), erased_users)
             counters[Counter.ROWS_ERASED] += int(erased.sum())
             batch = batch.filter(pa.array(~erased))
+        counts.hours += count_hours(batch["timestamp_ms"].to_numpy(), group.file.days.start_ms(group.file.date))
         yield batch
 
 
@@ -325,7 +344,8 @@ class ReadAndPartition(beam.DoFn):
                         yield bucket, chunk
         files = write_dead_letters(self._run, group, counts.dead)
         self._run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
-        done = task_report(started, counters, files={"dead_letters": files})
+        histograms = {HOURS: counts.hours.tolist()}
+        done = task_report(started, counters, files={"dead_letters": files}, histograms=histograms)
         write_marker(
             self._run.root, self._run.staging, Step.READ_LOGS, group.task, CompletionMarker({Step.READ_LOGS: done})
         )

@@ -22,7 +22,17 @@ from stores.releases import (
     refuse_held,
 )
 from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
-from transforms.gates import COMPARED, GATES, Gate, StagedRelease, Thresholds, check_gates, read_gate
+from transforms.gates import (
+    CANNOT_SEE,
+    COMPARED,
+    GATES,
+    Gate,
+    StagedRelease,
+    Thresholds,
+    blind_gates,
+    check_gates,
+    read_gate,
+)
 from transforms.gates.recall import index_settings
 from transforms.markers import discard_staged
 from transforms.publish import PublishTarget, publish
@@ -77,6 +87,7 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
         manifest,
         gates=[dataclasses.asdict(gate) for gate in gates],
         settings={**manifest.settings, "index": index},
+        statistics={**manifest.statistics, CANNOT_SEE: blind_gates(GATES, staged)},
         timings={**manifest.timings, "check": time.perf_counter() - started},
     )
 

@@ -15,8 +15,9 @@ from stores.names import Counter, Step
 from stores.pin_vectors import find_sorted
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
+from transforms.acts import ACTS, VECTORS, write_vectors
 from transforms.gates.drift import HISTOGRAM, cosine_histogram
-from transforms.markers import CompletionMarker, write_marker
+from transforms.markers import CompletionMarker, read_marker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sorted_rows import merge_order
@@ -107,6 +108,15 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
     return MergedBucket(rows, entries, report)
 
 
+def acts_of(run: Run, bucket: int) -> list[FileEntry]:
+    """The file of a bucket's acts: named by the bucket's marker, which was written before any of its slices went on.
+
+    None where an older version of this code brought the bucket up to date.
+    """
+    marker = read_marker(run.root, run.staging, Step.UPDATE_HISTORIES, part_stem(bucket))
+    return marker.reports[Step.UPDATE_HISTORIES].files.get(ACTS, []) if marker else []
+
+
 class MergeBucket(beam.DoFn):
     """(bucket, files of today's rows, or None) -> a report that names the bucket's files."""
 
@@ -116,17 +126,17 @@ class MergeBucket(beam.DoFn):
 
     def setup(self):
         self._run.check_root()
-        run, self._files = self._run, {}
+        run = self._run
+        self._before = read_manifest(run.root, run.previous).parts("user_embeddings") if run.previous else {}
         # Under a new model yesterday's vectors lie in another space: none of them is carried over.
-        if run.previous is not None and not run.instructions.everyone_active:
-            self._files = read_manifest(run.root, run.previous).parts("user_embeddings")
-
+        self._files = {} if run.instructions.everyone_active else self._before
         self._repaired = run.repaired_users()
 
     def process(self, element: tuple[int, Iterable[FileEntry | None]]):
         bucket, slices = element
         run, entries = self._run, self._files.get(bucket, [])
         old = read_files(run.root, entries, verify=True) if entries else self._schema.empty_table()
+        before = old if entries == self._before.get(bucket, []) else read_files(run.root, self._before[bucket])
         if self._repaired is not None:  # whoever has no row left has no vector either
             others = ~np.isin(old["user_id"].to_numpy(), self._repaired)
             if not others.all():
@@ -134,7 +144,12 @@ class MergeBucket(beam.DoFn):
         # Verified as the histories are: what a slice's file says is served from tomorrow on.
         written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
-        done = merge_bucket(run, bucket, old, entries, new).report
+        merged = merge_bucket(run, bucket, old, entries, new)
+        done = merged.report
+        acts = acts_of(run, bucket)
+        if acts:
+            found = read_files(run.root, acts, verify=True)
+            done.files[VECTORS] = [write_vectors(run, bucket, found, before, merged.rows)]
         write_marker(
             run.root, run.staging, Step.MERGE_SNAPSHOT, part_stem(bucket), CompletionMarker({Step.MERGE_SNAPSHOT: done})
         )

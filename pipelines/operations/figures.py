@@ -5,11 +5,14 @@ from typing import Any
 
 from stores.manifests import Manifest
 from stores.names import Counter, Step
+from transforms.gates import CANNOT_SEE
+from transforms.gates.hindsight import hindsight_of
 
 
 def summarise(manifest: Manifest) -> dict[str, Any]:
     """The figures of a release that a person asks for first."""
     count = manifest.count
+    foresight = hindsight_of(manifest).get("foresight") or {}
     return {
         "release": manifest.release,
         "date": manifest.date,
@@ -39,6 +42,11 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "pins": manifest.rows("pin_embeddings"),
         "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),
         "index_ef_search": manifest.settings["index"].get("ef_search"),
+        "margin": foresight.get("margin"),
+        "margin_error": foresight.get("error"),
+        "margin_users": foresight.get("users", 0),
+        "popularity_rank": foresight.get("popularity"),
+        "cannot_see": manifest.statistics.get(CANNOT_SEE, {}),
         "seconds": {step: round(value, 2) for step, value in manifest.timings.items()},
     }
 

@@ -14,7 +14,7 @@ from stores.files import Root
 from stores.kv import open_store
 from stores.manifests import Manifest
 from stores.names import Step
-from transforms.gates import ADVICE, read_gate
+from transforms.gates import ADVICE, CANNOT_SEE, read_gate
 from transforms.release import FAILED, FAILED_USERS, REFUSED, STAGED, PublishTarget
 
 AGAIN = (
@@ -104,12 +104,14 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
     if any(gate.name == "rows_dropped_share" for gate in gates):
         counters = checked.counters.get(Step.READ_LOGS, {})
         dropped = describe_dead_letters(root, f"staging/{run}/dead_letters", counters)
+    blind = [f"{gate} cannot see: {why}" for gate, why in checked.statistics.get(CANNOT_SEE, {}).items()]
     rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]
     return "\n".join(
         [
             f"release {outcome['release']} was refused by {len(gates)} gate{'s'[: len(gates) != 1]}: {names}; what was "
             "served before is still served",
             *rows,
+            *blind,
             *dropped,
             f"Every gate, with its value: {root.path(path)}",
             *failed,

@@ -163,10 +163,17 @@ def release_table(releases: Sequence[dict[str, Any]], current: str | None, title
     return table
 
 
+def blind_lines(releases: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for every gate that could not tell of some releases, as `describe_release` has them."""
+    return [f"{r['release']}: {gate} cannot see: {why}" for r in releases for gate, why in r["cannot_see"].items()]
+
+
 def _print(found: dict[str, Any]) -> None:
     held = found["held"]
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(release_table(found["releases"], found["current"], f"releases of {found['root']} (* CURRENT)"))
+    for line in blind_lines(found["releases"][:1]):
+        console.print(line, highlight=False, soft_wrap=True)
     store = found["store"]
     if store and store["release"]:
         console.print(

@@ -35,6 +35,10 @@ def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> lis
         ("tokens left out", f"{left_out:,}", f"{tokens} out of vocabulary"),
         ("pins", f"{facts['pins']:,}", index),
     ]
+    if facts["margin"] is not None:
+        who = f"of the previous vectors on the acts of {facts['margin_users']:,} users, ± {facts['margin_error']:.4f}"
+        rows.append(("margin", f"{facts['margin']:.4f}", who))
+    rows += [("cannot see", gate, why) for gate, why in facts["cannot_see"].items()]
     if facts["rows_expired"] or facts["users_expired"] or facts["users_due"]:
         why = f"{facts['rows_expired']:,} rows too old left; {facts['users_due']:,} users due to be embedded again"
         rows.insert(6, ("idle, let go", f"{facts['users_expired']:,}", why))

@@ -222,6 +222,8 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     config, user_tower, pin_tower, origin = choose_model(request, data)
     settings = request.settings_for(len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
+    described = data.description
+    config = config.trained(until, described.get("split_salt"), described.get("evaluation_share", 0.0))
     # Before the slow parts: a state of other settings is refused in a second, not after the evaluation was prepared.
     state = open_state(request, identity)
     evaluation = make_evaluation(request, held_out, config, until, device)

@@ -17,7 +17,17 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-STAGED_FOLDERS = ("active", "dead_letters", "embedded", "rows", "vector_pieces", "vectors")
+STAGED_FOLDERS = (
+    "active",
+    "acts",
+    "asked_histories",
+    "asked_vectors",
+    "dead_letters",
+    "embedded",
+    "rows",
+    "vector_pieces",
+    "vectors",
+)
 VARIABLE = "PINNERFORMER_CHAOS"
 RECORD = 64  # bytes an event in the log; the log's length is the counter
 

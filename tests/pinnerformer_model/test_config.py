@@ -1,9 +1,13 @@
-"""Sizes of models."""
+"""Sizes of models, and what their config says of the training."""
+
+import dataclasses
+import datetime
+import json
 
 import pytest
 
 from pinnerformer_model.checkpoint import new_model
-from pinnerformer_model.config import PRESETS, preset
+from pinnerformer_model.config import PRESETS, ModelConfig, ModelError, preset
 from tests.pinnerformer_model.samples import ACTIONS, SURFACES
 
 
@@ -13,3 +17,18 @@ def test_presets_make_models(name):
     if name != "paper":  # 43 M parameters
         new_model(config, 0)
     assert config.hidden_size % config.num_heads == 0
+
+
+def test_a_config_says_what_the_training_saw():
+    plain = preset("tiny", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="v1")
+    assert not {"until", "split_salt", "evaluation_share"} & set(json.loads(plain.to_json()))  # digests stay
+    trained = plain.trained(datetime.date(2026, 11, 1), 7, 0.1)
+    assert (trained.until, trained.split_salt, trained.evaluation_share) == ("2026-11-01", 7, 0.1)
+    assert ModelConfig.from_json(trained.to_json()) == trained
+    again = trained.trained(datetime.date(2026, 10, 1), 7, 0.1)
+    assert (again.until, again.evaluation_share) == ("2026-11-01", 0.1)
+    # Held out of one split, trained on in another: of nobody is it known that no training saw them.
+    assert trained.trained(datetime.date(2026, 12, 1), 8, 0.1).evaluation_share == 0.0
+    for bad in ({"until": "yesterday"}, {"until": 3}, {"split_salt": "x"}, {"evaluation_share": 1.0}):
+        with pytest.raises(ModelError, match=f"{next(iter(bad))} must be"):
+            dataclasses.replace(plain, **bad)

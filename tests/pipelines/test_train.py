@@ -1,6 +1,7 @@
 """`pinnerformer train` end to end on small worlds: learning, resuming, several processes, and what it refuses."""
 
 import dataclasses
+import datetime
 import json
 import os
 import shutil
@@ -125,6 +126,11 @@ def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
 def test_a_model_goes_on_from_its_weights_and_keeps_its_place_in_the_daily_job(timelines, tmp_path, capsys):
     assert train(timelines, tmp_path / "a", "--steps=3", "--no-evaluation", "--drop-feature=time") == 0
     assert load_config(f"{tmp_path}/a").dropped_features == ("time",)
+    with open(f"{timelines}/timelines.json") as file:
+        told = json.load(file)
+    seen = load_config(f"{tmp_path}/a")  # what it saw, and whom it did not
+    assert (seen.split_salt, seen.evaluation_share) == (told["split_salt"], told["evaluation_share"])
+    assert datetime.date.fromisoformat(seen.until) == datetime.date.fromisoformat(told["end"]) - datetime.timedelta(13)
     assert load_model(f"{tmp_path}/a").config.label_rule["surfaces"] == ["homefeed"]
     flags = [f for f in FLAGS if "preset" not in f]
     again = ["train", f"--timelines={timelines}", f"--out={tmp_path}/b", *flags, "--steps=3", f"--model={tmp_path}/a"]

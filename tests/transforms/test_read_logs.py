@@ -7,7 +7,7 @@ import pytest
 
 from stores.errors import InputError
 from stores.log_text import MAX_TEXT_BYTES
-from stores.logs import ColumnNames, describe_files
+from stores.logs import DEFAULT_DAYS, ColumnNames, describe_files
 from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc, split_by_bucket, to_ipc
@@ -50,14 +50,14 @@ def text(*values: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(column), column.buffers())
 
 
-def read_file(folder, **columns) -> tuple[list[dict], ReadCounts]:
+def read_file(folder, days=DEFAULT_DAYS, **columns) -> tuple[list[dict], ReadCounts]:
     """The good rows of a file of some rows, in row groups of three; and what became of the others."""
     rows = max(map(len, columns.values()))
     good = {name: pa.concat_arrays([column] * rows) for name, column in zip(raw().schema.names, raw(), strict=True)}
     path = folder / "ds=2026-11-20" / "a.parquet"
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table({**good, **columns}), path, row_group_size=3)
-    (file,) = describe_files(str(path.parent), DAY, ColumnNames())
+    (file,) = describe_files(str(path.parent), DAY, ColumnNames(), days)
     counts, found = ReadCounts.zero(), []
     for group in row_groups(file):
         for batch in read_valid(group, ColumnNames(), np.array([7]), counts):
@@ -183,6 +183,16 @@ def test_days_of_another_zone_and_clocks_that_are_fast():
         assert why(days, timestamp_ms=[int(end)]) == "timestamp_after_partition"
     assert why(west, timestamp_ms=[END_MS - 367 * DAY_MS]) == "timestamp_too_old"
     assert why(skewed, timestamp_ms=[END_MS - 367 * DAY_MS]) is None
+
+
+def test_hours_are_those_of_the_partitions_day(tmp_path):
+    """Days of UTC-8 begin at 08:00 UTC; rows that a skew of the clocks lets in are counted after the day."""
+    hour, west = 3_600_000, PartitionDays(day_offset_s=-8 * 3600, max_clock_skew_s=120)
+    for days, start in ((PartitionDays(), END_MS - DAY_MS), (west, END_MS - DAY_MS + 8 * hour)):
+        times = [start - 1, start, start + hour, start + DAY_MS - 1, start + DAY_MS + 1]  # the last too late, or skewed
+        _, counts = read_file(tmp_path, days, timestamp_ms=pa.array(times))
+        assert counts.hours[[0, 1, 2, 24]].tolist() == [1, 1, 1, 1]
+        assert counts.hours[25] == (days is west) and counts.hours.sum() == 4 + (days is west)
 
 
 def test_a_row_too_large_to_shuffle_is_a_dead_letter(tmp_path):

@@ -16,13 +16,14 @@ what the last two have to be. A measurement that several gates need is a functio
 
 from typing import Any
 
-from transforms.gates import canaries, counts, drift, recall, trends, vectors
-from transforms.gates.gate import Gate, GateSpec, check_gates, read_gate
+from transforms.gates import canaries, counts, drift, hindsight, recall, rhythm, trends, vectors
+from transforms.gates.gate import CANNOT_SEE, Gate, GateSpec, blind_gates, check_gates, read_gate
 from transforms.gates.staged import COMPARED, StagedRelease
 from transforms.gates.thresholds import Threshold, read_values, thresholds_class
 
 __all__ = [
     "ADVICE",
+    "CANNOT_SEE",
     "COMPARED",
     "GATES",
     "THRESHOLDS",
@@ -31,6 +32,7 @@ __all__ = [
     "StagedRelease",
     "Threshold",
     "Thresholds",
+    "blind_gates",
     "check_gates",
     "read_gate",
     "read_thresholds",
@@ -56,6 +58,9 @@ GATES: tuple[GateSpec, ...] = (
     trends.active_against_weekday,
     trends.vectorless_share,
     trends.vectorless_rise,
+    rhythm.rows_per_user,
+    rhythm.hours_shift,
+    rhythm.vocabulary_rise,
     vectors.users_not_finite,
     vectors.users_norm,
     vectors.users_constant,
@@ -65,6 +70,10 @@ GATES: tuple[GateSpec, ...] = (
     drift.cosine_drift,
     canaries.canaries_cosine,
     canaries.pin_vectors_cosine,
+    hindsight.pins_moved,
+    hindsight.hindsight_fall,
+    hindsight.consistency,
+    hindsight.new_model_hindsight,
     vectors.users_alike,
     vectors.pins_alike,
     recall.index_recall_at_10,

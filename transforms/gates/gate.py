@@ -9,6 +9,7 @@ from stores.upgrades import GATE, read_record
 from transforms.gates.staged import StagedRelease
 from transforms.gates.thresholds import Threshold
 
+CANNOT_SEE = "cannot_see"  # under a manifest's `statistics`: gates that could not tell, and why
 MOST = 1e9  # stands for infinity: JSON has none
 
 
@@ -58,7 +59,20 @@ class Measured(NamedTuple):
     chance: float = 0.0
 
 
-Measure = Callable[[StagedRelease], Measured | None]
+class CannotSee(NamedTuple):
+    """What a gate's function returns where it measures too little to tell a good night from a bad one.
+
+    It is neither passed nor closed: it is not among a manifest's `gates`, but under `statistics.cannot_see`, and
+    `status`, the summary and the screen of a refused release say it.
+
+    Attributes:
+        why: In words.
+    """
+
+    why: str
+
+
+Measure = Callable[[StagedRelease], Measured | CannotSee | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +80,9 @@ class GateSpec:
     """A gate as its module declares it, with `at_most` or `at_least` above a function of the gate's name.
 
     Attributes:
-        measure: Measures a staged release; None where there is nothing to measure or to compare with: no gate then. The
-            first paragraph of its docstring says when the gate closes, in `docs/gates.md` too.
+        measure: Measures a staged release; None where there is nothing to measure or to compare with: no gate then;
+            `CannotSee` where that is too little. The first paragraph of its docstring says when the gate closes, in
+            `docs/gates.md` too.
         limit: A threshold that users can move, or a number that is fixed.
         at_least: Whether the limit is a least.
         advice: Where an operator should look when it closes: the last column of the screen that is read at night.
@@ -97,7 +112,7 @@ class GateSpec:
     def __call__(self, staged: StagedRelease) -> Gate | None:
         """Checks a staged release; None where the gate has nothing to say of it."""
         found = self.measure(staged)
-        if found is None:
+        if found is None or isinstance(found, CannotSee):
             return None
         limit = staged.thresholds[self.limit] if isinstance(self.limit, Threshold) else self.limit
         return compare(self.name, found.value, limit + found.chance, found.reads, at_least=self.at_least)
@@ -131,3 +146,9 @@ def compare(name: str, measured: float, threshold: float, reads: str, *, at_leas
 def check_gates(gates: Iterable[GateSpec], staged: StagedRelease) -> list[Gate]:
     """Checks a staged release; gates that have nothing to say of it do not appear."""
     return [found for found in (gate(staged) for gate in gates) if found is not None]
+
+
+def blind_gates(gates: Iterable[GateSpec], staged: StagedRelease) -> dict[str, str]:
+    """The gates that cannot tell of a staged release, and why: name -> words."""
+    found = ((gate.name, gate.measure(staged)) for gate in gates)
+    return {name: measured.why for name, measured in found if isinstance(measured, CannotSee)}

@@ -1,0 +1,405 @@
+"""Bad nights: which gate closes, at which size, and how often gates close on nights that are as usual.
+
+    .venv/bin/python -m benchmarks.bad_nights [--users 6000] [--pins 3000] [--nights 8] [--steps 400] [--trials 1000]
+
+Makes a synthetic world, trains a model on what was before its nights, and runs the nights with the trained model and
+with initial weights. Then, for each, the next night is run once as it is, and once for every way of spoiling it; the
+gates that close are printed. Users' margins are kept, so that the look back can be told of other sizes: nights of 100,
+1,000 and 10,000 users are drawn from them, usual ones and spoiled ones.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pinnerformer_model.checkpoint import load_model, save_model
+from pinnerformer_model.days import DAY_MS, midnight_ms
+from pipelines.cli import main as pinnerformer
+from stores.files import Root
+from stores.manifests import Manifest
+from stores.names import Counter, Step
+from stores.releases import read_current
+from stores.tables import TABLES
+from transforms import hindsight
+from transforms.acts import JUDGED_USERS
+from transforms.gates import CANNOT_SEE, GateSpec, StagedRelease, Thresholds, blind_gates
+from transforms.gates.hindsight import HINDSIGHT, hindsight_fall, new_model_hindsight
+from transforms.gates.rhythm import HOURS, hours_shift, rows_per_user
+from transforms.margins import Acts, Ranks, describe
+
+START = datetime.date(2026, 11, 1)
+BOOTSTRAP = 14  # days before the first night
+SIZES = (100, 1_000, 10_000)
+HOUR_MS = 3_600_000
+Spoil = Callable[[pa.Table, np.random.Generator], pa.Table]
+
+
+def replaced(rows: pa.Table, name: str, values: np.ndarray | pa.Array) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), name, pa.array(values))
+
+
+def shuffled(name: str, share: float) -> Spoil:
+    """Permutes a column among a share of the rows."""
+
+    def spoil(rows: pa.Table, random: np.random.Generator) -> pa.Table:
+        values = rows[name].to_numpy().copy()
+        chosen = np.flatnonzero(random.random(len(values)) < share)
+        values[chosen] = values[random.permutation(chosen)]
+        return replaced(rows, name, values)
+
+    return spoil
+
+
+def next_users_rows(rows: pa.Table, random: np.random.Generator) -> pa.Table:
+    users, place = np.unique(rows["user_id"].to_numpy(), return_inverse=True)
+    return replaced(rows, "user_id", np.roll(users, 1)[place])
+
+
+def half_missing(rows: pa.Table, random: np.random.Generator) -> pa.Table:
+    return rows.filter(pa.array(random.random(rows.num_rows) < 0.5))
+
+
+def moved(by_ms: int) -> Spoil:
+    return lambda rows, _: replaced(rows, "timestamp_ms", rows["timestamp_ms"].to_numpy() + by_ms)
+
+
+def at_midnight(rows: pa.Table, random: np.random.Generator) -> pa.Table:
+    return replaced(rows, "timestamp_ms", rows["timestamp_ms"].to_numpy() // DAY_MS * DAY_MS)
+
+
+def renamed(name: str, word: str) -> Spoil:
+    """Another word for one action or surface."""
+
+    def spoil(rows: pa.Table, random: np.random.Generator) -> pa.Table:
+        words = rows[name].cast(pa.string())
+        return replaced(rows, name, pc.if_else(pc.equal(words, word), f"{word}_2", words).combine_chunks())
+
+    return spoil
+
+
+ROWS: dict[str, Spoil] = {
+    "`user_id` of half of the rows shuffled": shuffled("user_id", 0.5),
+    "`user_id` of all rows shuffled": shuffled("user_id", 1.0),
+    "`pin_id` shuffled": shuffled("pin_id", 1.0),
+    "every user the next one's rows": next_users_rows,
+    "half of the rows missing": half_missing,
+    "times cut to midnight": at_midnight,
+    "times 8 hours early": moved(-8 * HOUR_MS),
+    "times 1 hour early": moved(-HOUR_MS),
+    "action closeup renamed": renamed("action", "closeup"),
+    "action click renamed": renamed("action", "click"),
+    "surface search renamed": renamed("surface", "search"),
+}
+
+OF_RHYTHM = ("half of the rows missing", "times cut to midnight", "times 8 hours early", "times 1 hour early")
+
+
+def permuted(share: float) -> Callable[[pa.Table], pa.Table]:
+    """The vectors of a share of the pins under one another's ids."""
+
+    def spoil(pins: pa.Table) -> pa.Table:
+        random, order = np.random.default_rng(5), np.arange(pins.num_rows)
+        chosen = np.flatnonzero(random.random(pins.num_rows) < share)
+        order[chosen] = chosen[random.permutation(len(chosen))]
+        return pins.set_column(pins.schema.get_field_index("vector"), "vector", pins["vector"].take(pa.array(order)))
+
+    return spoil
+
+
+def alike(share: float) -> Callable[[pa.Table], pa.Table]:
+    """One vector for a share of the pins."""
+
+    def spoil(pins: pa.Table) -> pa.Table:
+        order = np.arange(pins.num_rows)
+        order[np.random.default_rng(5).random(pins.num_rows) < share] = 0
+        return pins.set_column(pins.schema.get_field_index("vector"), "vector", pins["vector"].take(pa.array(order)))
+
+    return spoil
+
+
+PINS = {
+    "10 % of pin vectors permuted": permuted(0.1),
+    "20 % of pin vectors permuted": permuted(0.2),
+    "10 % of the pins one vector": alike(0.1),
+}
+
+
+@dataclasses.dataclass
+class Site:
+    """A folder with logs, pins, models, and roots; `margins` of every look back, by what was ranked."""
+
+    folder: str
+    margins: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        describe = hindsight.describe_ranks
+
+        def watched(ranks: Ranks, acts: Acts, drawn: int) -> dict:
+            self.margins.append(ranks.margin)
+            return describe(ranks, acts, drawn)
+
+        hindsight.describe_ranks = watched  # type: ignore[assignment]
+
+    def day(self, number: int) -> datetime.date:
+        return START + datetime.timedelta(number)
+
+    def night(self, number: int, root: str, model: str, logs: str = "logs", pins: str = "pins", first: bool = False):
+        """Runs a night; returns its manifest as far as it came, and the margins: consistency, foresight."""
+        self.margins.clear()
+        flags = [f"--root={self.folder}/{root}", f"--model={self.folder}/{model}", f"--date={self.day(number)}"]
+        flags += [f"--logs={self.folder}/{logs}", f"--pins={self.folder}/{pins}", "--publish=none", "--quiet"]
+        flags += ["--index-m=32", "--index-ef-construction=400"]  # crowds of near pins
+        flags += [f"--bootstrap-from={START}", "--user-buckets=4", "--pin-shards=1"] if first else []
+        with open(os.devnull, "w") as nowhere:
+            stderr, sys.stderr = sys.stderr, nowhere
+            try:
+                code = pinnerformer(["daily", *flags])
+            finally:
+                sys.stderr = stderr
+        if code not in (0, 3):
+            sys.exit(f"{root}, {model}, {logs}, {pins}: exit code {code}")
+        return self.checked(root, code), list(self.margins)
+
+    def checked(self, root: str, code: int) -> Manifest:
+        opened = Root(f"{self.folder}/{root}")
+        if not code:
+            manifest = read_current(opened)
+            assert manifest is not None
+            return manifest
+        runs = [run for run in opened.list("staging") if opened.exists(f"staging/{run}/checked.json")]
+        newest = max(runs, key=lambda run: opened.modified(f"staging/{run}/checked.json"))
+        return Manifest.from_json(opened.read_json(f"staging/{newest}/checked.json"), newest)
+
+    def copy(self, source: str, target: str) -> str:
+        """A root beside another, its files linked: they are never changed in place."""
+        shutil.rmtree(f"{self.folder}/{target}", ignore_errors=True)
+        subprocess.run(["cp", "-al", f"{self.folder}/{source}", f"{self.folder}/{target}"], check=True)
+        return target
+
+
+def spoil_logs(site: Site, number: int, spoil: Spoil) -> str:
+    """The logs with one partition spoiled; all others are linked."""
+    target = f"{site.folder}/spoiled"
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["cp", "-al", f"{site.folder}/logs", target], check=True)
+    folder, random = f"{target}/ds={site.day(number)}", np.random.default_rng(number)
+    parts = [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if name.endswith(".parquet")]
+    rows = pa.concat_tables([pq.read_table(path) for path in parts]).unify_dictionaries()
+    for path in parts:
+        os.unlink(path)
+    pq.write_table(spoil(rows, random), f"{folder}/spoiled.parquet")
+    return "spoiled"
+
+
+def spoil_pins(site: Site, spoil: Callable[[pa.Table], pa.Table]) -> str:
+    target = f"{site.folder}/spoiled-pins"
+    shutil.rmtree(target, ignore_errors=True)
+    os.makedirs(target)
+    shutil.copy(f"{site.folder}/pins/version.json", target)
+    parts = sorted(name for name in os.listdir(f"{site.folder}/pins") if name.endswith(".parquet"))
+    pins = pa.concat_tables([pq.read_table(f"{site.folder}/pins/{name}") for name in parts])
+    pq.write_table(spoil(pins), f"{target}/vectors.parquet")
+    return "spoiled-pins"
+
+
+def make_world(site: Site, arguments: argparse.Namespace) -> None:
+    """Logs, pins, a trained model and two with initial weights, and one with the towers of two models."""
+    folder, days = site.folder, BOOTSTRAP + arguments.nights + 2
+    world = [f"--users={arguments.users}", f"--pins={arguments.pins}", f"--start={START}", f"--days={days}"]
+    assert pinnerformer(["synth", f"--out={folder}/world", *world, "--seed=1", "--topics=80"]) == 0
+    for name in ("logs", "pins"):
+        os.rename(f"{folder}/world/{name}", f"{folder}/{name}")
+    inputs = [f"--logs={folder}/logs", f"--pins={folder}/pins"]
+    for seed in (1, 2):
+        init = ["init-model", "--preset=tiny", *inputs, f"--out={folder}/initial-{seed}", f"--seed={seed}"]
+        assert pinnerformer(init) == 0
+    until = site.day(BOOTSTRAP)
+    data = ["training-data", *inputs, f"--start={START}", f"--end={until + datetime.timedelta(2)}"]
+    assert pinnerformer([*data, f"--out={folder}/timelines", "--quiet"]) == 0
+    told = ["--preset=tiny", f"--steps={arguments.steps}", "--no-evaluation", "--users-per-step=64", "--days=7"]
+    for seed in (1, 2):
+        train = ["train", f"--timelines={folder}/timelines", f"--until={until}", f"--out={folder}/trained-{seed}"]
+        assert pinnerformer([*train, *told, f"--seed={seed}", "--quiet"]) == 0
+    for kind in ("initial", "trained"):
+        for other in ("initial", "trained"):
+            one, two = load_model(f"{folder}/{kind}-1"), load_model(f"{folder}/{other}-2")
+            save_model(f"{folder}/{kind}-{other}", one.config, one.user_tower, two.pin_tower)
+
+
+def said(manifest: Manifest) -> tuple[list[str], dict[str, str]]:
+    """The gates that closed, and those that could not see."""
+    return [gate["name"] for gate in manifest.gates if not gate["passed"]], manifest.statistics[CANNOT_SEE]
+
+
+def release_stats(number: int, counters: dict[str, int], statistics: dict) -> Manifest:
+    """A release that is nothing but figures."""
+    date = (START + datetime.timedelta(number)).isoformat()
+    tables: dict[str, list] = {name: [] for name in TABLES}
+    nothing: dict = {"tables": tables, "inputs": [], "settings": {}, "gates": [], "timings": {}, "retry_users": []}
+    counted = {Step.UPDATE_HISTORIES: counters}
+    return Manifest(date, date, None, "", counters=counted, statistics=statistics, **nothing)
+
+
+def looked_back(number: int, margins: np.ndarray) -> Manifest:
+    found = {"judged": "before", "model": "m", "days": 1, "foresight": {"users": len(margins), **describe(margins)}}
+    return release_stats(number, {}, {HINDSIGHT: {**found, "new_model": None}})
+
+
+def share_closed(gate: GateSpec, draw: Callable[[int], Manifest], nights: int, trials: int) -> str:
+    """Of how many drawn nights a gate closes, in words; the drawn night of number `nights` is tonight's."""
+    closed = blind = 0
+    for _ in range(trials):
+        newest_first = [draw(number) for number in range(nights, -1, -1)]
+        staged = StagedRelease(Root("/nowhere"), newest_first[0], {}, newest_first[1:], Thresholds())
+        found = gate(staged)
+        closed += found is not None and not found.passed
+        blind += bool(blind_gates([gate], staged))
+    return f"{closed / trials:.1%}" + (f" ({blind / trials:.0%} blind)" if blind else "")
+
+
+def draw_sizes(usual: np.ndarray, tonight: np.ndarray, nights: int, trials: int) -> list[str]:
+    """Of how many nights of each size, drawn from users' margins, `hindsight_fall` closes."""
+    random = np.random.default_rng(3)
+
+    def draw(size: int) -> Callable[[int], Manifest]:
+        return lambda number: looked_back(number, random.choice(tonight if number == nights else usual, size))
+
+    return [share_closed(hindsight_fall, draw(size), nights, trials) for size in SIZES]
+
+
+def draw_rhythm(site: Site, number: int, trials: int) -> None:
+    """How often the gates on rows close on nights of users drawn from one night's, each with all of their rows."""
+    folder, random = f"{site.folder}/logs/ds={site.day(number)}", np.random.default_rng(3)
+    parts = [pq.read_table(f"{folder}/{name}") for name in os.listdir(folder) if name.endswith(".parquet")]
+    rows = pa.concat_tables(parts)
+    midnight = midnight_ms(site.day(number))
+
+    def by_user(some: pa.Table) -> np.ndarray:
+        """int64 [users, 26]: rows per hour of the partition's day."""
+        users, place = np.unique(some["user_id"].to_numpy(), return_inverse=True)
+        hours = np.zeros((len(users), 26), np.int64)
+        hour = np.clip((some["timestamp_ms"].to_numpy() - midnight) // HOUR_MS, -1, 24) + 1
+        np.add.at(hours, (place, hour), 1)
+        return hours
+
+    usual = by_user(rows)
+
+    def draw(size: int, tonight: np.ndarray) -> Callable[[int], Manifest]:
+        def night(at: int) -> Manifest:
+            source = tonight if at == 8 else usual
+            drawn = source[random.integers(0, len(source), size)].sum(axis=0)
+            return release_stats(
+                at, {Counter.ROWS_NEW: int(drawn.sum()), Counter.USERS_CHANGED: size}, {HOURS: drawn.tolist()}
+            )
+
+        return night
+
+    nights = {"as it is": usual} | {name: by_user(ROWS[name](rows, random)) for name in OF_RHYTHM}
+    for name, hours in nights.items():
+        for gate in (rows_per_user, hours_shift):
+            shares = [share_closed(gate, draw(size, hours), 8, trials if hours is usual else 200) for size in SIZES]
+            print(f"drawn nights, {name}: `{gate.name}`, 8 usual: {shares}", flush=True)
+
+
+def draw_judged(figures: dict, trials: int) -> None:
+    """How often a new model as good as the one before is refused: differences drawn about zero."""
+    random = np.random.default_rng(3)
+
+    def draw(size: int) -> Callable[[int], Manifest]:
+        def night(number: int) -> Manifest:
+            judged = {**describe(random.normal(0.0, figures["spread"], size)), "users": size, "served": 0, "new": 0}
+            return release_stats(number, {}, {HINDSIGHT: {"new_model": {"saw_tonight": False, "judged": judged}}})
+
+        return night
+
+    sizes = [min(size, JUDGED_USERS) for size in SIZES]
+    print(
+        f"equal models, `new_model_hindsight`: {[share_closed(new_model_hindsight, draw(n), 0, trials) for n in sizes]}"
+    )
+
+
+def run_model(site: Site, kind: str, arguments: argparse.Namespace) -> None:
+    """The usual nights, and every bad one, of one model."""
+    model, root = f"{kind}-1", f"root-{kind}"
+    last = BOOTSTRAP + arguments.nights
+    pool = []
+    for number in range(BOOTSTRAP - 1, last):
+        manifest, margins = site.night(number, root, model, first=number < BOOTSTRAP)
+        figures = manifest.statistics[HINDSIGHT]
+        print(
+            f"{manifest.release}: {json.dumps(figures['foresight'])} {json.dumps(figures['consistency'])}", flush=True
+        )
+        print(f"  {said(manifest)}", flush=True)
+        pool += margins[1:]
+    usual = np.concatenate(pool)
+    print(f"\n## {kind}: usual margin {usual.mean():.4f}, spread between users {usual.std():.4f}\n")
+    for nights in (1, 6):
+        print(f"equal nights, `hindsight_fall`, {nights} usual: {draw_sizes(usual, usual, nights, arguments.trials)}")
+    draw_rhythm(site, last, arguments.trials)
+    print(
+        "\n| night | gates that close | cannot see | margin | consistency | 100 users | 1,000 | 10,000 |\n|"
+        + "---|" * 8
+    )
+
+    def show(name: str, manifest: Manifest, margins: list[np.ndarray]) -> None:
+        closed, blind = said(manifest)
+        figures = manifest.statistics[HINDSIGHT]
+        cells = [name, ", ".join(f"`{c}`" for c in closed) or "none", ", ".join(blind) or "-"]
+        for key in ("foresight", "consistency"):
+            f = figures[key]
+            cells.append(f"{f['margin']:.3f} ± {f['error']:.3f}" if f else "-")
+        cells += draw_sizes(usual, margins[1], 6, arguments.trials // 4) if len(margins) > 1 else ["-"] * 3
+        extra = figures["new_model"] and figures["new_model"]["judged"]
+        print(f"| {' | '.join(cells)} |" + (f" {json.dumps(extra)}" if extra else ""), flush=True)
+
+    show("as it is", *site.night(last, site.copy(root, "again"), model))
+    for name, spoil in ROWS.items():
+        show(name, *site.night(last, site.copy(root, "again"), model, logs=spoil_logs(site, last, spoil)))
+    for name, change in PINS.items():
+        show(name, *site.night(last, site.copy(root, "again"), model, pins=spoil_pins(site, change)))
+    # Trainings begin in one whitened space, whatever their seed: their towers half belong together.
+    for two in ("initial", "trained"):
+        name = f"{kind} user tower, {two} pin tower of another seed"
+        show(name, *site.night(last, site.copy(root, "again"), f"{kind}-{two}"))
+        shutil.rmtree(f"{site.folder}/again")
+        show(f"{name}, a first night", *site.night(BOOTSTRAP, "again", f"{kind}-{two}", first=True))
+    other = "initial" if kind == "trained" else "trained"
+    manifest, margins = site.night(last, site.copy(root, "again"), f"{kind}-2")
+    show(f"another {kind} model", manifest, margins)
+    draw_judged(manifest.statistics[HINDSIGHT]["new_model"]["judged"], arguments.trials)
+    show(f"{kind} -> {other}", *site.night(last, site.copy(root, "again"), f"{other}-1"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=6_000)
+    parser.add_argument("--pins", type=int, default=3_000)
+    parser.add_argument("--nights", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--trials", type=int, default=1_000)
+    parser.add_argument("--folder", help="where the world goes, and stays; without it, nowhere")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(arguments.folder or folder)
+        if not os.path.exists(f"{site.folder}/trained-trained"):
+            make_world(site, arguments)
+        for kind in ("trained", "initial"):
+            run_model(site, kind, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The look back: how last night's vectors had foreseen tonight's acts. Measured once, at the barrier, and kept.
+
+What is read: the small files that the night left of its asked users (`transforms.acts`), and of the pin embeddings of
+the previous release and of tonight the rows of the pins that these users took and of `DRAWN` pins drawn by a seed. No
+shard is held in memory longer than it takes to pick its rows.
+"""
+
+import dataclasses
+import datetime
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.inference import UserEncoder
+from pinnerformer_model.isolation import encode_healthy
+from stores.files import FileEntry, Root
+from stores.ids import uniform_of
+from stores.manifests import read_manifest
+from stores.names import Counter, Step
+from stores.pin_vectors import VectorTable, find_sorted
+from stores.schemas import from_binary_column
+from stores.tables import read_files
+from transforms.acts import ACTS, BEFORE, JUDGED_USERS, VECTORS, draw_asked
+from transforms.gates.hindsight import HINDSIGHT
+from transforms.margins import (
+    FEWEST,
+    Acts,
+    Ranks,
+    describe,
+    describe_ranks,
+    draw_ring,
+    rank_acts,
+    rank_by_popularity,
+)
+from transforms.model import ModelReference
+from transforms.run import Run
+from transforms.sequences import assemble
+from transforms.step_reports import StepReport, task_report
+
+DRAWN = 1_000
+MOVED = 0.1  # 1 - cosine, beyond what half of the pins moved, from which on a pin has moved
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """Vectors by id: int64 [N], sorted, distinct; float16 [N, d]."""
+
+    ids: np.ndarray
+    vectors: np.ndarray
+
+    @staticmethod
+    def of(ids: np.ndarray, vectors: np.ndarray) -> "Vectors":
+        """Vectors by distinct ids in any order."""
+        order = np.argsort(ids)
+        return Vectors(ids[order], vectors[order])
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """int64 [K]: where ids stand; -1 where they have no vector."""
+        at, there = find_sorted(self.ids, ids)
+        return np.where(there, at, -1)
+
+
+def seed_of(date: datetime.date) -> int:
+    """What pins and partners are drawn with: the same whenever a night is measured again."""
+    return zlib.crc32(f"{HINDSIGHT} {date}".encode())
+
+
+def draw_pin_ids(root: Root, entries: list[FileEntry], seed: int) -> np.ndarray:
+    """Ids of `DRAWN` pins drawn at random without repeats, all if there are fewer: sorted int64.
+
+    The shards' rows are known from the manifest; of a shard only the ids are read, and only where one is drawn.
+    """
+    ordered = sorted(entries, key=lambda entry: entry.part)
+    total = sum(entry.rows for entry in ordered)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(DRAWN, total), replace=False))
+    drawn, start = [np.empty(0, np.int64)], 0
+    for entry in ordered:
+        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
+        if len(rows):
+            drawn.append(read_files(root, [entry], ["pin_id"])["pin_id"].to_numpy()[rows])
+        start += entry.rows
+    return np.sort(np.concatenate(drawn))
+
+
+def pick_pins(root: Root, entries: list[FileEntry], pin_ids: np.ndarray) -> Vectors:
+    """The embeddings of some pins, as far as a release has them.
+
+    Args:
+        entries: Files of pin_embeddings.
+        pin_ids: Sorted distinct int64 ids.
+    """
+    ids, vectors = [np.empty(0, np.int64)], []
+    for entry in entries:
+        rows = read_files(root, [entry])
+        at, there = find_sorted(rows["pin_id"].to_numpy(), pin_ids)
+        ids.append(pin_ids[there])
+        vectors.append(from_binary_column(rows["embedding"])[at[there]])
+    if not vectors:
+        return Vectors(ids[0], np.empty((0, 1), np.float16))
+    return Vectors.of(np.concatenate(ids), np.concatenate(vectors))
+
+
+def read_parts(root: Root, entries: list[FileEntry]) -> pa.Table | None:
+    """The rows of the run's files of one kind, by bucket; None if there is none."""
+    ordered = sorted(entries, key=lambda entry: entry.part)
+    tables = [read_files(root, [entry], verify=True) for entry in ordered if entry.rows]
+    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries() if tables else None
+
+
+def vectors_of(rows: pa.Table | None, name: str) -> Vectors:
+    """One of the two vector columns of the asked users, without nulls."""
+    if rows is None or not pa.types.is_fixed_size_binary(rows.schema.field(name).type):
+        return Vectors(np.empty(0, np.int64), np.empty((0, 1), np.float16))
+    rows = rows.filter(rows[name].is_valid()).combine_chunks()
+    return Vectors.of(rows["user_id"].to_numpy(), from_binary_column(rows[name]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurable:
+    """The users, acts and pins that some vectors can be measured on, rows instead of ids throughout."""
+
+    users: np.ndarray
+    acts: Acts
+    pins: np.ndarray
+    drawn: np.ndarray
+    ring: np.ndarray
+
+    def rank(self) -> Ranks:
+        return rank_acts(self.users, self.acts, self.pins, self.drawn, self.ring)
+
+
+def measurable(acts: Acts, users: Vectors, pins: Vectors, drawn: np.ndarray, seed: int) -> Measurable | None:
+    """Leaves out users, acts and drawn pins without a vector; None where too few users are left.
+
+    Args:
+        acts: `pins` are ids.
+        drawn: Ids of the drawn pins.
+    """
+    has = (users.rows(acts.user_ids) >= 0)[acts.owner] & (pins.rows(acts.pins) >= 0)
+    kept = acts.only(has)
+    rivals = pins.rows(drawn)
+    rivals = rivals[rivals >= 0]
+    if len(kept) < FEWEST or not len(rivals):
+        return None
+    in_rows = dataclasses.replace(kept, pins=pins.rows(kept.pins))
+    ring = draw_ring(len(kept), seed)
+    return Measurable(users.vectors[users.rows(kept.user_ids)], in_rows, pins.vectors, rivals, ring)
+
+
+def foresee(
+    acts: Acts, users: Vectors, pins: Vectors, drawn: np.ndarray, seed: int, *, popularity: bool
+) -> dict[str, Any] | None:
+    """The margin of vectors on acts; None where too few users are left.
+
+    Args:
+        popularity: Whether popularity's mean rank of the same acts is told too.
+    """
+    found = measurable(acts, users, pins, drawn, seed)
+    if found is None:
+        return None
+    figures = describe_ranks(found.rank(), found.acts, len(found.drawn))
+    if popularity:
+        by_others = rank_by_popularity(found.acts, len(found.pins), found.drawn)
+        figures["popularity"] = round(float(by_others.mean()), 6)
+    return figures
+
+
+def pins_moved(before: Vectors, tonight: Vectors) -> dict[str, Any] | None:
+    """The share of pins that moved while others did not; None without a pin in both.
+
+    A pin has moved if 1 - cosine is more than `MOVED` above the median pin's: a set of vectors that is made again as a
+    whole moves all pins alike.
+    """
+    common, at, now = np.intersect1d(before.ids, tonight.ids, assume_unique=True, return_indices=True)
+    if not len(common) or before.vectors.shape[1] != tonight.vectors.shape[1]:
+        return None
+    a, b = before.vectors[at].astype(np.float32), tonight.vectors[now].astype(np.float32)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    way = 1.0 - np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1.0)
+    moved = way > np.median(way) + MOVED
+    return {"pins": len(common), "moved": int(moved.sum()), "median_cosine": round(1.0 - float(np.median(way)), 6)}
+
+
+def judge(
+    acts: Acts, served: tuple[Vectors, Vectors], new: tuple[Vectors, Vectors], drawn: np.ndarray, seed: int
+) -> dict[str, Any] | None:
+    """Two models on the same users, acts and drawn pins; None where too few users are left.
+
+    Args:
+        served, new: Vectors of users and of pins, each pair in a space of its own.
+
+    Returns:
+        `margin`, `spread`, `error` of what the new model loses: the served one's margin less its own, per user.
+    """
+    drawn = drawn[(served[1].rows(drawn) >= 0) & (new[1].rows(drawn) >= 0)]
+    has = (served[0].rows(acts.user_ids) >= 0) & (new[0].rows(acts.user_ids) >= 0)
+    kept = acts.only(has[acts.owner] & (served[1].rows(acts.pins) >= 0) & (new[1].rows(acts.pins) >= 0))
+    found = [measurable(kept, *vectors, drawn, seed) for vectors in (served, new)]
+    if found[0] is None or found[1] is None:
+        return None
+    ranks = [side.rank().margin for side in found if side is not None]
+    means = {"served": round(float(ranks[0].mean()), 6), "new": round(float(ranks[1].mean()), 6)}
+    return {"users": len(kept), "acts": len(kept.pins), **describe(ranks[0] - ranks[1]), **means}
+
+
+def unseen_users(users: np.ndarray, config: ModelConfig, first_day: str) -> np.ndarray:
+    """Which users a model can be judged on by acts of `first_day` on: bool [N].
+
+    All of them where its training ended before; those that it held out where not.
+    """
+    if config.until <= first_day:
+        return np.ones(len(users), bool)
+    if config.split_salt is None:
+        return np.zeros(len(users), bool)
+    return uniform_of(users, config.split_salt) < config.evaluation_share
+
+
+@dataclasses.dataclass(frozen=True)
+class HindsightCheck:
+    """Looks back from a run to the release before it; small and picklable."""
+
+    model: ModelReference
+    dtype: str
+    token_budget: int
+
+    def measure(
+        self, run: Run, tables: list[FileEntry], reports: Mapping[Step, StepReport]
+    ) -> tuple[StepReport, dict[str, Any]]:
+        """What it took, and the figures for the manifest.
+
+        Args:
+            tables: Tonight's pin vectors, one table per shard.
+            reports: Of the run's other steps: they name its files.
+
+        Returns:
+            The report; `seed`, `judged` (the date looked back at), `model` (its), `days` (since it), and
+            `foresight`, `consistency`, `new_model`, `pins`: None where there is nothing to measure.
+        """
+        started, root, seed = time.perf_counter(), run.root, seed_of(run.date)
+        previous = read_manifest(root, run.previous) if run.previous is not None else None
+        tonight_files = reports[Step.EMBED_PINS].files["pin_embeddings"]
+        rows = read_parts(root, reports[Step.UPDATE_HISTORIES].files.get(ACTS, []))
+        asked = read_parts(root, reports[Step.MERGE_SNAPSHOT].files.get(VECTORS, []))
+        acts = acts_of(rows)
+        drawn = draw_pin_ids(root, previous.tables["pin_embeddings"] if previous else tonight_files, seed)
+        wanted = np.unique(np.concatenate([acts.pins, drawn]))
+        after = pick_pins(root, tonight_files, wanted)
+        found: dict[str, Any] = {"seed": seed, "judged": None, "model": None, "days": 0}
+        found |= {"foresight": None, "new_model": None, "pins": None}
+        found["consistency"] = foresee(acts, vectors_of(asked, "tonight"), after, drawn, seed, popularity=False)
+        if previous is not None:
+            days = (run.date - previous.day).days
+            before, served = pick_pins(root, previous.tables["pin_embeddings"], wanted), vectors_of(asked, "before")
+            found |= {"judged": previous.date, "model": previous.model_digest, "days": days}
+            if days > 0:
+                found["foresight"] = foresee(acts, served, before, drawn, seed, popularity=True)
+            if run.instructions.everyone_active and days > 0:
+                found["new_model"] = self._judge_model(run, tables, reports, acts, (served, before), after, drawn, seed)
+            if not run.instructions.everyone_active:
+                found["pins"] = pins_moved(before, after)
+        counters: dict[str, int] = {Counter.ACTS: len(acts.pins)}
+        for name, counter in (("foresight", Counter.USERS_FORESIGHT), ("consistency", Counter.USERS_CONSISTENCY)):
+            if found[name]:
+                counters[counter] = found[name]["users"]
+        return task_report(started, counters), found
+
+    def _judge_model(
+        self,
+        run: Run,
+        tables: list[FileEntry],
+        reports: Mapping[Step, StepReport],
+        acts: Acts,
+        served: tuple[Vectors, Vectors],
+        pins: Vectors,
+        drawn: np.ndarray,
+        seed: int,
+    ) -> dict[str, Any]:
+        """The new model on histories as they stood last night, against what was served."""
+        model = self.model.load()
+        assert run.after is not None
+        first_day = (np.datetime64(run.after) + 1).astype(str)
+        rows = read_parts(run.root, reports[Step.UPDATE_HISTORIES].files.get(BEFORE, []))
+        users = np.unique(rows["user_id"].to_numpy()) if rows is not None else np.empty(0, np.int64)
+        users = draw_asked(users[unseen_users(users, model.config, first_day)], JUDGED_USERS)
+        told = {"until": model.config.until, "saw_tonight": model.config.until > first_day, "judged": None}
+        if rows is None or not len(users):
+            return told
+        rows = rows.filter(pa.array(np.isin(rows["user_id"].to_numpy(), users)))
+        look_up = VectorTable.open(run.root, tables, self.dtype).look_up
+        sequences, _, _ = assemble(rows, model.config, look_up)
+        encoded = encode_healthy(UserEncoder(model.user_tower, self.token_budget, self.model.device), sequences)
+        healthy = np.delete(np.arange(len(sequences.user_ids)), list(encoded.failures))
+        new = Vectors.of(sequences.user_ids[healthy], encoded.embeddings[healthy])  # they stand bucket by bucket
+        mine = acts.only(np.isin(acts.user_ids, users)[acts.owner])
+        return {**told, "judged": judge(mine, served, (new, pins), drawn, seed)}
+
+
+def acts_of(rows: pa.Table | None) -> Acts:
+    """Staged rows `user_id`, `pin_id` of all buckets as acts, users sorted."""
+    if rows is None:
+        return Acts(np.empty(0, np.int64), np.zeros(1, np.int64), np.empty(0, np.int64))
+    users, pins = rows["user_id"].to_numpy(), rows["pin_id"].to_numpy()
+    order = np.argsort(users, kind="stable")
+    return Acts.of(users[order], pins[order])
