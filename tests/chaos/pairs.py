@@ -192,7 +192,9 @@ def play(pair: Pair, place: Place) -> tuple[str, list[str]]:
     wrong = [f"it ended with {code}, and not by the kill: {said[-800:]}"] if hit != "not reached" and code == 0 else []
     second = first if pair.following == "same" else command_of(pair.following, place, root, kv, pair.situation)
     code, said, _ = _type(second, run, "second", 0)
-    if code not in (0, 1, 3) or "Traceback" in said:
+    # CURRENT may not have moved to the other model before the kill: then a repair with it is refused, as wrong use.
+    other_model = code == 2 and "repair with the same model" in said
+    if (code not in (0, 1, 3) and not other_model) or "Traceback" in said:
         wrong.append(f"the next command ended with {code}: {said[-3000:]}")
     if code or second[0] in ("gc", "erase"):
         erased = second[0] == "erase" and code == 0
