@@ -103,6 +103,13 @@ def main(argv: list[str] | None = None) -> int:
     return READER_GONE
 
 
+def printable(text: str) -> str:
+    """A text as a terminal may be given it: names of files, columns and actions are other people's, and an escape in
+    one would move the cursor or set the window's title. Such characters are shown as Python writes them.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 def _reader_is_gone(stream: TextIO) -> bool:
     """Whether a stream is a pipe or socket that nobody reads any more."""
     try:
@@ -140,7 +147,7 @@ def run_command(argv: list[str]) -> int:
         return importlib.import_module(find_command(name)).main(argv[1:])
     except PinnerFormerError as error:
         logging.getLogger(__name__).debug("trace", exc_info=True)
-        print(f"pinnerformer {name}: {error}", file=sys.stderr)
+        print(printable(f"pinnerformer {name}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"pinnerformer {name}: interrupted; run the same command again to go on", file=sys.stderr)

@@ -61,6 +61,17 @@ def _fsync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
+def _file_mode() -> int:
+    """The mode that any other program's new files have: temporary ones are made for their owner alone."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+# Asked once, as the module is loaded: the umask is the process's, and to read it is to change it for a moment.
+FILE_MODE = _file_mode()
+
+
 @contextlib.contextmanager
 def temporary_file(directory: str) -> Iterator[str]:
     """Yields the name of a new file in a folder, which is made if need be; removes it if it is still there."""
@@ -82,12 +93,12 @@ def move_into_place(temporary: str, path: str, *, durable: bool = True) -> None:
     """
     # The rename alone is atomic for readers; what it lacks is only what a power cut takes away.
     if not durable:
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, FILE_MODE)
         os.replace(temporary, path)
         return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, FILE_MODE)
     os.replace(temporary, path)
     # A rename is an entry of the folder: without this a power cut may bring the old name back.
     _fsync_directory(os.path.dirname(path))

@@ -101,3 +101,11 @@ def test_another_pipe_that_breaks_is_an_error(monkeypatch):
     monkeypatch.setattr(cli, "run_command", broken)
     with pytest.raises(BrokenPipeError, match="of a worker"):
         main([])
+
+
+def test_escapes_in_other_peoples_names_are_shown_as_text(tmp_path, capsys):
+    evil = f"{tmp_path}/logs\x1b]0;owned\x07\x1b[2J"
+    assert cli.main(["init-model", f"--logs={evil}", f"--out={tmp_path}/model"]) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and "\x07" not in said and "\\x1b]0;owned" in said
+    assert cli.printable("Grüße, 猫\tand\nlines") == "Grüße, 猫\tand\nlines"

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +83,10 @@ def test_a_layout_is_fixed_once(tmp_path):
     (tmp_path / "layout.json").write_text('{"user_buckets": "many"}')
     with pytest.raises(StoreError, match="layout.json"):
         read_layout(root)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [("022", "644"), ("027", "640"), ("077", "600")])
+def test_files_have_the_mode_of_the_umask(tmp_path, umask, mode):
+    code = f"from stores.files import Root; Root({str(tmp_path)!r}).write_bytes('folder/file', b'x')"
+    subprocess.run(["bash", "-c", f'umask {umask}; exec {sys.executable} -c "{code}"'], check=True)
+    assert oct(os.stat(tmp_path / "folder" / "file").st_mode & 0o777) == f"0o{mode}"

@@ -120,3 +120,17 @@ def test_an_empty_shard(tmp_path):
     loaded = load_shards(root, written, 32)
     assert report.unfindable == 0 and [entry.rows for entry in written] == [0]
     assert search_shards(loaded, unit_vectors(1).astype(np.float32), 3, 64).pin_ids.tolist() == [[-1, -1, -1]]
+
+
+def test_a_flipped_bit_in_a_graph_is_named_before_it_is_followed(tmp_path):
+    root, vectors = Root(str(tmp_path)), unit_vectors(200)
+    entries = write_shard(root, day(0), 0, build_index(np.arange(200), vectors, PARAMETERS))
+    assert len(load_shards(root, entries, 32)) == 1
+    path = root.path(entries[0].path)
+    with open(path, "r+b") as file:
+        file.seek(entries[0].bytes // 2)
+        byte = file.read(1)[0]
+        file.seek(entries[0].bytes // 2)
+        file.write(bytes([byte ^ 4]))
+    with pytest.raises(StoreError, match=r"its content is not what its manifest says \(sha256\)"):
+        load_shards(root, entries, 32)
