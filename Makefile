@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	cat requirements.lock pyproject.toml | sha256sum > $(STAMP)
 
-lock:  ## Writes requirements.lock anew from pyproject.toml.
+lock:  ## Writes requirements.lock again from pyproject.toml.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
 
@@ -57,7 +57,7 @@ test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK
 	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
 	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
 
-test-kubernetes: $(STAMP)  ## Holds deploy/kubernetes to the Flink operator's own schema (needs Maven).
+test-kubernetes: $(STAMP)  ## Checks deploy/kubernetes by the Flink operator's own schema (needs Maven).
 	$(BIN)/python -m pytest tests/engines/test_flink_operator.py
 
 # As of a day when Airflow's own dependencies fitted it: a later FastAPI breaks 3.2.2.
@@ -81,7 +81,7 @@ test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of tim
 demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)
 
-study: $(STAMP)  ## Makes docs/reproduction.md anew: up to two hours a data set; SIZE=--small takes a fraction of it.
+study: $(STAMP)  ## Makes docs/reproduction.md again: up to two hours per data set; SIZE=--small takes a fraction of it.
 	test -e $(STUDY)/world/world.json || \
 	  $(BIN)/pinnerformer synth --out $(STUDY)/world --users 8000 --pins 5000 --start 2026-05-01 --days 120 --seed 1
 	test -e $(STUDY)/world-timelines/timelines.json || \
