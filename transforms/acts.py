@@ -1,6 +1,6 @@
 """What a night leaves behind for the look back: the acts of a few users, and their vectors of last night and tonight.
 
-Small files under the run's folder, one a bucket; no table of a release has anything of it. Who is asked depends on the
+Small files under the run's folder, one per bucket; no table of a release has them. Who is asked depends on the
 night's rows of the bucket alone, so that the daily job and a backfill ask the same users.
 """
 

@@ -158,7 +158,7 @@ def foresee(
     """The margin of vectors on acts; None where too few users are left.
 
     Args:
-        popularity: Whether popularity's mean rank of the same acts is told too.
+        popularity: Whether popularity's mean rank of the same acts is given too.
     """
     found = measurable(acts, users, pins, drawn, seed)
     if found is None:
@@ -287,9 +287,9 @@ class HindsightCheck:
         rows = read_parts(run.root, reports[Step.UPDATE_HISTORIES].files.get(BEFORE, []))
         users = np.unique(rows["user_id"].to_numpy()) if rows is not None else np.empty(0, np.int64)
         users = draw_asked(users[unseen_users(users, model.config, first_day)], JUDGED_USERS)
-        told = {"until": model.config.until, "saw_tonight": model.config.until > first_day, "judged": None}
+        found = {"until": model.config.until, "saw_tonight": model.config.until > first_day, "judged": None}
         if rows is None or not len(users):
-            return told
+            return found
         rows = rows.filter(pa.array(np.isin(rows["user_id"].to_numpy(), users)))
         look_up = VectorTable.open(run.root, tables, self.dtype).look_up
         sequences, _, _ = assemble(rows, model.config, look_up)
@@ -297,7 +297,7 @@ class HindsightCheck:
         healthy = np.delete(np.arange(len(sequences.user_ids)), list(encoded.failures))
         new = Vectors.of(sequences.user_ids[healthy], encoded.embeddings[healthy])  # they stand bucket by bucket
         mine = acts.only(np.isin(acts.user_ids, users)[acts.owner])
-        return {**told, "judged": judge(mine, served, (new, pins), drawn, seed)}
+        return {**found, "judged": judge(mine, served, (new, pins), drawn, seed)}
 
 
 def acts_of(rows: pa.Table | None) -> Acts:
