@@ -194,7 +194,7 @@ def _watch_store(events: Events) -> None:
 def _watch_release(events: Events) -> None:
     from transforms import release
 
-    for name in ("step", "check", "commit", "move_current", "publish", "discard_staged"):
+    for name in ("write_staged", "check", "commit", "move_current", "publish", "discard_staged"):
         _before(release, name, lambda *_, name=name, **__: events.happen(f"release {name}"))
 
 
