@@ -4,7 +4,7 @@
 
 Importing it is cheap: what it names is loaded when it is asked for. The packages behind it have plain names (`stores`,
 `pipelines`, ...), which a folder of somebody else's may have too; where one of those stands before ours on Python's
-path, whoever asks is told which.
+path, the message says which.
 """
 
 import importlib

@@ -4,20 +4,21 @@
     .venv/bin/python -m benchmarks.backfill --memory-days 7 28 [--days-per-pass 7] [--scale 1.0]
 
 A root is made directly, as `benchmarks.daily` makes it: every user with a history (median 60, mean 85, at most 256
-engagements) and a vector. On each day 5 % of the users, drawn anew, act three times. The days are then run at once on
+engagements) and a vector. On each day 5 % of the users, drawn again, act three times. The days are then run at once on
 one copy of the root and one by one on another, in processes of their own, and the active users of each day go through
 the bare model in a loop. In this order, so that a machine that is busy for a while is busy for all: half of the nights,
 half of the bare loop, the backfill, the other halves. Printed are the user branch of the backfill against the bare
 model, and everything but inference against the same of the daily runs.
 
-`--scale` takes a share of the users, pins and buckets, so that a bucket has as many active users a day as at full size:
-slices and batches depend on that. `--nights` runs the first N days only one by one, and takes them for all. With
+`--scale` takes a share of the users, pins and buckets, so that a bucket has as many active users per day as at full
+size: slices and batches depend on that. `--nights` runs the first N days only one by one, and takes them for all. With
 `--memory-days` only backfills of so many days each are run, in passes of one size, and their peaks printed. `--cpu`
 counts seconds of CPU in place of the clock's, for a machine that others work on: waits, for the disk too, do not count,
 and one worker process only can be measured. Beam's options pass through.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -175,6 +176,52 @@ def check_equal(found: list[Manifest], expected: list[Manifest]) -> None:
     print(f"every table of users equals the daily runs', byte for byte, on {len(found)} days")
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was run: the days at once, and some of them one by one; two runs of the bare model between them.
+
+    Attributes:
+        backfilled, nightly: The releases.
+        bare_first, bare_second: Users embedded, and seconds.
+        seconds, peak: Of the backfill; bytes.
+        first, second: Of the nights' two halves: seconds, and bytes.
+    """
+
+    backfilled: list[Manifest]
+    nightly: list[Manifest]
+    bare_first: tuple[float, float]
+    bare_second: tuple[float, float]
+    seconds: float
+    peak: int
+    first: tuple[float, int]
+    second: tuple[float, int]
+
+
+def print_result(found: Measured, cpu: bool, beam_flags: list[str]) -> None:
+    """Prints what the days cost at once and one by one, and the two ratios that are to be met."""
+    days, nights = len(found.backfilled), len(found.nightly)
+    embedded = sum(manifest.counters[Step.EMBED_USERS][Counter.USERS_EMBEDDED] for manifest in found.backfilled)
+    bare_users, bare_seconds = found.bare_first[0] + found.bare_second[0], found.bare_first[1] + found.bare_second[1]
+    bare, branch = bare_seconds / bare_users * embedded, summed(found.backfilled, USER_BRANCH)
+    print(f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all")
+    print("work, in seconds, step by step; one by one: a night's, times the days")
+    for step in sorted({step for manifest in found.backfilled for step in manifest.timings}):
+        one = summed(found.nightly, (step,)) * days / nights
+        print(f"  {step:17} {summed(found.backfilled, (step,)):8.1f} at once {one:8.1f} one by one")
+    print(f"(a) user branch / bare inference: {branch:,.0f} / {bare:,.0f} s = {branch / bare:.3f} (to be <= 1.15)")
+    workers = max(1, sum(int(f.partition("=")[2]) for f in beam_flags if f.startswith("--direct_num_workers=")))
+    daily_seconds = (found.first[0] + found.second[0]) * days / nights
+    rest = found.seconds - summed(found.backfilled, (Step.EMBED_USERS,)) / workers
+    daily_rest = daily_seconds - summed(found.nightly, (Step.EMBED_USERS,)) / workers * days / nights
+    taken = f" ({nights} of {days} nights were run)" if nights < days else ""
+    clock = f"{'CPU' if cpu else 'wall'}, {workers} worker(s)"
+    print(f"{clock}: {found.seconds:,.0f} s at once, {daily_seconds:,.0f} s one by one{taken}")
+    ratio = f"{rest:,.0f} / {daily_rest:,.0f} s = {rest / daily_rest:.3f}"
+    print(f"(b) everything but inference, at once / one by one: {ratio} (to be <= 0.25)")
+    daily_peak = max(found.first[1], found.second[1])
+    print(f"peak proportional set size: {found.peak / 2**30:.2f} GiB at once, {daily_peak / 2**30:.2f} GiB one by one")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=200_000)
@@ -218,27 +265,9 @@ def main() -> int:
         second = run_nights(folder, one_by_one, range(half, nights), beam_flags)
         backfilled, nightly = made(at_once, days), made(one_by_one, nights)
         check_equal(backfilled[:nights], nightly)
-
-    embedded = sum(manifest.counters[Step.EMBED_USERS][Counter.USERS_EMBEDDED] for manifest in backfilled)
-    bare_users, bare_seconds = bare_first[0] + bare_second[0], bare_first[1] + bare_second[1]
-    bare, branch = bare_seconds / bare_users * embedded, summed(backfilled, USER_BRANCH)
-    print(f"\n{embedded:,} user-days; bare model {bare_users / bare_seconds:,.1f} users/s: {bare:,.0f} s for all")
-    print("work, in seconds, step by step; one by one: a night's, times the days")
-    for step in sorted({step for manifest in backfilled for step in manifest.timings}):
-        one = summed(nightly, (step,)) * days / nights
-        print(f"  {step:17} {summed(backfilled, (step,)):8.1f} at once {one:8.1f} one by one")
-    print(f"(a) user branch / bare inference: {branch:,.0f} / {bare:,.0f} s = {branch / bare:.3f} (to be <= 1.15)")
-    workers = max(1, sum(int(f.partition("=")[2]) for f in beam_flags if f.startswith("--direct_num_workers=")))
-    daily_seconds = (first[0] + second[0]) * days / nights
-    rest = seconds - summed(backfilled, (Step.EMBED_USERS,)) / workers
-    daily_rest = daily_seconds - summed(nightly, (Step.EMBED_USERS,)) / workers * days / nights
-    taken = f" ({nights} of {days} nights were run)" if nights < days else ""
-    clock = f"{'CPU' if arguments.cpu else 'wall'}, {workers} worker(s)"
-    print(f"{clock}: {seconds:,.0f} s at once, {daily_seconds:,.0f} s one by one{taken}")
-    ratio = f"{rest:,.0f} / {daily_rest:,.0f} s = {rest / daily_rest:.3f}"
-    print(f"(b) everything but inference, at once / one by one: {ratio} (to be <= 0.25)")
-    daily_peak = max(first[1], second[1])
-    print(f"peak proportional set size: {peak / 2**30:.2f} GiB at once, {daily_peak / 2**30:.2f} GiB one by one")
+    print_result(
+        Measured(backfilled, nightly, bare_first, bare_second, seconds, peak, first, second), arguments.cpu, beam_flags
+    )
     return 0
 
 

@@ -72,7 +72,7 @@ def main() -> int:
     moved = np.zeros(len(shares))
     moved[np.searchsorted(EDGES, 1.0) - 1] = 1.0
     print(f"\nclosed, of {arguments.trials:,} pairs drawn (largest of 0 to compare: 3 / trials at 95 %):")
-    print(f"  {'users a day':>12}  {'equal days':>10}  " + "  ".join(f"{s:.0%} broken" for s in SHARES))
+    print(f"  {'users per day':>12}  {'equal days':>10}  " + "  ".join(f"{s:.0%} broken" for s in SHARES))
     for size in SIZES:
         row = []
         for share in (0.0, *SHARES):

@@ -3,9 +3,9 @@
     .venv/bin/python -m benchmarks.flink [--engines local,prism,flink-1.20,flink-2.2] [--rounds 3] [--active 50000]
 
 The night is `benchmarks.daily`'s: model `small`, users with lengths of a lognormal. Every round runs every engine once,
-on a fresh copy of the root. Start-up is told apart: a cluster is started before it is timed, and every engine also runs
-a night of ten users, whose time is what a night costs before it has anything to do. To be at most 1.5: (night - small
-night) on Flink against the same in-process.
+on a fresh copy of the root. Start-up is counted apart: a cluster is started before it is timed, and every engine also
+runs a night of ten users, whose time is what a night costs before it has anything to do. To be at most 1.5: (night -
+small night) on Flink against the same in-process.
 """
 
 import argparse

@@ -78,8 +78,8 @@ class Columnar:
         self._layout = layout
 
     def _merge(self, day: datetime.date, previous: str | None, layout: Layout) -> dict[str, StepReport]:
-        told = Instructions(everyone_active=previous is None)
-        run = Run(Root(self._folder), f"benchmark-{day}", day, str(day), previous, layout, told)
+        instructions = Instructions(everyone_active=previous is None)
+        run = Run(Root(self._folder), f"benchmark-{day}", day, str(day), previous, layout, instructions)
         reports = f"{self._folder}/reports"
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             groups = [group for file in files_of(self._world, day) for group in row_groups(file)]

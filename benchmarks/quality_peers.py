@@ -50,19 +50,10 @@ def run_als(data, settings: dict, ranked: int) -> np.ndarray:
     return np.take_along_axis(best, order, 1)
 
 
-def run_sasrec(data, settings: dict, ranked: int) -> np.ndarray:
-    """Trains on the training users; recommends to the others from their sequences."""
-    import pandas as pd
+def vector_item_net(vectors):
+    """The library's kind of item net for vectors, float32 [P, D]; a class, made here since the library is optional."""
     import torch
-    from pytorch_lightning import seed_everything
-    from rectools import Columns
-    from rectools.dataset import Dataset
-    from rectools.models import SASRecModel
-    from rectools.models.nn.item_net import IdEmbeddingsItemNet, ItemNetBase
-
-    torch.set_num_threads(1)
-    seed_everything(settings["seed"], verbose=False)
-    vectors = torch.from_numpy(data["vectors"].astype(np.float32))
+    from rectools.models.nn.item_net import ItemNetBase
 
     class VectorItemNet(ItemNetBase):
         """A linear map of the same vectors that the other models are given."""
@@ -88,17 +79,38 @@ def run_sasrec(data, settings: dict, ranked: int) -> np.ndarray:
         def out_dim(self) -> int:
             return self.linear.out_features
 
-    def frame(name: str) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                Columns.User: data[f"{name}_user"],
-                Columns.Item: data[f"{name}_item"],
-                Columns.Weight: 1.0,
-                Columns.Datetime: pd.to_datetime(data[f"{name}_time"], unit="ms"),
-            }
-        )
+    return VectorItemNet
 
-    blocks = (IdEmbeddingsItemNet, VectorItemNet) if settings["vectors"] else (IdEmbeddingsItemNet,)
+
+def frame(data, name: str):
+    """Interactions as the library takes them: those called `train`, or those called `eval`."""
+    import pandas as pd
+    from rectools import Columns
+
+    return pd.DataFrame(
+        {
+            Columns.User: data[f"{name}_user"],
+            Columns.Item: data[f"{name}_item"],
+            Columns.Weight: 1.0,
+            Columns.Datetime: pd.to_datetime(data[f"{name}_time"], unit="ms"),
+        }
+    )
+
+
+def run_sasrec(data, settings: dict, ranked: int) -> np.ndarray:
+    """Trains on the training users; recommends to the others from their sequences."""
+    import torch
+    from pytorch_lightning import seed_everything
+    from rectools import Columns
+    from rectools.dataset import Dataset
+    from rectools.models import SASRecModel
+    from rectools.models.nn.item_net import IdEmbeddingsItemNet
+
+    torch.set_num_threads(1)
+    seed_everything(settings["seed"], verbose=False)
+    vectors = torch.from_numpy(data["vectors"].astype(np.float32))
+
+    blocks = (IdEmbeddingsItemNet, vector_item_net(vectors)) if settings["vectors"] else (IdEmbeddingsItemNet,)
     model = SASRecModel(
         n_blocks=settings["blocks"],
         n_heads=settings["heads"],
@@ -113,10 +125,10 @@ def run_sasrec(data, settings: dict, ranked: int) -> np.ndarray:
         deterministic=True,
         item_net_block_types=blocks,
     )
-    model.fit(Dataset.construct(frame("train")))
+    model.fit(Dataset.construct(frame(data, "train")))
     asked = data["asked"]
     found = model.recommend(
-        asked, Dataset.construct(frame("eval")), k=ranked, filter_viewed=True, on_unsupported_targets="ignore"
+        asked, Dataset.construct(frame(data, "eval")), k=ranked, filter_viewed=True, on_unsupported_targets="ignore"
     )
     out = np.full((len(asked), ranked), -1)
     place = np.searchsorted(asked, found[Columns.User].to_numpy())

@@ -1,4 +1,4 @@
-"""What a trained model is held against: popularity and the mean of a user's last vectors."""
+"""What a trained model is compared with: popularity and the mean of a user's last vectors."""
 
 import numpy as np
 
@@ -37,5 +37,6 @@ def mean_of_last(timelines: Timelines, vectors: np.ndarray, moments: Moments, wi
         event = ranges(moments.stop[piece] - lengths[piece], lengths[piece])
         gathered = vectors[timelines.pin_row[event]].astype(np.float32)
         edges = np.concatenate([[0], np.cumsum(lengths[piece])[:-1]])
+        # Sums of ragged runs in one call; no run is empty, since every query has an event before it.
         out[piece] = np.add.reduceat(gathered, edges, axis=0)
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)

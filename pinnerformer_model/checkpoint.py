@@ -80,6 +80,8 @@ def save_model(
             with open(os.path.join(temporary, name), "rb+") as synced:
                 os.fsync(synced.fileno())
         digest = model_digest(temporary)
+        # A folder cannot be replaced by one rename: the old one steps aside first, and is removed when the new one
+        # stands.
         if os.path.isdir(directory) and os.listdir(directory):
             strange = sorted(set(os.listdir(directory)) - {CONFIG, WEIGHTS})
             if strange:
@@ -182,6 +184,7 @@ def _read_weights(path: str, config: ModelConfig) -> Iterator[tuple[str, torch.T
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
+            # The header first: parameters of another config are named before any memory is taken for them.
             _check_parameters({n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}, config, path)
             for name in slices:
                 yield name, file.get_tensor(name)

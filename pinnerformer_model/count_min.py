@@ -30,6 +30,8 @@ class CountMinSketch:
 
     def _cells(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [depth, N]: multiply-shift (Dietzfelbinger and others, 1997) of a mixed id; int64 products wrap."""
+        # Multipliers of its own per row: ids that share a cell in one row must not share one in the next, or the
+        # smallest of the rows would be no better than any.
         cells = []
         for row in range(len(self.table)):
             mixed = (ids ^ (ids >> 31)) * _signed(_MULTIPLIERS[row])
@@ -39,6 +41,7 @@ class CountMinSketch:
 
     def add(self, ids: torch.Tensor) -> None:
         """Counts ids, int64 [N], repeats included."""
+        # `scatter_add_` and not indexing: an id may occur several times in one step.
         cells = self._cells(ids)
         self.table.scatter_add_(1, cells, torch.ones_like(cells))
 
@@ -49,6 +52,7 @@ class CountMinSketch:
 
     def counts(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [N]: how often each id was counted, at least."""
+        # Collisions only add, so the smallest of the rows is nearest to the truth.
         return self.table.gather(1, self._cells(ids)).amin(0)
 
 

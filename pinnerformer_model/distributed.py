@@ -31,6 +31,7 @@ class Group:
         if self.size == 1:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        # One message for all parameters: many small ones would each wait for the network.
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
         start = 0

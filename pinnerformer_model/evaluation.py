@@ -49,6 +49,7 @@ class Moments:
 
 def _distinct(user: np.ndarray, pin: np.ndarray) -> np.ndarray:
     """Places of the first occurrence of every (user, pin), in order of user and pin."""
+    # Places ascend in time within a user, and a stable sort keeps that among equals.
     order = np.lexsort((pin, user))  # stable: the first of equals is the earliest
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(user[order]) != 0) | (np.diff(pin[order]) != 0)
@@ -82,13 +83,17 @@ def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str
         )
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
     time, pin = timelines.timestamp_ms, timelines.pin_row.astype(np.int64)
+    # Asked alike at every frequency: `realtime` could embed a user from the first event on, and its recall would be of
+    # other users.
     has_past = stops_before(timelines, cut_ms) > timelines.offsets[:-1]
     inside = (time >= cut_ms) & (time < cut_ms + days * DAY_MS) & timelines.positive & has_past[owner]
     event = np.flatnonzero(inside)
+    # Before the moments are taken: a positive counts once, when it was first new.
     event = event[_distinct(owner[event], pin[event])]
     past = np.flatnonzero((time < cut_ms) & has_past[owner])
     past = past[_distinct(owner[past], pin[past])]
 
+    # Everything a query may know ends at its moment; so a moment is all that tells the three frequencies apart.
     if frequency == "once":
         moment = np.full(len(event), cut_ms, np.int64)
     elif frequency == "daily":
@@ -100,8 +105,10 @@ def moments_of(timelines: Timelines, cut_ms: int, days: int = 14, frequency: str
     asked, query = np.unique(owner[event] * span + (moment - cut_ms), return_inverse=True)  # by user, then time
     user, cut = asked // span, cut_ms + asked % span
     targets = Pairs.sorted(query, pin[event])
+    # `Pairs.sorted` orders the targets by query and pin; what is said of each of them must follow.
     placed = np.lexsort((pin[event], query))
     new = ~np.isin(_pair_key(owner[event], pin[event], pin), _pair_key(owner[past], pin[past], pin))[placed]
+    # A user has several queries at `daily` and `realtime`: positives of other moments are no wrong answers to this one.
     others = pairs_per_query(user, owner[event], pin[event])
     known = pairs_per_query(user, np.concatenate([owner[event], owner[past]]), np.concatenate([pin[event], pin[past]]))
     return Moments(user, stops_before(timelines, cut, user), cut, targets, new, others, known)
@@ -114,6 +121,7 @@ def _pair_key(user: np.ndarray, pin: np.ndarray, pins: np.ndarray) -> np.ndarray
 
 def pairs_per_query(query_user: np.ndarray, user: np.ndarray, pin: np.ndarray) -> Pairs:
     """Every query with all the pins that its user has in (user, pin)."""
+    # Sorted by user once; then a query's pairs are a range, found by binary search.
     order = np.argsort(user, kind="stable")
     user, pin = user[order], pin[order]
     begin, end = np.searchsorted(user, query_user), np.searchsorted(user, query_user, side="right")
@@ -133,6 +141,7 @@ def embed_moments(
     """
     encoder = UserEncoder(tower)
     pieces = []
+    # `realtime` has a sequence per positive: gathered all at once, their vectors would be many times the timelines.
     for start in range(0, len(moments), _QUERIES_AT_ONCE):
         rows, stops = (column[start : start + _QUERIES_AT_ONCE] for column in (moments.user, moments.stop))
         pieces.append(encoder.encode(sequences_ending(timelines, vectors, rows, stops, max_sequence_length)))

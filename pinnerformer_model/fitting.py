@@ -41,8 +41,8 @@ class Hooks:
         evaluate: -> the figure that must rise; None: there is no evaluation, and the last weights are kept.
         keep: Keeps the weights as the best so far.
         save: Saves the state.
-        on_step: Told step, loss, norm of the gradient.
-        on_evaluation: Told step and figure.
+        on_step: Called with step, loss, norm of the gradient.
+        on_evaluation: Called with step and figure.
     """
 
     evaluate: Callable[[], float] | None
@@ -94,6 +94,7 @@ def fit(
     last = trainer.settings.steps
     started, tokens = time.perf_counter(), 0
     feed = Feed(maker, trainer.step_number, last)
+    # Asked before the first step: a training whose patience had run out when it was saved must not do one step more.
     stopped = _out_of_patience(best, trainer.step_number, schedule)
     try:
         while trainer.step_number < last and not stopped:
@@ -113,6 +114,7 @@ def fit(
                     best = {"step": step, "recall": figure}
                     hooks.keep()
                 stopped = _out_of_patience(best, step, schedule)
+            # After the evaluation of the same step, so that a saved state knows the best that there was.
             if step % schedule.save_every == 0 or step == last or stopped:
                 hooks.save(TrainingState(trainer.tensors(), step, settings, best))
     finally:

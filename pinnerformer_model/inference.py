@@ -17,7 +17,7 @@ class UserEncoder:
 
     Args:
         user_tower: In eval mode, on `device`.
-        token_budget: Padded tokens a batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward
+        token_budget: Padded tokens per batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward
             activations leave the cache.
         device: `cpu` or `cuda`.
     """
@@ -41,7 +41,7 @@ class UserEncoder:
 
         Args:
             sequences: N users; none is fine.
-            on_batch: Told the number of users of every batch that is done.
+            on_batch: Called with the number of users of every batch that is done.
 
         Returns:
             float16 [N, d] in the order of `sequences.user_ids`; unit vectors up to float16's rounding.

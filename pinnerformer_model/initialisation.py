@@ -5,7 +5,7 @@ each other, and most of a short training goes into bringing them together. Here 
 PinSage vector into one space: a pin is its vector, rotated; a token is its pin's vector, rotated, and hardly anything
 else; the first block adds the mean of the tokens that a position sees. All of it is then trained.
 
-JobInputs vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
+Given vectors, the map whitens them: it keeps their strongest directions, each made equally strong, so that what all
 pins have in common does not drown what tells them apart.
 
 A linear map goes through a GELU layer exactly, because gelu(x) - gelu(-x) = x: each of its rows stands in the layer
@@ -94,6 +94,7 @@ def whitening(vectors: np.ndarray, most: int) -> torch.Tensor:
         float32 [min(most, D), D], a direction a row.
     """
     sample = torch.from_numpy(np.array(vectors[:: max(1, len(vectors) // 20_000)], np.float64))
+    # Not centred: what all vectors have in common is their strongest direction, and is evened out with the others.
     strength, directions = torch.linalg.eigh(sample.T @ sample / len(sample))
     strength, directions = strength.flip(0), directions.flip(1)
     largest = directions.abs().argmax(0)  # an eigenvector's sign is free: the largest number is made positive

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pinnerformer_model.inference import UserEncoder
-from pinnerformer_model.sequences import PaddedBatch, Sequences, form_batches, pad_batch
+from pinnerformer_model.sequences import TOKEN_COLUMNS, PaddedBatch, Sequences, form_batches, pad_batch
 
 NOT_FINITE = "the embedding has NaN or infinity in it"
 
@@ -46,7 +46,7 @@ def encode_healthy(
 
     Args:
         sequences: N users; none is fine.
-        on_batch: Told the number of users of every batch that is done.
+        on_batch: Called with the number of users of every batch that is done.
     """
     work = _Work(encoder, sequences)
     for rows in form_batches(sequences.lengths, encoder.token_budget):
@@ -66,6 +66,7 @@ class _Work:
 
     def encode(self, rows: np.ndarray) -> None:
         """Embeds a batch, or says who of it cannot be embedded."""
+        # The usual case is this one line: a healthy batch pays nothing for the isolation.
         vectors, error = self._attempt(rows)
         if vectors is None and error is None:  # out of memory
             self._halve(rows)
@@ -74,14 +75,18 @@ class _Work:
         if not len(bad):
             self.out[rows] = vectors
             return
+        # Only among the rows that came out bad; where the batch raised, that is all of them.
         culprits = self._culprits(rows[bad])
         healthy = ~np.isin(rows, list(culprits))
         self.failures |= culprits
+        # Once more in its own shape and not without the culprits: another shape may round differently in the last bit,
+        # and a user's vector must not depend on a sick neighbour.
         if vectors is None or healthy[bad].any():  # the culprits took others with them
             vectors, _ = self._attempt(rows, ~healthy)
         if vectors is not None and np.isfinite(vectors[healthy]).all():
             self.out[rows[healthy]] = vectors[healthy]
         elif len(rows) > 1:  # it fails as a batch, and none of its users does
+            # No single culprit: a fault of the combination. Smaller batches are the only way left; it ends at one user.
             for half in np.array_split(rows[healthy], 2):
                 if len(half):
                     self.encode(half)
@@ -97,8 +102,10 @@ class _Work:
             return {}
         if len(rows) == 1 and (vectors is None or len(vectors) == 1):
             return {int(rows[0]): error or f"out of memory at {self._sequences.lengths[rows[0]]} tokens"}
+        # One that came out bad in company is asked again alone: it may have been taken along.
         if len(rows) == 1:
             return self._culprits(rows)
+        # With c culprits among n users about 2 c log2(n) runs, where one by one would be n.
         first, second = np.array_split(rows, 2)
         return self._culprits(first) | self._culprits(second)
 
@@ -121,6 +128,7 @@ class _Work:
             return self._encoder.encode_batch(batch if silenced is None else silence(batch, silenced)), None
         except Exception as error:  # whatever it is, it is some user's, or everybody's: then the caller refuses
             if is_out_of_memory(error):
+                # The allocator keeps what the failed batch had taken; the halves need it.
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
                 return None, None
@@ -134,9 +142,10 @@ def silence(batch: PaddedBatch, users: np.ndarray) -> PaddedBatch:
     Args:
         users: bool [B].
     """
+    # Zeros in the culprits' tokens, their lengths kept: shape, padding and mask stay those of the healthy batch.
     mask = torch.from_numpy(users)
     changed = {}
-    for name in ("pin_vectors", "action", "surface", "timestamp_ms", "duration_s"):
+    for name in ("pin_vectors", *TOKEN_COLUMNS):
         values = getattr(batch, name).clone()
         values[mask] = 0
         changed[name] = values

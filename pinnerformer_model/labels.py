@@ -47,6 +47,7 @@ def find_positives(
     Returns:
         bool [E].
     """
+    # Looked up once per word of the vocabulary, then taken by code.
     least = np.array([rule["actions"].get(word, np.nan) for word in action_vocabulary], np.float64)[action]
     place = np.array([word in rule["surfaces"] for word in surface_vocabulary], bool)[surface]
     return place & ((least == 0) | (duration_s > least))  # false where either is NaN

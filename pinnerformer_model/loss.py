@@ -72,7 +72,7 @@ def sampled_softmax(
 ) -> torch.Tensor:
     """The weighted sum over pairs of -log( e^{s(u,p) + b_p} / ( e^{s(u,p) + b_p} + sum_j e^{s(u,n_j) + b_j} ) ).
 
-    s = <u, p> / temperature. The sum over negatives is one number a query, so pairs of one query share it; a pin that
+    s = <u, p> / temperature. The sum over negatives is one number per query, so pairs of one query share it; a pin that
     stands in the pool m times is scored once, with log m in its bias.
 
     Args:
@@ -88,8 +88,12 @@ def sampled_softmax(
     Returns:
         float32 []. A pair without any negative costs 0.
     """
+    # The bias of the pool rides along in the one large product: Q x N logits are never copied to add it.
     logits = torch.addmm(pool_bias, queries, (pins / temperature).T)  # [Q, N]
+    # After the product and not by leaving pins out: which pins are no negatives differs from query to query.
     logits.index_put_((masked_query, masked_pin), logits.new_tensor(ABSENT))
+    # One number per query, shared by its pairs: without that, dense all-action would hold P x N logits.
     negatives = torch.logsumexp(logits, dim=1)  # [Q]
     positive = (queries[pair_query] * pins[pair_pin]).sum(-1) / temperature + pair_bias  # [P]
+    # softplus(n - p) is -log(e^p / (e^p + e^n)), and stays finite where either exponential would not.
     return (pair_weight * nn.functional.softplus(negatives[pair_query] - positive)).sum()

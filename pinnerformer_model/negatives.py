@@ -70,6 +70,7 @@ def make_pool(
     drawn = np.empty(0, np.int64)
     if negatives.mode != "in_batch":
         drawn = random.choice(corpus_size, min(negatives.random, corpus_size), replace=False, shuffle=False)
+    # Each distinct pin is encoded once, however often it is a label or drawn: copies go into the bias.
     pins, place = np.unique(np.concatenate([labels, in_batch, drawn]), return_inverse=True)
     copies = np.bincount(place[len(labels) :], minlength=len(pins))
     pair_pin = place[: len(labels)]
@@ -77,6 +78,7 @@ def make_pool(
     # (user, label) pairs, each once; then every query of the user with every label of the user.
     _, user = np.unique(draw.rows, return_inverse=True)  # several windows may be one user's
     query_user = user[draw.query_window]
+    # A user's other labels are things the user does like: as negatives they would be taught away.
     own = np.unique(query_user[draw.pair_query] * len(pins) + pair_pin)
     owner, pin = own // len(pins), own % len(pins)
     first = np.searchsorted(owner, query_user)

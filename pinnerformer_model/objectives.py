@@ -78,9 +78,11 @@ def label_ranges(timelines: Timelines, horizon_ms: int | None) -> LabelRanges:
     events = len(timelines.timestamp_ms)
     positives = np.flatnonzero(timelines.positive)
     time = timelines.timestamp_ms[positives]
-    edges = np.searchsorted(positives, timelines.offsets)  # positives a user, as a range of `positives`
+    # All users' ranges at once: positives are sorted by place, so a user's are a range of them.
+    edges = np.searchsorted(positives, timelines.offsets)  # positives per user, as a range of `positives`
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
     stop = edges[1:][owner] if events else np.empty(0, np.int64)
+    # `right`: strictly later. What shares the moment of an event, the lines of one receipt, is not its future.
     first = search_sorted(time, edges[:-1][owner], stop, timelines.timestamp_ms, "right")
     if horizon_ms is not None:
         last = timelines.timestamp_ms + horizon_ms
@@ -121,6 +123,7 @@ def keep_at_most(group: np.ndarray, most: int, random: np.random.Generator) -> n
     Returns:
         int64: places in `group`, rising.
     """
+    # Sorted by a random key within the group, the first `most` are a fair choice, for all groups in one sort.
     order = np.lexsort((random.random(len(group)), group))
     start = np.searchsorted(group, group)  # group[order] == group: sorting moves members within groups only
     return np.sort(order[np.arange(len(group)) - start < most])
@@ -137,7 +140,7 @@ class Sampler:
         objective: Which positions predict what.
         max_sequence_length: M.
         users_per_step: Different users of a step; fewer, if there are fewer.
-        windows_per_user: Windows drawn a user.
+        windows_per_user: Windows drawn per user.
         seed: Of everything drawn.
 
     Raises:
@@ -174,6 +177,7 @@ class Sampler:
     def draw(self, step: int) -> Draw:
         """The draw of a step, counted from 0."""
         epoch, turn = divmod(step, self.steps_per_epoch)
+        # A permutation per epoch from its number: step 10,000 can be drawn without the 9,999 before it.
         order = np.random.default_rng([self._seed, 1, epoch]).permutation(self.users)
         chosen = order[turn * self.users_per_step : (turn + 1) * self.users_per_step]
         random = np.random.default_rng([self._seed, 2, step])

@@ -1,4 +1,4 @@
-"""PinnerSage, the baseline of several vectors a user (arXiv 2007.03634): clusters of pins, each by its medoid."""
+"""PinnerSage, the baseline of several vectors per user (arXiv 2007.03634): clusters of pins, each by its medoid."""
 
 import dataclasses
 
@@ -61,6 +61,7 @@ def cluster_user(vectors: np.ndarray, age_days: np.ndarray, threshold: float) ->
     # what depends on x is compared.
     size = np.bincount(label, minlength=clusters)
     total = np.zeros((clusters, vectors.shape[1]))
+    # `add.at`, since a label repeats; plain indexing would keep its last row only.
     np.add.at(total, label, vectors)
     cost = size[label] * (vectors**2).sum(1) - 2 * (vectors * total[label]).sum(1)
     order = np.lexsort((np.arange(n), cost, label))
@@ -123,6 +124,7 @@ def oracle_moments(clusters: Clusters, vectors: np.ndarray, moments: Moments) ->
         piece = slice(start, start + (1 << 16))
         medoid = vectors[clusters.pin_row[pair_cluster[piece]]].astype(np.float32)
         near[piece] = (medoid * vectors[moments.targets.row[pair_target[piece]]]).sum(1)
+    # Nearest first, ties by cluster: the first of each target is the oracle's choice.
     order = np.lexsort((pair_cluster, -near, pair_target))
     begins = np.searchsorted(pair_target[order], np.arange(len(target_user)))
     nearest = pair_cluster[order[begins]]

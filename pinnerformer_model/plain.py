@@ -1,6 +1,6 @@
 """The model as plainly as possible: one user at a time, no padding, no mask, numpy; reads the checkpoint by name.
 
-Written apart from the towers, to hold them against: `verify` recomputes users with it, and so do the tests.
+Written apart from the towers, to compare them with: `verify` recomputes users with it, and so do the tests.
 """
 
 import json

@@ -112,10 +112,13 @@ def hits_at_k(
             continue
         scores = score(np.arange(start, stop))
         query, row = torch.from_numpy(targets.query[mine] - start), torch.from_numpy(targets.row[mine])
+        # Taken before the corpus is cut: a target need not compete to be ranked.
         own = scores[query, row]
+        # In place: the scorer gave the block away, and a copy would be another 64 MB.
         scores[:, outside] = -torch.inf
         scores[query, row] = -torch.inf
         scores[torch.from_numpy(excluded.query[apart] - start), torch.from_numpy(excluded.row[apart])] = -torch.inf
+        # One threshold per query decides nearly all targets; only those within rounding of it are counted pin by pin.
         kth = scores.topk(k_kept, dim=1).values[:, -1]
         if k_kept < k:
             kth = torch.full_like(kth, -torch.inf)
@@ -128,6 +131,7 @@ def hits_at_k(
             low, high = own[piece] - slack[query[piece]], own[piece] + slack[query[piece]]
             nearer = (rows > high[:, None]).sum(1)
             equal = (rows >= low[:, None]).sum(1) - nearer
+            # Of equal + 1 places (the target among its equals) so many are within the first k.
             hit[piece] = ((k - nearer).double() / (equal + 1)).clamp(0.0, 1.0)
         out[mine] = hit.numpy()
     return out
@@ -181,6 +185,7 @@ def coverage(top: np.ndarray, corpus_size: int, share: float = 0.9) -> float:
         share: In (0, 1].
     """
     count = np.sort(np.unique(top, return_counts=True)[1])[::-1]
+    # The small number keeps a share that is met exactly from asking for one more pin.
     needed = int(np.searchsorted(np.cumsum(count), share * top.size - 1e-9)) + 1
     return needed / corpus_size
 
@@ -189,8 +194,8 @@ def round_robin(lists: np.ndarray, lengths: np.ndarray, k: int) -> np.ndarray:
     """Interleaves a user's several result lists: the best of each, the second best of each, ...; repeats are skipped.
 
     Args:
-        lists: int64 [L, n], one ranked list a cluster, n >= k; the lists of a user stand together, dearest first.
-        lengths: int64 [U], lists a user, at least one.
+        lists: int64 [L, n], one ranked list per cluster, n >= k; a user's stand together, the most important first.
+        lengths: int64 [U], lists per user, at least one.
         k: <= n.
 
     Returns:
@@ -199,6 +204,7 @@ def round_robin(lists: np.ndarray, lengths: np.ndarray, k: int) -> np.ndarray:
     n = lists.shape[1]
     user = np.repeat(np.arange(len(lengths)), lengths)
     place = ranges(np.zeros(len(lengths), np.int64), lengths)  # of a list among its user's
+    # A number that sorts as turns are taken: first the place in the list, then whose turn it is.
     turn = np.arange(n) * lengths.max() + place[:, None]  # [L, n]
     owner, pin, turn = np.repeat(user, n), lists.ravel(), turn.ravel()
     order = np.lexsort((turn, pin, owner))

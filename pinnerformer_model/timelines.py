@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import torch
 
-from pinnerformer_model.sequences import PaddedBatch, Sequences
+from pinnerformer_model.sequences import TOKEN_COLUMNS, PaddedBatch, Sequences, token_tensors
 
-EVENT_COLUMNS = ("pin_row", "action", "surface", "timestamp_ms", "duration_s", "positive")
+EVENT_COLUMNS = ("pin_row", *TOKEN_COLUMNS, "positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Timelines:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 [N]: events a user."""
+        """int64 [N]: events per user."""
         return np.diff(self.offsets)
 
     def users(self, rows: np.ndarray) -> "Timelines":
@@ -94,6 +94,7 @@ def search_sorted(
         int64 [K]: places in `values`, between start and stop.
     """
     low, high = starts.astype(np.int64), stops.astype(np.int64)
+    # Bisection of all slices in step: as many passes as the longest slice has bits, none of them in Python per user.
     while (open_ := low < high).any():
         middle = (low + high) >> 1
         found = values[np.where(open_, middle, 0)]
@@ -107,7 +108,7 @@ def stops_before(timelines: Timelines, cut_ms: np.ndarray | int, rows: np.ndarra
     """Where a user's events strictly before a moment end.
 
     Args:
-        cut_ms: int64 [K], one a user asked for, or one for all.
+        cut_ms: int64 [K], one per user asked for, or one for all.
         rows: int64 [K], row numbers of users, may repeat; None: every user once.
 
     Returns:
@@ -138,10 +139,7 @@ def sequences_ending(
         user_ids=timelines.user_ids[rows],
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pin_vectors=vectors[timelines.pin_row[newest_first]],
-        action=timelines.action[newest_first],
-        surface=timelines.surface[newest_first],
-        timestamp_ms=timelines.timestamp_ms[newest_first],
-        duration_s=timelines.duration_s[newest_first],
+        **{name: getattr(timelines, name)[newest_first] for name in TOKEN_COLUMNS},
     )
 
 
@@ -157,9 +155,6 @@ def pad_windows(
     event = stops[:, None] - 1 - np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)  # [B, M]
     return PaddedBatch(
         pin_vectors=torch.from_numpy(vectors[timelines.pin_row[event]]).float(),
-        action=torch.from_numpy(timelines.action[event]).long(),
-        surface=torch.from_numpy(timelines.surface[event]).long(),
-        timestamp_ms=torch.from_numpy(timelines.timestamp_ms[event]),
-        duration_s=torch.from_numpy(timelines.duration_s[event]),
+        **token_tensors(timelines, event),
         lengths=torch.from_numpy(lengths),
     )

@@ -23,14 +23,14 @@ from pinnerformer_model.user_tower import UserTower
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """Everything beside model and data that bears on the result of training.
+    """Everything beside model and data that affects the result of training.
 
     Attributes:
         objective: What predicts what.
         negatives: What a positive competes with.
         log_q: Whether the softmax is corrected for how pins come into the pool.
         positive_q: `pool`: Q of a label is that of any pin of the pool; `user`: given that its user is in the batch.
-        exact_counts: One counter a pin in place of the count-min sketch.
+        exact_counts: One counter per pin in place of the count-min sketch.
         sketch_width: Counters in a row of the sketch; two rows.
         steps: Length of training; the learning rate ends at 0 there.
         warmup_steps: The learning rate rises over these.
@@ -38,7 +38,7 @@ class TrainingSettings:
         weight_decay: Of matrices; biases, norms, tables, phases and the temperature have none.
         clip_norm: Gradients are scaled down to this norm.
         users_per_step: Of all ranks together.
-        windows_per_user: Windows drawn a user.
+        windows_per_user: Windows drawn per user.
         token_budget: Padded tokens that go through the tower at once.
         precision: `float32`, or `bfloat16` autocast in the towers; the loss is float32 always.
         seed: Of every draw; the initial weights come with the model.
@@ -161,6 +161,7 @@ class BatchMaker:
         """The batch of a step, counted from 0, on the CPU."""
         settings, group, timelines = self._settings, self._group, self.sampler.timelines
         draw = self.sampler.draw(step)
+        # From seed and step alone: a training that goes on draws what an undisturbed one would have drawn.
         random = np.random.default_rng([settings.seed, 3, step])
         pool = make_pool(draw, timelines.pin_row, settings.negatives, len(self._vectors), random)
         weight = pair_weights(draw)
@@ -170,12 +171,15 @@ class BatchMaker:
             pair_user = user[draw.query_window[draw.pair_query]]
             own = np.bincount(pair_user)[pair_user] * self._own[draw.pair_event]
 
+        # By window, in turns: all queries of a window need the same pass through the tower.
         mine = draw.query_window % group.size == group.rank  # [Q]
         number = np.cumsum(mine) - 1  # of a query among this rank's
         pairs = mine[draw.pair_query]
         masked = mine[pool.masked_query]
         windows, order = self._windows(draw.rows, draw.stops, draw.query_window[mine], draw.query_position[mine])
         share = -(-len(pool.pins) // group.size)
+        # Every rank encodes an equal share, since `gather` wants equal lengths; the last one repeats a pin to fill its
+        # share.
         place = np.minimum(np.arange(group.rank * share, (group.rank + 1) * share), len(pool.pins) - 1)
         return StepBatch(
             windows=windows,
@@ -200,6 +204,7 @@ class BatchMaker:
         rows, stops = rows[used], stops[used]
         lengths = np.minimum(stops - self.sampler.timelines.offsets[rows], self._length)
         batches, order = [], []
+        # Like lengths together, as in serving: padding is computed too, and lengths are very uneven.
         for chosen in form_batches(lengths, self._settings.token_budget):
             place = np.full(len(used), -1)
             place[chosen] = np.arange(len(chosen))
@@ -215,6 +220,7 @@ def own_share(timelines: Timelines, corpus_size: int) -> np.ndarray:
     share = np.zeros(len(timelines.pin_row))
     positives = np.flatnonzero(timelines.positive)
     owner = np.repeat(np.arange(len(timelines)), timelines.lengths)[positives]
+    # A (user, pin) is one number: one sort, where two columns would take two.
     key = owner * corpus_size + timelines.pin_row[positives]
     _, place, count = np.unique(key, return_inverse=True, return_counts=True)
     share[positives] = count[place] / np.bincount(owner, minlength=len(timelines))[owner]
@@ -251,6 +257,7 @@ class Feed:
     def _put(self, item: object) -> bool:
         while not self._stop.is_set():
             try:
+                # With a timeout: a consumer that is gone never makes room, and the thread must see that it is to stop.
                 self._ready.put(item, timeout=0.1)
                 return True
             except queue.Full:
@@ -307,6 +314,7 @@ class Trainer:
             self.counts = CountMinSketch(settings.sketch_width, device=device)
         named = self.named_parameters()
         decayed = [p for name, p in named.items() if p.ndim == 2 and not _has_no_decay(name)]
+        # By identity: `in` would compare tensors element by element.
         rest = [p for name, p in named.items() if not any(p is d for d in decayed)]
         self.parameters = decayed + rest
         self.optimiser = torch.optim.AdamW(
@@ -331,6 +339,7 @@ class Trainer:
             torch.device(self.device).type, torch.bfloat16, enabled=settings.precision == "bfloat16"
         )
         with autocast:
+            # Only queries get a head, and the last block stops at the oldest of them: most positions predict nothing.
             queries = torch.cat([self.user_tower.at(*window) for window in batch.windows])[batch.query_order]
             pins = self.group.gather(self.pin_tower(batch.pin_vectors).float())[: len(batch.pins)]
         with torch.no_grad():
@@ -367,6 +376,7 @@ class Trainer:
         self.group.sum_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         value, norm_value = float(self.group.sum(loss.detach())), float(norm)
+        # Checked before the step: one NaN in the weights cannot be taken back.
         if math.isfinite(value) and math.isfinite(norm_value):
             for options in self.optimiser.param_groups:
                 options["lr"] = self.settings.rate_at(self.step_number)
@@ -396,6 +406,7 @@ class Trainer:
             state = {}
             for key in keys:
                 kind = key.split(".", 2)[1]
+                # AdamW keeps its step counter on the CPU, wherever the weights are.
                 state[kind] = tensors[key].clone() if kind == "step" else tensors[key].to(self.device, copy=True)
             if state:
                 self.optimiser.state[parameter] = state

@@ -38,11 +38,12 @@ def save_state(directory: str, state: TrainingState) -> None:
     os.makedirs(directory, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=directory)
     os.close(descriptor)
-    told = {"step": state.step, "settings": state.settings, "best": state.best}
+    kept = {"step": state.step, "settings": state.settings, "best": state.best}
     try:
-        save_file(state.tensors, temporary, metadata={"state": json.dumps(told, sort_keys=True)})
+        save_file(state.tensors, temporary, metadata={"state": json.dumps(kept, sort_keys=True)})
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        # A kill before this line leaves the state of before, whole: training goes on from there.
         os.replace(temporary, os.path.join(directory, STATE))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -66,11 +67,11 @@ def load_state(directory: str) -> TrainingState | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["state"])
+            kept = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: no readable training state ({error}); remove it to start over") from None
-    return TrainingState(tensors, told["step"], told["settings"], told["best"])
+    return TrainingState(tensors, kept["step"], kept["settings"], kept["best"])
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

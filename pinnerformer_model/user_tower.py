@@ -1,4 +1,4 @@
-"""The user tower: engagements in, one embedding a position out (paper, sections 2 and 3)."""
+"""The user tower: engagements in, one embedding per position out (paper, sections 2 and 3)."""
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +92,8 @@ class Block(nn.Module):
             q, k, value = self.qkv(normed).chunk(3, dim=-1)
         else:
             hidden = v.shape[-1]
+            # Slices of the fused projection, so that checkpoints know one form; keys and values are needed of all
+            # positions.
             weight, bias = self.qkv.weight, self.qkv.bias
             q = F.linear(normed[:, :queries], weight[:hidden], bias[:hidden])
             k, value = F.linear(normed, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)
@@ -102,7 +104,7 @@ class Block(nn.Module):
 
 
 class UserTower(nn.Module):
-    """Sequences of engagements -> unit vectors, one a position; the newest position's is the one that is served.
+    """Sequences of engagements -> unit vectors, one per position; the newest position's is the one that is served.
 
     Args:
         features: Makes a token's features.

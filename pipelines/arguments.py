@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from stores.errors import UsageError
+from stores.kv_urls import FORMS
 
 Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: with the nearest flag that there is.
         """
-        if {"-h", "--help"} & set(words):  # whoever asks is told
+        if {"-h", "--help"} & set(words):  # whoever asks is answered
             return
         known = {flag: action for action in self._actions for flag in action.option_strings}
         for word in words:
@@ -65,10 +66,7 @@ def add_root(
     flags.add_argument("--root", required=required, metavar="DIR", help=text)
 
 
-KV = (
-    "lmdb:///DIR, redis://HOST:PORT/DB, rediss://, redis+cluster://; env:NAME if the URL, with its password, is in an "
-    "environment variable"
-)
+KV = f"{', '.join(FORMS)}; env:NAME if the URL, with its password, is in an environment variable"
 
 
 def add_store(flags: Flags, *, required: bool = False) -> None:

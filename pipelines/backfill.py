@@ -1,5 +1,6 @@
 """The backfill: many days of logs in, one release per day out, every bucket replayed through all days by one worker."""
 
+import dataclasses
 import os
 import sys
 import time
@@ -31,7 +32,7 @@ from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_
 from transforms.backfill_rows import SpoolRowsByBucket
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.markers import discard_staged, read_markers
-from transforms.read_logs import row_groups
+from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, PublishTarget, publish, read_outcome
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.resume import CompletedPins, find_completed_pins
@@ -39,6 +40,35 @@ from transforms.run import Run, RunFolder
 from transforms.step_reports import StepReport
 
 GOES_ON = "The releases before it stand; then this command again: it goes on from there."
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadGroups:
+    """The row groups of a pass, each with the number of its day: those to read, and what was read before.
+
+    Attributes:
+        staged: The files of those that an earlier attempt read.
+        reports: (step, report) of them.
+    """
+
+    to_read: list[tuple[int, RowGroup]]
+    staged: list[tuple[int, FileEntry]]
+    reports: list[tuple[int, tuple[Step, StepReport]]]
+
+
+def find_read(days: Sequence[DailyPlan]) -> ReadGroups:
+    """Looks which row groups of some days an earlier attempt read."""
+    found = ReadGroups([], [], [])
+    for n, day in enumerate(days):
+        markers = read_markers(day.run.root, day.run.staging, Step.READ_LOGS)
+        for group in (group for file in day.inputs.files for group in row_groups(file)):
+            marker = markers.get(group.task)
+            if marker is None:
+                found.to_read.append((n, group))
+            else:
+                found.staged.extend((n, entry) for entry in marker.staged)
+                found.reports.extend((n, (step, report)) for step, report in marker.reports.items())
+    return found
 
 
 def define_pipeline(
@@ -52,40 +82,41 @@ def define_pipeline(
 ) -> None:
     """One pass as one graph: rows staged by bucket, buckets replayed through the days, releases committed in order."""
     given, runs = plan.given, [day.run for day in days]
+    # Once for the whole range: vectors and model are the same on every day, so an index per day would be the same
+    # index.
     tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done)
 
-    groups = [(n, group) for n, day in enumerate(days) for file in day.inputs.files for group in row_groups(file)]
-    staged_before, read_before, to_read = [], [], []
-    markers = [read_markers(run.root, run.staging, Step.READ_LOGS) for run in runs]
-    for n, group in groups:
-        marker = markers[n].get(group.task)
-        if marker is None:
-            to_read.append((n, group))
-        else:
-            staged_before += [(n, entry) for entry in marker.staged]
-            read_before += [(n, (step, report)) for step, report in marker.reports.items()]
+    # A row group is read once, whatever number of passes and attempts: what was staged before is named, not read again.
+    groups = find_read(days)
+    # Rows go to files and only their names are shuffled: the local runner keeps every shuffled byte until the pipeline
+    # ends.
     rows = (
         pipeline
-        | "ListLogs" >> beam.Create(to_read)
-        | "SpoolRows" >> SpoolRowsByBucket(runs, given.columns, staged_before)
+        | "ListLogs" >> beam.Create(groups.to_read)
+        | "SpoolRows" >> SpoolRowsByBucket(runs, given.columns, groups.staged)
     )
-    walked_now = rows["main"] | "ReplayBuckets" >> ReplayBuckets(
+    # Nearly all of the work. One worker has a bucket from the first day to the last, so its histories and snapshot are
+    # read once and not once per day; more workers than buckets are idle here.
+    replayed_now = rows["main"] | "ReplayBuckets" >> ReplayBuckets(
         runs, replayed.starts, given.model, given.config, tables, given.vectors.dtype, given.settings.token_budget
     )
 
     # The barrier: no day is visible before everything above is done.
-    found = pipeline | "ReportsOfFinished" >> beam.Create([*read_before, *replayed.reports()])
+    # The day stays the key up to the end: each release has counters of its own.
+    found = pipeline | "ReportsOfFinished" >> beam.Create([*groups.reports, *replayed.reports()])
     reports = (
-        (rows[REPORTS], walked_now, found)
+        (rows[REPORTS], replayed_now, found)
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombinePerKey(MergeReports())
     )
+    # The pins' reports have no day: they are given to all of them by `finish_days`.
     pins_before = pipeline | "ReportsOfFinishedPins" >> beam.Create(pins_done.reports())
     pins = (
         (pin_reports, pins_before)
         | "AllPinReports" >> beam.Flatten()
         | "MergePinReports" >> beam.CombineGlobally(MergeReports())
     )
+    # One element and one worker for all days: they are committed in order, and each is compared with the one before.
     _ = (
         pipeline
         | "Barrier" >> beam.Create([tuple(runs)])
@@ -124,10 +155,13 @@ def finish_days(
 
     The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
     """
+    # What was planned is read next: in a folder of the same name on another machine it would be missing, and its error
+    # misleading.
     runs[0].check_root()  # before what was planned is read there
     outcome, cached_check = COMMITTED, CachedCanaryCheck(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
+        # A sum of the days' times is then the time of the range; the work was done once.
         of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
         outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, tables)
@@ -178,9 +212,11 @@ def run_pass(
             file=sys.stderr,
         )
     for day in days:
+        # An outcome of an earlier attempt would be taken for this one's if the engine died before the barrier.
         root.remove(f"{day.run.staging}/{OUTCOME}")
         root.write_json(planned(day.run), day_header(day, plan.replaces.release if plan.replaces else None))
     days = [day.launched(lease=lease, progress_run=runs[-1].name) for day in days]
+    # One display for all days: the workers note their progress in one folder.
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
     rows = sum(file.rows for day in days for file in day.inputs.files)
@@ -219,12 +255,14 @@ def main(argv: list[str]) -> int:
     with hold_lease(root, f"backfill {request.start} .. {request.end}") as lease:
         refuse_held(root)
         plan = plan_backfill(request, given)
+        # Printed before anything is removed, so that whoever reads it can still stop.
         passes = announce(plan, request, file=sys.stderr if shown else None)
         clear_up(plan)
         for number, days in enumerate(passes):
             last = number == len(passes) - 1 and not plan.replaces
             run_pass(plan, days, target if last else None, request.job.beam, lease, shown)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
+        # The new chain becomes visible at once and whole, after its last day: before, readers have the old one.
         if plan.replaces and tip and not plan.stopped:
             check_lease(root, lease)
             move_current(root, plan.replaces.release, tip)

@@ -57,6 +57,7 @@ def finish_run(
     Returns:
         The outcome's one word.
     """
+    # The last step may run on a machine that ran no other: it looks for itself.
     run.check_root()
     reports = {**reports, Step.CHECK_CANARIES: canaries.measure(run, tables, reports)}
     files: dict[str, list] = {table: [] for table in TABLES}
@@ -69,6 +70,7 @@ def finish_run(
         date=run.date.isoformat(),
         previous=run.previous,
         model_digest=header["model_digest"],
+        # Reports come in any order; sorted, the manifest of an undisturbed run is that of a resumed one.
         tables={table: sorted(entries, key=lambda e: (e.part, e.path)) for table, entries in files.items()},
         inputs=header["inputs"],
         settings=header["settings"],

@@ -32,18 +32,29 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
 
+    # Needs vectors and model only, so it runs beside the users' branch. Its tables come first: the join below reads
+    # them.
     tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch)
 
     # The user branch.
+    # The one shuffle of log rows, 36 bytes each: from here on a bucket has all of a user, and needs no other bucket.
     read = ReadLogs(run, given.columns, run.layout.user_buckets, run.instructions.repair, done.histories)
     rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> read
+    # Reads every bucket's histories, 28 bytes per row, and rewrites those that changed. It stands before the join
+    # because it says who is active: nobody else's rows travel on.
     histories = rows.main | "UpdateHistories" >> UpdateHistories(run, done.histories.keys(), done.open_buckets())
+    # A vector is 512 bytes beside a row of 28. So it is fetched late, for active users only, and not shuffled at all
+    # where workers can map the tables.
     joined = histories["main"] | "JoinPinVectors" >> on_embedding_workers(
         JoinPinVectors(run, given.config, tables, given.vectors.dtype, given.settings.join), given
     )
+    # The most expensive step of a night. What leaves it are names of files: whatever fails after it, no user is
+    # embedded twice.
     embedded = joined | "EmbedUsers" >> on_embedding_workers(
         EmbedUsers(run, given.model, given.settings.token_budget), given
     )
+    # Waits for all slices of a bucket, since a file of the snapshot is written once; without a new vector it stays as
+    # it is.
     snapshot_reports = embedded.main | "MergeSnapshot" >> MergeSnapshot(
         run, given.config.embedding_dim, done.snapshots.keys(), done.embedded()
     )
@@ -55,6 +66,8 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombineGlobally(MergeReports())
     )
+    # Beam computes side inputs before the step that takes them: that, and no lock, is what makes the barrier wait. One
+    # element, so that one worker checks and commits.
     _ = (
         pipeline
         | "Barrier" >> beam.Create([run.name])
@@ -124,6 +137,7 @@ def main(argv: list[str]) -> int:
         define_pipeline(pipeline, plan, target)
 
     with hold_lease(root, f"daily {request.night.date}") as lease:
+        # Under the lease: `rollback` takes it too, so that no hold is set between this look and the end of the run.
         refuse_held(root)
         if request.night.repair_rewritten:
             repair_rewritten(request, define, lease)
@@ -132,6 +146,7 @@ def main(argv: list[str]) -> int:
         if request.detach and not plan.committed:
             submit(plan, define, job.beam)
             return 0
+        # The same command after a kill between CURRENT and the store: nothing is computed again, only published.
         if plan.committed:
             outcome = check_commit_publish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:

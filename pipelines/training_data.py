@@ -195,13 +195,18 @@ def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str
     run = plan.run
     groups = [group for file in plan.inputs.files for group in row_groups(file)]
 
+    # Sorted tables of the pin vectors first: an event keeps the row of its pin in them, four bytes, and not the vector.
     vectors = pipeline | "ListVectors" >> beam.Create(vector_groups(plan.vectors))
     tables = vectors | "ShardVectors" >> ShardVectors(run, plan.shards, plan.vectors)
+    # The one shuffle of log rows, as in the nightly job; users erased since the logs were written are dropped before
+    # it.
     rows = (
         pipeline
         | "ListLogs" >> beam.Create(groups)
         | "ReadLogs" >> ReadLogs(run, plan.columns, plan.buckets, erased_root=plan.erased_root)
     )
+    # A bucket has everything of its users, so that a timeline is finished where it is built; it keeps no state between
+    # runs.
     built = rows.main | "MakeTimelines" >> MakeTimelines(
         run, plan.rules, tables["main"], plan.vectors.dtype, plan.erased_root
     )
@@ -210,6 +215,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombineGlobally(MergeReports())
     )
+    # Training wants one matrix: it is written after everything else, by one worker, one shard in memory at a time.
     shards = tables["main"] | "ToList" >> beam.combiners.ToList()
     _ = (
         pipeline
@@ -246,6 +252,7 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             f"no positive engagement by the label rule {json.dumps(rules.label_rule)}: there are {found}; "
             "give a rule of your own with --label-rule FILE"
         )
+    # By shard, and not as they came: rows of the matrix are what `pin_row` counts.
     tables = [
         map_vector_table(root, entry, plan.vectors.dtype) for entry in sorted(shards, key=lambda entry: entry.part)
     ]
@@ -373,6 +380,7 @@ def main(argv: list[str]) -> int:
             run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
         if not root.exists(TIMELINES_JSON):
             raise StoreError(f"{root.path(TIMELINES_JSON)}: was not written; look into the engine's log")
+    # Also where the job failed: without `timelines.json` nothing there can be used, and a second attempt starts over.
     finally:
         remove_leftovers(root)
     if not request.quiet:

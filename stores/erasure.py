@@ -29,7 +29,7 @@ class ErasureReport:
     Attributes:
         users: How many were asked for.
         list_digest: Hex sha256 of their sorted ids, as int64 little-endian.
-        releases: Manifests written anew.
+        releases: Manifests written again.
         rows: Table -> rows removed, over all releases; a file that several releases share counts once.
         files_deleted: Table files.
         dead_letters: Rows removed from dead letters.
@@ -52,7 +52,7 @@ class ErasureReport:
 
 
 def read_user_list(path: str) -> np.ndarray:
-    """Sorted distinct int64 ids of a file, one a line.
+    """Sorted distinct int64 ids of a file, one per line.
 
     Raises:
         UsageError: it cannot be read, is empty, or a line is not a user id; names the line.
@@ -61,7 +61,7 @@ def read_user_list(path: str) -> np.ndarray:
         with open(path, "rb") as file:
             lines = file.read().split(b"\n")
     except OSError as error:
-        raise UsageError(f"--users {path}: {error.strerror}; expected one user id a line") from None
+        raise UsageError(f"--users {path}: {error.strerror}; expected one user id per line") from None
     ids = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -70,15 +70,15 @@ def read_user_list(path: str) -> np.ndarray:
         value = int(text) if re.fullmatch(rb"[+-]?[0-9]{1,19}", text) else 1 << 64  # int() takes 1_000 for 1000
         if not -(1 << 63) <= value < 1 << 63:
             shown = text[:40].decode(errors="replace")
-            raise UsageError(f"--users {path}: line {number}: {shown!r} is not a user id; one a line")
+            raise UsageError(f"--users {path}: line {number}: {shown!r} is not a user id; one per line")
         ids.append(value)
     if not ids:
-        raise UsageError(f"--users {path}: nobody in it; expected one user id a line")
+        raise UsageError(f"--users {path}: nobody in it; expected one user id per line")
     return np.unique(np.array(ids, np.int64))
 
 
 def read_erased(root: Root) -> np.ndarray:
-    """Sorted int64 ids of the users that ROOT/erased lists, one a line; empty if there is no such file.
+    """Sorted int64 ids of the users that ROOT/erased lists, one per line; empty if there is no such file.
 
     Raises:
         StoreError: a line is not a whole number.
@@ -87,7 +87,7 @@ def read_erased(root: Root) -> np.ndarray:
 
 
 def read_ids(root: Root, relative: str) -> np.ndarray:
-    """Sorted distinct int64 ids of a file under the root, one a line.
+    """Sorted distinct int64 ids of a file under the root, one per line.
 
     Raises:
         StoreError: a line is not a whole number.
@@ -96,7 +96,7 @@ def read_ids(root: Root, relative: str) -> np.ndarray:
     try:
         return np.unique(np.array([int(line) for line in lines], np.int64))
     except (ValueError, OverflowError) as error:
-        raise StoreError(f"{root.path(relative)}: {error}; expected one user id a line") from None
+        raise StoreError(f"{root.path(relative)}: {error}; expected one user id per line") from None
 
 
 def write_ids(root: Root, relative: str, users: np.ndarray) -> None:
@@ -132,19 +132,23 @@ def check_known_tables(root: Root) -> None:
 
 
 def erase_from_files(root: Root, users: np.ndarray, report: ErasureReport) -> None:
-    """Writes the files that hold a user anew, then the manifests, then deletes the old files; may be repeated.
+    """Writes files that hold a user again, without them, then the manifests, then deletes the old files; repeatable.
 
     At no moment does a manifest name a file that is not there.
     """
+    # Releases share files: each is rewritten once, and every manifest that names it gets the same successor.
     replaced: dict[str, FileEntry] = {}
     for release in root.list("releases"):
         if not root.exists(manifest_path(release)):
             continue
         manifest = read_manifest(root, release)
+        # Manifest after manifest, each complete by itself: a kill between two leaves some that still name the old
+        # files, and those are deleted only when none does.
         changed = _without_users(root, manifest, users, replaced, report)
         if changed != manifest:
             write_manifest(root, dataclasses.replace(changed, revision=manifest.revision + 1))
             report.releases += 1
+    # Read again after all manifests were written: what they name now stays.
     named = {
         entry.path
         for release in root.list("releases")
@@ -154,6 +158,7 @@ def erase_from_files(root: Root, users: np.ndarray, report: ErasureReport) -> No
     }
     for table in TABLES_OF_USERS:
         for path in list(walk(root, table)):
+            # Files of nobody too (of runs cut off, of before a rewrite): a user is in them all the same.
             if path not in named and _holds(root, path, users):
                 root.remove(path)
                 report.files_deleted += 1
@@ -167,6 +172,7 @@ def _without_users(
     for table in TABLES_OF_USERS:
         entries = []
         for entry in manifest.tables[table]:
+            # Canaries are not cut by bucket; everything else of other buckets need not be opened.
             if table == "canaries" or entry.part in buckets:
                 if entry.path not in replaced:
                     replaced[entry.path] = _rewrite(root, table, manifest, entry, users, report)
@@ -200,12 +206,13 @@ def _holds(root: Root, path: str, users: np.ndarray) -> bool:
 
 
 def erase_from_dead_letters(root: Root, users: np.ndarray, report: ErasureReport) -> None:
-    """Writes the dead letters of every release anew without the users."""
+    """Writes the dead letters of every release again without the users."""
     for release in root.list("releases"):
         folder = f"releases/{release}/dead_letters"
         for name in root.list(folder):
             with root.open_input(f"{folder}/{name}") as source:
                 rows = pq.read_table(source)
+            # A dead letter may be one because its id is null; a null is no user, and 0 may be one.
             ids = rows["user_id"].fill_null(0).to_numpy()
             hit = np.isin(ids, users) & rows["user_id"].is_valid().to_numpy()
             if hit.any():
@@ -235,6 +242,7 @@ def erase_from_training_data(root: Root, users: np.ndarray, report: ErasureRepor
 
 def _timelines(root: Root, folder: str) -> Iterator[str]:
     """Folders below one that hold timelines."""
+    # Only at the top: the root's own folders are emptied above, by their tables.
     own = {*TABLES, "releases", "staging", "erasures"} if not folder else set()
     for name in root.list(folder):
         path = f"{folder}/{name}" if folder else name
@@ -251,6 +259,7 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     found = []
     for folder in [name for name in root.list("") if root.size(name) is None]:
         for path in walk(root, folder):
+            # Pins have no users, and are by far the most bytes.
             if path.endswith(".parquet") and not path.startswith(("pin_embeddings/", "indexes/")):
                 with root.open_input(path) as source:
                     file = pq.ParquetFile(source)

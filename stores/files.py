@@ -218,6 +218,7 @@ class Root:
         scratch = self._files.scratch(self._inside(f"{folder}/{stem}"))
         with explain_os_errors(scratch), temporary_file(scratch) as temporary:
             write(temporary)
+            # Read again: the writers are libraries that take a path, and their bytes do not pass through here.
             checksum = sha256_file(temporary)
             size = os.path.getsize(temporary)
             relative = f"{folder}/{stem}-{checksum[:16]}{suffix}"

@@ -1,4 +1,4 @@
-"""Where an id belongs: the same bucket and shard on every machine, in every process, for ever."""
+"""Where an id belongs: the same bucket and shard on every machine, in every process, forever."""
 
 from typing import Any
 

@@ -3,45 +3,62 @@
 Pins of one and the same vector are a trap in an HNSW graph: past a few dozen they link to nothing but one another, a
 search that enters the crowd cannot leave it, and what lies outside is not found at any width. So a graph holds every
 vector once, under the lowest pin_id that has it, and the other pins stand beside it, as twins.
+
+Which library makes and searches a graph is said in `LIBRARIES`; all else here is the same for any of them.
 """
 
 import dataclasses
 import datetime
-import struct
+from typing import Protocol
 
-import hnswlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.hnsw import HnswGraph, IndexParameters
 from stores.neighbours import TIE, Neighbours, merge_top_k, ordered_top_k
 from stores.tables import part_stem, read_files
 
+# Doubled each time, so that the width kept is at most twice what is needed.
 EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
 FIND_K = 10
+# A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
-GRAPH = ".hnsw"
 _CHUNK = 4096
-_HEADER = struct.Struct("<6Q")  # offset, room, pins, bytes a pin, two offsets: what hnswlib makes room by
 
 
-@dataclasses.dataclass(frozen=True)
-class IndexParameters:
-    """How an HNSW graph is built (Malkov and Yashunin, arXiv:1603.09320, section 4).
+class Graph(Protocol):
+    """What a library's class does; `stores.hnsw.HnswGraph` says it in full.
 
     Attributes:
-        m: Links a node keeps on each upper layer; twice as many on the lowest.
-        ef_construction: Candidates looked at for each insertion.
+        suffix: Of its files: how a release that was made with another library is still read.
     """
 
-    m: int = 16
-    ef_construction: int = 100
+    suffix: str
 
-    def __post_init__(self):
-        if self.m < 2 or self.ef_construction < self.m:
-            raise ValueError(f"expected 2 <= m <= ef_construction, got m {self.m}, {self.ef_construction}")
+    def __len__(self) -> int: ...
+
+    def pin_ids(self) -> np.ndarray: ...
+
+    @classmethod
+    def build(
+        cls, ids: np.ndarray, embeddings: np.ndarray, rows: np.ndarray, parameters: IndexParameters
+    ) -> "Graph": ...
+
+    def search(self, queries: np.ndarray, k: int, ef: int, threads: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def save(self, path: str) -> None: ...
+
+    @classmethod
+    def load(cls, root: Root, entry: FileEntry, dim: int) -> "Graph": ...
+
+
+# Whose files are read, by suffix. New shards are built with the first; to build with another changes what equal inputs
+# give: raise `transforms.markers.TASKS_VERSION`.
+LIBRARIES: dict[str, type[Graph]] = {library.suffix: library for library in (HnswGraph,)}
+_BUILT_WITH: type[Graph] = next(iter(LIBRARIES.values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +68,7 @@ class BuildReport:
     Attributes:
         find_ef: Smallest `ef` with which a search for each pin's own vector finds it.
         unfindable: Pins that no `ef` of `EF_CANDIDATES` finds.
-        rebuilds: How often the graph was made anew.
+        rebuilds: How often the graph was built again.
     """
 
     find_ef: int
@@ -79,12 +96,16 @@ NO_TWINS = Twins(np.empty(0, np.int64), np.empty(0, np.int64))
 class IndexShard:
     """One shard, open for search."""
 
-    graph: hnswlib.Index
+    graph: Graph
     twins: Twins
 
     def __len__(self) -> int:
         """Pins in it, twins included."""
-        return self.graph.get_current_count() + len(self.twins.pin_id)
+        return len(self.graph) + len(self.twins.pin_id)
+
+    def pin_ids(self) -> np.ndarray:
+        """Of all of them: int64, ascending."""
+        return np.sort(np.concatenate([self.graph.pin_ids(), self.twins.pin_id]))
 
 
 def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Twins]:
@@ -99,8 +120,12 @@ def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Tw
     """
     if not len(ids):
         return np.empty(0, np.int64), NO_TWINS
+    # By their bytes, as one opaque value per row: float comparison would call -0.0 and 0.0 equal, and would compare 256
+    # columns one by one.
     rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings.shape[1] * embeddings.itemsize)))[:, 0]
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    # `ids` ascend and `unique` gives the first place, so this is the lowest pin_id of each vector, whatever the order
+    # of files.
     twin_of = ids[first[group]]
     others = np.flatnonzero(twin_of != ids)
     others = others[np.lexsort((ids[others], twin_of[others]))]
@@ -115,12 +140,7 @@ def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParame
         embeddings: float16 or float32 [N, d], unit norm.
     """
     rows, twins = split_twins(ids, embeddings)
-    index = hnswlib.Index(space="ip", dim=embeddings.shape[1])
-    index.init_index(max(1, len(rows)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100)
-    for start in range(0, len(rows), _CHUNK):
-        part = rows[start : start + _CHUNK]
-        index.add_items(embeddings[part].astype(np.float32), ids[part], num_threads=1)
-    return IndexShard(index, twins)
+    return IndexShard(_BUILT_WITH.build(ids, embeddings, rows, parameters), twins)
 
 
 def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
@@ -132,6 +152,7 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
     Returns:
         The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
     """
+    # Only those that a narrow search missed are searched again, wider: those found at 64 cost nothing more.
     missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
     for ef in EF_CANDIDATES:
         pending, missed = missed, np.empty(0, np.int64)
@@ -140,6 +161,8 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
             vectors = embeddings[rows].astype(np.float32)
             found = _search(shard.graph, vectors, FIND_K, ef, threads=1)
             hit = (found.pin_ids == ids[rows][:, None]).any(axis=1)
+            # A pin whose vector nearly equals others' may be pushed out of the ten by them: whoever asks gets pins as
+            # good.
             hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
             missed = np.concatenate([missed, rows[~hit]])
         if not len(missed):
@@ -160,10 +183,9 @@ def build_findable_index(
         embeddings: float16 or float32 [N, d], unit norm.
     """
     for rebuilds in range(REBUILDS + 1):
-        effort = 2**rebuilds
-        shard = build_index(
-            ids, embeddings, IndexParameters(parameters.m * effort, parameters.ef_construction * effort)
-        )
+        # Twice the links and twice the candidates: more incoming links make it less likely that a node loses its last
+        # one.
+        shard = build_index(ids, embeddings, parameters.with_effort(2**rebuilds))
         find_ef, unfindable = find_pins(shard, ids, embeddings)
         if not unfindable:
             break
@@ -172,10 +194,10 @@ def build_findable_index(
 
 def write_shard(root: Root, date: datetime.date, number: int, shard: IndexShard) -> list[FileEntry]:
     """Writes one shard: `indexes/<date>/part-NNNNN-<digest>.hnsw`, which any hnswlib reads (space `ip`), and, if it has
-    twins, a `.parquet` of `pin_id, twin_of` beside it."""
+    twins, a `.parquet` of `pin_id, twin_of` beside it. Another library's file ends in its own suffix."""
     folder, stem = f"indexes/{date.isoformat()}", part_stem(number)
-    count = shard.graph.get_current_count()
-    entries = [root.write_named_by_content(folder, stem, GRAPH, number, count, shard.graph.save_index)]
+    graph = shard.graph
+    entries = [root.write_named_by_content(folder, stem, graph.suffix, number, len(graph), graph.save)]
     if len(shard.twins.pin_id):
         rows = pa.table(dataclasses.asdict(shard.twins))
         entries.append(
@@ -199,11 +221,11 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
     shards = []
     for number in sorted({entry.part for entry in entries}):
         mine = [entry for entry in entries if entry.part == number]
-        graphs = [_load_graph(root, entry, dim) for entry in mine if entry.path.endswith(GRAPH)]
+        rest = [entry for entry in mine if _library_of(entry) is None]
+        graphs = [_load_graph(root, entry, dim) for entry in mine if entry not in rest]
         if len(graphs) != 1:
             raise StoreError(f"{root.url}: the manifest names {len(graphs)} graphs for index shard {number}, not one")
         twins = NO_TWINS
-        rest = [entry for entry in mine if not entry.path.endswith(GRAPH)]
         if rest:
             rows = read_files(root, rest)
             twins = Twins(rows["pin_id"].to_numpy(), rows["twin_of"].to_numpy())
@@ -211,39 +233,25 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
     return shards
 
 
-def _load_graph(root: Root, entry: FileEntry, dim: int) -> hnswlib.Index:
+def _library_of(entry: FileEntry) -> type[Graph] | None:
+    return next((library for suffix, library in LIBRARIES.items() if entry.path.endswith(suffix)), None)
+
+
+def _load_graph(root: Root, entry: FileEntry, dim: int) -> Graph:
     path, size = root.path(entry.path), root.size(entry.path)
     if size != entry.bytes:
         found = "is missing" if size is None else f"has {size} bytes, its manifest says {entry.bytes}"
         raise StoreError(f"{path}: {found}; restore the file from a backup, or start from another release")
-    local = root.local_copy(entry)
-    with open(local, "rb") as file:
-        header = file.read(_HEADER.size)
-    if len(header) == _HEADER.size:
-        _, room, count, element, _, _ = _HEADER.unpack(header)
-        most = size // count if count else 1 << 20
-        if room != max(1, entry.rows) or count != entry.rows or not 4 * dim <= element <= most:
-            raise StoreError(
-                f"{path}: its header asks for room for {room:,} pins of {element:,} bytes, its manifest says "
-                f"{entry.rows:,} pins in {size:,} bytes; restore the file from a backup"
-            )
-    index = hnswlib.Index(space="ip", dim=dim)
-    try:
-        index.load_index(local)
-    except RuntimeError as error:
-        raise StoreError(f"{path}: not a readable index ({error}); restore the file from a backup") from error
-    if index.get_current_count() != entry.rows:
-        raise StoreError(f"{path}: holds {index.get_current_count()} pins, its manifest says {entry.rows}")
-    return index
+    library = _library_of(entry)
+    assert library is not None  # the caller asked
+    return library.load(root, entry, dim)
 
 
-def _search(index: hnswlib.Index, queries: np.ndarray, k: int, ef: int, threads: int) -> Neighbours:
-    available = min(k, index.get_current_count())
+def _search(graph: Graph, queries: np.ndarray, k: int, ef: int, threads: int) -> Neighbours:
+    available = min(k, len(graph))
     if not available or not len(queries):
         return ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-    index.set_ef(max(ef, available))
-    labels, distances = index.knn_query(queries, k=available, num_threads=threads)
-    return ordered_top_k(labels.astype(np.int64), 1.0 - distances, k)
+    return ordered_top_k(*graph.search(queries, available, ef, threads), k)
 
 
 def _add_twins(found: Neighbours, twins: Twins, k: int) -> Neighbours:
@@ -252,10 +260,14 @@ def _add_twins(found: Neighbours, twins: Twins, k: int) -> Neighbours:
         return found
     pins = found.pin_ids.ravel()
     begin = np.searchsorted(twins.twin_of, pins, side="left")
+    # Every pin found stands for itself and its twins. No more of them are laid out than an answer can hold: a crowd may
+    # have thousands.
     count = 1 + np.minimum(np.searchsorted(twins.twin_of, pins, side="right") - begin, k - 1)
     count = count.reshape(found.pin_ids.shape)
     place = np.cumsum(count, axis=1) - count  # of each pin found, among those of its query
     count = np.where(place < k, count, 0)
+    # The twins of all pins of all queries at once: `cell` says whose place is filled, `rank` which of the crowd fills
+    # it; 0 is the pin in the graph.
     cell = np.repeat(np.arange(count.size), count.ravel())
     rank = np.arange(len(cell)) - np.repeat(np.cumsum(count.ravel()) - count.ravel(), count.ravel())
     ids = np.where(rank == 0, pins[cell], twins.pin_id[np.maximum(begin[cell] + rank - 1, 0) % len(twins.pin_id)])
@@ -272,9 +284,10 @@ def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int
 
     Args:
         queries: float32 [Q, d].
-        k: How many pins a query.
+        k: How many pins per query.
         ef: Candidates kept during the search of one shard (Malkov and Yashunin, algorithm 5); at least k is used.
     """
+    # One user's query is not worth starting threads; a batch, as a gate asks it, takes all cores.
     threads = -1 if len(queries) > 16 else 1
     return merge_top_k(
         [_add_twins(_search(shard.graph, queries, k, ef, threads), shard.twins, k) for shard in shards], k

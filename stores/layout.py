@@ -17,7 +17,7 @@ class Layout:
     Attributes:
         user_buckets: Parts of `histories` and `user_embeddings`.
         pin_shards: Parts of `pin_embeddings` and `indexes`.
-        history_length: Engagements kept a user; at least the model's `max_sequence_length`.
+        history_length: Engagements kept per user; at least the model's `max_sequence_length`.
         embedding_dtype: Of the stored vectors; float16 is the only one.
     """
 
@@ -35,7 +35,7 @@ class Layout:
             raise UsageError(f"embedding_dtype must be float16, got {self.embedding_dtype!r}")
 
 
-BUCKET_DAY_BYTES = 32 << 20  # of new rows a bucket: engines keep a key's values together, and sort them on their heap
+BUCKET_DAY_BYTES = 32 << 20  # of new rows per bucket: engines keep a key's values together, and sort them on their heap
 BUCKET_HISTORY_ROWS = 4_000_000  # a merge holds a bucket about four times: 0.6 GB
 ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes, a float
 
@@ -44,10 +44,11 @@ def advise_buckets(history_rows: int, rows_a_day: int, least: int = 64) -> int:
     """How many user buckets a root should be made with: a power of two, so that none is too large.
 
     Args:
-        history_rows: Engagements that the histories will hold in all, once grown: users x kept a user.
+        history_rows: Engagements that the histories will hold in all, once grown: users x kept per user.
         rows_a_day: New log rows of the heaviest run: a day's, or all of a bootstrap's.
         least: Room to grow: never fewer than these.
     """
+    # Whatever asks for most buckets decides: the merge's memory, the shuffle's largest key, or room to grow.
     needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, least)
     return 1 << math.ceil(math.log2(needed))
 
@@ -69,7 +70,7 @@ def read_layout(root: Root) -> Layout | None:
 
 
 def check_layout(root: Root, layout: Layout, made_with: Mapping[str, Any], release: str) -> None:
-    """Holds the layout of a root against the one that a release was made with: a flipped bit shows in no other way.
+    """Compares the layout of a root with the one that a release was made with: a flipped bit shows in no other way.
 
     Args:
         made_with: The release's settings.
@@ -77,11 +78,11 @@ def check_layout(root: Root, layout: Layout, made_with: Mapping[str, Any], relea
     Raises:
         StoreError: they differ.
     """
-    told = {**dataclasses.asdict(layout), **made_with.get("layout", {})}
+    made = {**dataclasses.asdict(layout), **made_with.get("layout", {})}
     for name, value in dataclasses.asdict(layout).items():
-        if told[name] != value:
+        if made[name] != value:
             raise StoreError(
-                f"{root.path('layout.json')}: {name} is {value!r}, {release} was made with {told[name]!r}; it was "
+                f"{root.path('layout.json')}: {name} is {value!r}, {release} was made with {made[name]!r}; it was "
                 "changed or damaged since, restore it from a backup of the root"
             )
 

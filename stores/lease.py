@@ -18,6 +18,7 @@ LEASE = "lease.json"
 
 def _holder_is_dead(lease: dict[str, Any]) -> bool:
     """Whether the holder ran on this machine and its process is gone: no reason to wait for the expiry."""
+    # Process ids say nothing of other machines: there only the expiry counts.
     if lease["host"] != socket.gethostname():
         return False
     try:
@@ -26,6 +27,7 @@ def _holder_is_dead(lease: dict[str, Any]) -> bool:
         return True
     except PermissionError:
         return False
+    # The number alone may belong to another process by now, which lives for other reasons.
     return lease["process_start"] != _process_start(lease["pid"])
 
 
@@ -69,6 +71,8 @@ def _acquire(root: Root, mine: bytes, holder: str) -> None:
             raise StoreError(
                 f"{root.path(LEASE)}: not a lease; if no other run is on this root, delete the file"
             ) from None
+    # From what was read to mine: of two that both find a dead holder only one swaps. Whoever's answer is lost looks for
+    # its own id.
     if free and (root.compare_and_swap(LEASE, found, mine) or _is_of(holder, _read(root))):
         return
     left = max(0, round(lease["expires"] - time.time()))
@@ -113,6 +117,8 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
         while not stop.wait(seconds / 3):
             # An object store out of reach for a moment is tried again: the lease outlives two renewals that fail.
             with contextlib.suppress(StoreError):
+                # Read and swapped, never written blindly: a run that was frozen for longer than its lease must not take
+                # the root back from whoever holds it now.
                 found = _read(root)
                 if not _is_of(holder, found):
                     return  # somebody took it over: `check_lease` keeps this run from committing
@@ -126,6 +132,7 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
         stop.set()
         thread.join()
         found = _read(root)
+        # Only one's own: after a take-over the lease to give back is somebody else's.
         if _is_of(holder, found):
             root.compare_and_remove(LEASE, found)
 

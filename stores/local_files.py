@@ -80,6 +80,7 @@ def move_into_place(temporary: str, path: str, *, durable: bool = True) -> None:
     Args:
         durable: Wait until it is on the disk; without it a power cut may leave no file, or a damaged one.
     """
+    # The rename alone is atomic for readers; what it lacks is only what a power cut takes away.
     if not durable:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
@@ -88,6 +89,7 @@ def move_into_place(temporary: str, path: str, *, durable: bool = True) -> None:
         os.fsync(file.fileno())
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
+    # A rename is an entry of the folder: without this a power cut may bring the old name back.
     _fsync_directory(os.path.dirname(path))
 
 
@@ -121,6 +123,8 @@ class LocalFiles:
 
     def compare_and_swap(self, path: str, expected: bytes | None, new: bytes) -> bool:
         """As `Root.compare_and_swap`: for processes of one machine, or of machines that share POSIX locks."""
+        # POSIX has no compare-and-swap on a file's content, so read and rename are one step under a lock that everybody
+        # takes.
         with self._locked(path):
             if self._content(path) != expected:
                 return False
@@ -164,10 +168,13 @@ class LocalFiles:
         directory, name = os.path.split(path)
         with explain_os_errors(path):
             os.makedirs(directory, exist_ok=True)
+            # A lock file of its own beside the file: the file itself is replaced by a rename, and a lock on it would be
+            # on what is gone. It is never removed, since another process may be waiting for it.
             descriptor = os.open(
                 os.path.join(directory, f".lock-{name}"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644
             )
         try:
+            # The kernel drops it with the process: a killed one blocks nobody.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:

@@ -150,6 +150,7 @@ def size_of(location: str) -> int | None:
         found = _information(location)
         return found.size if found.type == fs.FileType.File else None
     try:
+        # One call and not `exists` first: between the two the file may go.
         found = os.stat(location)
         return found.st_size if stat.S_ISREG(found.st_mode) else None
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from stores.names import Counter, Step
 from stores.tables import TABLES
 from stores.upgrades import FILE_ENTRY, MANIFEST, MANIFEST_FORMAT, Record, fields_of, read_record, upgrade, write_record
 
-DIGEST = "digest"  # the key, last in the file, that holds what the rest of it is held against
+DIGEST = "digest"  # the key, last in the file, of what the rest of it is compared with
 FORMAT = MANIFEST_FORMAT  # of a manifest and of everything that it names
 
 
@@ -28,17 +28,17 @@ class Manifest:
         model_digest: Of the model that made every vector in it.
         tables: Table name -> its files.
         inputs: Every log file that this release read: `path` relative to the logs, `rows`, `bytes`.
-        settings: What the run was told, as far as it bears on the result.
+        settings: How the run was configured, as far as it affects the result.
         counters: Step -> counter -> number.
         gates: What was checked: `name`, `measured`, `threshold`, `passed`, and the reason if an operator `forced` it.
         timings: Step -> seconds of work, summed over workers.
         retry_users: Users whose inference failed, to be tried again the next night.
         dropped: Tables whose files were removed by `gc`; they are empty here. What was read, counted and checked stays.
-        revision: Raised where `gc` or `erase` wrote the manifest anew.
+        revision: Raised where `gc` or `erase` wrote the manifest again.
         format: `FORMAT` of the version that wrote it.
-        statistics: Distributions that the next releases are compared with: name -> counts a bin.
+        statistics: Distributions that the next releases are compared with: name -> counts per bin.
         extra: Keys that a newer version wrote and this one does not know; written again with the others.
-        extra_of_files: Likewise of the files: path -> keys. They go with the file: where one is written anew, its
+        extra_of_files: Likewise of the files: path -> keys. They go with the file: where one is written again, its
             successor has another path.
     """
 
@@ -106,6 +106,8 @@ class Manifest:
             tables = {
                 name: [read_entry(entry, f"{name}/") for entry in entries] for name, entries in record["tables"].items()
             }
+            # Whatever a later step opens, counts or divides by: found here it names the manifest, found there it is a
+            # traceback.
             _check_fields(record)
             return cls(
                 **{name: record[name] for name in keys if name != "tables"},
@@ -202,6 +204,7 @@ def read_manifest(root: Root, release: str) -> Manifest:
         found = root.read_json(relative)
         digest = found.pop(DIGEST, "") if isinstance(found, dict) else ""
         manifest = Manifest.from_json(found, root.path(relative))
+        # Files have checksums in the manifest; the manifest has nobody above it, so it carries its own.
         if digest != _digest(found):
             raise StoreError(
                 f"{root.path(relative)}: not a manifest as it was written (its {DIGEST} is another); it was changed or "

@@ -10,7 +10,7 @@ TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """The k best pins a query, best first, equal scores by pin_id.
+    """The k best pins of each query, best first, equal scores by pin_id.
 
     Attributes:
         pin_ids: int64 [Q, k]; -1 where there are fewer than k pins.
@@ -50,6 +50,7 @@ def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray
         embeddings: float16 or float32 [P, d].
     """
     best = ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
+    # A block of scores at a time: all of them would be queries times pins.
     rows = 1 << 14
     for start in range(0, len(pin_ids), rows):
         scores = queries @ embeddings[start : start + rows].astype(np.float32).T  # [Q, rows]
@@ -62,9 +63,10 @@ def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray
 def _best_columns(scores: np.ndarray, k: int) -> np.ndarray:
     """int64 [Q, k]: where the k largest of float32 [Q, C], 0 < k <= C, stand in each row, in any order.
 
-    They stand in the k groups of the largest maxima: few columns are left to partition, which is the dear part.
+    They stand in the k groups of the largest maxima: few columns are left to partition, which is the expensive part.
     """
     groups = scores.shape[1] // GROUP
+    # Then every group would be chosen, and the maxima were for nothing.
     if groups <= k:
         return np.argpartition(scores, -k, axis=1)[:, -k:]
     whole = groups * GROUP
@@ -101,5 +103,6 @@ def count_found(found: Neighbours, exact: Neighbours) -> tuple[int, int]:
     """(of the true k best of all queries those that were found, all of them); arguments as of `tie_aware_recall`."""
     wanted = np.isfinite(exact.scores)
     last = np.where(wanted, exact.scores, np.inf).min(axis=1, keepdims=True)
+    # By score and not by id: of pins that tie for the last place any may be returned, and none of them is wrong.
     good = np.isfinite(found.scores) & (found.scores >= last - TIE)
     return int(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum()), int(wanted.sum())

@@ -63,6 +63,8 @@ class ObjectFiles:
         whoever must know reads what is there now and looks whether it is its own.
         """
         with self._client(path) as (client, key):
+            # The store compares, not we: between our read and the put anybody may write, and then the put with the old
+            # ETag fails.
             mode: Any = "create"
             if expected is not None:
                 try:
@@ -73,6 +75,7 @@ class ObjectFiles:
                     return False
                 mode = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name] is not None}
             try:
+                # In one piece: the condition is on the one put that makes the object.
                 obstore.put(client, key, new, mode=mode, use_multipart=False)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
                 return False
@@ -87,6 +90,7 @@ class ObjectFiles:
     def remove(self, path: str) -> None:
         """Removes an object, and everything whose name begins with it and a slash."""
         with self._client(path) as (client, key):
+            # The slash keeps `part-1` from taking `part-10` with it.
             for page in obstore.list(client, prefix=f"{key}/"):
                 _delete(client, [found["path"] for found in page])
             _delete(client, [key])
@@ -101,10 +105,13 @@ class ObjectFiles:
         copy = cache_folder("copies", f"{checksum}{suffix}")
         with explain_os_errors(copy):
             os.makedirs(os.path.dirname(copy), exist_ok=True)
+            # One download per machine, however many workers start at once: the others find the file when they get the
+            # lock.
             with _locked(f"{copy}.lock"):
                 if not os.path.exists(copy) or os.path.getsize(copy) != bytes:
                     _remove_old_copies(os.path.dirname(copy))
                     self._download(path, copy, checksum)
+                # Use counts as youth: `_remove_old_copies` looks at this time.
                 os.utime(copy)
         return copy
 
@@ -113,6 +120,7 @@ class ObjectFiles:
         with temporary_file(os.path.dirname(copy)) as temporary:
             with self._client(path) as (client, key), open(temporary, "wb") as file:
                 for block in obstore.get(client, key).stream(min_chunk_size=_BLOCK):
+                    # Hashed while it arrives: the check costs no second read of the file.
                     digest.update(block)
                     file.write(block)
             if digest.hexdigest() != checksum:

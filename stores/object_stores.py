@@ -50,6 +50,7 @@ def is_url(location: str) -> bool:
 
 def _s3_options() -> tuple[tuple[str, str], ...]:
     """Endpoint and region as the standard variables have them; clients are kept by them."""
+    # Read on every call, and part of the cache's key: a client is of the variables that it was made with.
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options = {"endpoint": endpoint.rstrip("/")} if endpoint else {}
@@ -82,7 +83,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def file_system(url: str) -> tuple[fs.FileSystem, str]:
-    """The pyarrow file system of a URL, one a process, and the path in it."""
+    """The pyarrow file system of a URL, one per process, and the path in it."""
     scheme, bucket, path = _split(url)
     path = path if scheme == "hdfs" else f"{bucket}{path}".rstrip("/")
     return _file_system(scheme, bucket, os.getpid(), _s3_options()), path
@@ -103,7 +104,7 @@ def _bucket_client(scheme: str, bucket: str, process: int, s3: tuple[tuple[str, 
 
 
 def bucket_client(url: str) -> tuple[Any, str]:
-    """The obstore client of a URL's bucket, one a process, and the key in it.
+    """The obstore client of a URL's bucket, one per process, and the key in it.
 
     Raises:
         UsageError: `hdfs://`, which has no conditional put.
@@ -128,6 +129,7 @@ def as_os_errors(location: str) -> Iterator[None]:
     except (OSError, pa.ArrowException, exceptions.BaseError) as error:
         if isinstance(error, OSError) and error.errno and error.filename:
             raise
+        # pyarrow and obstore say a refusal in words only, each in its own.
         text = " ".join(str(error).split())
         if any(word in text for word in ("ACCESS_DENIED", "HTTP status 403", "HTTP status 401", "credential")):
             raise _refused(location) from None

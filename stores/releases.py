@@ -45,7 +45,7 @@ HELD_BEFORE = "PINNED"  # what the file was called at first: still read, and rem
 
 
 @dataclasses.dataclass(frozen=True)
-class Pin:
+class Hold:
     """Why a root is held at a release: `ROOT/HELD`.
 
     Attributes:
@@ -68,7 +68,7 @@ def held_by(root: Root) -> str:
     return next((name for name in (HELD, HELD_BEFORE) if root.exists(name)), "")
 
 
-def read_hold(root: Root) -> Pin | None:
+def read_hold(root: Root) -> Hold | None:
     """What holds the root at a release; None if nothing does.
 
     Raises:
@@ -76,16 +76,17 @@ def read_hold(root: Root) -> Pin | None:
     """
     path = root.path(name := held_by(root) or HELD)
     try:
-        return read_record(HOLD, Pin, root.read_json(name), path)
+        return read_record(HOLD, Hold, root.read_json(name), path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise StoreError(f"{path}: not understood ({error}); `pinnerformer rollback --lift-hold` removes it") from None
 
 
-def write_hold(root: Root, hold: Pin) -> None:
+def write_hold(root: Root, hold: Hold) -> None:
     """Holds a root; whatever held it before does so no more."""
     root.write_json(HELD, write_record(hold))
+    # After the new file is there: at no moment is a held root free.
     root.remove(HELD_BEFORE)
 
 
@@ -123,8 +124,10 @@ def move_current(root: Root, previous: str | None, release: str) -> None:
         StoreError: CURRENT names something else by now: another run was faster.
     """
     expected = None if previous is None else f"{previous}\n".encode()
+    # The one place where a release becomes visible; two runs may get here, one swaps.
     if root.compare_and_swap(CURRENT, expected, f"{release}\n".encode()):
         return
+    # Not swapped may also mean: swapped by an earlier attempt, or the answer was lost. What is there decides.
     found = current_release(root)
     if found != release:
         raise StoreError(
@@ -138,6 +141,7 @@ def chain(root: Root, start: str | None = None) -> Iterator[Manifest]:
     release = start or current_release(root)
     seen = set()
     while release is not None:
+        # A manifest that was mended by hand may name itself; a loop would hang every command.
         if release in seen:
             raise StoreError(f"{root.path('releases/' + release)}: is its own ancestor; restore its manifest")
         seen.add(release)
@@ -156,6 +160,7 @@ def committed_releases(root: Root) -> set[str]:
             if manifest.release in found:
                 break
             found.add(manifest.release)
+            # The chain that was replaced is no ancestor, but its releases keep their ids.
             over = manifest.settings.get("over")
             if over and root.exists(manifest_path(over)):
                 heads.append(over)

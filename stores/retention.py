@@ -56,9 +56,11 @@ def plan_slimming(root: Root, retention: Retention, served: Iterable[str]) -> di
     Args:
         served: Releases that a key-value store serves: they stay whole.
     """
+    # By the chain and not by date: a release that was replaced or rolled back is old, however young.
     newest = [manifest.release for manifest in chain(root)]
     whole = {*newest[: retention.releases], *served}
     hold = read_hold(root)
+    # Both stay whole: the one that is served, and the one that somebody is about to look into.
     if hold is not None:
         whole |= {hold.release, hold.rolled_back}
     with_snapshot = {*newest[: max(retention.releases, retention.snapshots)]}
@@ -165,12 +167,14 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
     slimmed = plan_slimming(root, retention, served)
     now = time.time()
     runs = old_runs(root, retention, slimmed, now)
+    # `known` are files that a manifest or run named before: nobody is writing them, so they need no grace.
     kept, known = kept_files(root, slimmed, runs), kept_files(root, {}, ())
     files = [path for table in TABLES for path in walk(root, table) if path not in kept]
     files += [path for folder in ("", "releases", "erasures") for path in temporary_files(root, folder)]
     files = [path for path in files if path in known or now - root.modified(path) > retention.grace_s]
     size = sum(root.size(path) or 0 for path in files)
     if not dry_run:
+        # This order: manifests, then files. The other way round a kill would leave a manifest that names what is gone.
         for release, tables in slimmed.items():
             write_manifest(root, slim(read_manifest(root, release), tables))
         for run in runs:

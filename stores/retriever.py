@@ -49,7 +49,7 @@ class _Opened:
 class Retriever:
     """Finds the pins nearest to users. Safe to use from several threads.
 
-    It follows what the key-value store serves, never CURRENT: a user's vector and the index it is held against are of
+    It follows what the key-value store serves, never CURRENT: a user's vector and the index it is searched in are of
     one release, whatever is being committed meanwhile.
 
     Args:
@@ -75,6 +75,8 @@ class Retriever:
         """
         if k < 1:
             raise ValueError(f"k must be positive, got {k}")
+        # Vector and `current` in one call: asked one after the other, a publish between the two would pair a vector
+        # with the index of another model.
         embeddings, days, found, current = self._client.get_many_of(self._client.current, [user_id])
         if not found[0]:
             raise StoreError(
@@ -83,6 +85,7 @@ class Retriever:
             )
         opened = self._open(current)
         engaged = self._engaged(opened.manifest, user_id) if exclude_engaged else np.empty(0, np.int64)
+        # As many more as may be taken away again: the index cannot leave pins out while it searches.
         wanted = k + len(engaged)
         best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
         kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
@@ -90,6 +93,7 @@ class Retriever:
         return Retrieved(user_id, current.release, days[0], pins, scores)
 
     def _open(self, current: Current) -> _Opened:
+        # Two threads that both see a new release would load its indexes twice, and have both in memory.
         with self._lock:
             opened = self._opened
             if opened is None or opened.manifest.release != current.release:

@@ -15,6 +15,7 @@ def write_pieces(root: Root, folder: str, stem: str, pieces: list[tuple[int, byt
         pieces: Of any buckets, several of one bucket too; kept sorted by bucket, in their order within one.
         rows: How many log rows they hold.
     """
+    # By bucket: then a bucket's pieces are one range, found by binary search and read without the others.
     ordered = sorted(pieces, key=lambda piece: piece[0])
     buckets = pa.array([bucket for bucket, _ in ordered], pa.int32())
     batch = pa.record_batch([buckets, pa.array([chunk for _, chunk in ordered], pa.large_binary())], schema=SCHEMA)

@@ -1,4 +1,4 @@
-"""Tables of bucket files: plain Parquet, one file a part, named by its content."""
+"""Tables of bucket files: plain Parquet, one file per part, named by its content."""
 
 import datetime
 import hashlib

@@ -87,6 +87,8 @@ def read_timelines(folder: str, files: list[FileEntry]) -> tuple[np.ndarray, np.
                 f"{path}: has {tables[-1].num_rows} users, {DESCRIPTION} says {entry.rows}; make the timelines again"
             )
     rows = pa.concat_tables(tables)
+    # Files are by bucket, so that ids are mixed over them; sorted, the order says nothing of how many buckets there
+    # were.
     rows = rows.take(pa.array(np.argsort(rows["user_id"].to_numpy(), kind="stable")))
     lengths = rows["pin_row"].combine_chunks()
     offsets = np.zeros(rows.num_rows + 1, np.int64)
@@ -105,6 +107,7 @@ def write_vector_matrix(root: Root, shards: list[tuple[np.ndarray, np.ndarray]],
     with replace_atomically(root.path(PIN_IDS)) as path, open(path, "wb") as file:
         np.save(file, np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in shards)]))
     with replace_atomically(root.path(VECTORS)) as path, open(path, "wb") as file:
+        # The header by hand, then shard after shard: `np.save` would want the whole matrix in memory.
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
             "fortran_order": False,

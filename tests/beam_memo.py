@@ -34,7 +34,7 @@ def _remember_arguments(look):
 
 
 def _remember_flags(parse):
-    """What a class of options reads out of flags, kept by class and flags: every step of a pipeline asks anew."""
+    """What a class of options reads out of flags, kept by class and flags: every step of a pipeline asks again."""
     seen: dict[tuple[type, tuple[str, ...]], object] = {}
 
     def initialise(self, flags=None, **named):

@@ -14,7 +14,7 @@ EVER = -(1 << 63)
 
 @dataclasses.dataclass(frozen=True)
 class Ageing:
-    """How long rows, users and vectors last, counted in UTC days up to a release's own; 0 is for ever.
+    """How long rows, users and vectors last, counted in UTC days up to a release's own; 0 is forever.
 
     Attributes:
         max_history_days: Rows of earlier days leave the histories; whose history they leave is embedded again.
@@ -61,6 +61,8 @@ class Ageing:
         """
         if not self.refresh_days or after is None:
             return np.zeros(len(user_ids), bool)
+        # A hash spreads users evenly over the days; ids are often given in order of joining, and a modulo would follow
+        # that.
         slot = (uniform_of(user_ids, REFRESH_SALT) * self.refresh_days).astype(np.int64)
         return (slot - after.toordinal() - 1) % self.refresh_days < (date - after).days
 

@@ -1,4 +1,4 @@
-"""Walks every bucket through all days of a range, its histories and its snapshot in one worker's hands.
+"""Replays every bucket through all days of a range, its histories and its snapshot in one worker's hands.
 
 Buckets do not depend on one another, on no day. What is done to a bucket on a day is what the daily job does to it, by
 the same functions; what is saved is everything between two days: start-up, barriers, and reading the state again.
@@ -54,13 +54,14 @@ class BucketState:
 
     def task(self, bucket: int) -> str:
         """The name of what the next day makes of a bucket in this state: the same name only from the same state."""
+        # Checksums, not paths: the same content under another date's folder is the same state.
         facts = [[e.checksum for e in self.histories], [e.checksum for e in self.embeddings], self.retry]
         return f"{part_stem(bucket)}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class BucketStart:
-    """Where the walk of a bucket starts: the number of its first day, and the state before that day."""
+    """Where the replay of a bucket starts: the number of its first day, and the state before that day."""
 
     day: int
     state: BucketState
@@ -118,12 +119,14 @@ def find_replayed(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Rep
     A day with a user that failed does not count, nor do the days after it: what made them fail may be mended.
 
     Args:
-        runs: One a day, in order.
+        runs: One per day, in order.
         states: Every bucket before the first day.
     """
     markers = [read_markers(run.root, run.staging, Step.REPLAY_BUCKETS) for run in runs]
     finished, starts = [], {}
     for bucket, state in states.items():
+        # As far as the chain of states holds: what a later day made from another state does not count, though its
+        # marker is there.
         day = 0
         while day < len(runs):
             marker = markers[day].get(state.task(bucket))
@@ -144,7 +147,7 @@ class BucketTables:
 
     @classmethod
     def read(cls, root: Root, state: BucketState, dim: int) -> "BucketTables":
-        """Reads what a state's files hold, each compared with its sha256: what is damaged would be carried on for ever.
+        """Reads what a state's files hold, each compared with its sha256: what is damaged would be carried on forever.
 
         Raises:
             StoreError: a file is missing or damaged.
@@ -181,6 +184,7 @@ def replay_day(
     started = time.perf_counter()
     retry = np.array(state.retry, np.int64)
     updated = update_bucket(run, bucket, hand.histories, list(state.histories), new, retry)
+    # The whole saving of a backfill: tomorrow's `old` is in memory, and is not read, checked and decoded again.
     hand.histories = updated.rows
     slices = list(cut_slices(updated.rows, updated.active))
     counters = {**updated.counters, Counter.SLICES: len(slices)}
@@ -220,6 +224,7 @@ class ReplayBucket(beam.DoFn):
     def setup(self):
         self._runs[0].check_root()
 
+        # Threads of one process share the weights; a copy each would be the model's size times the threads.
         def load() -> UserEncoder:
             return UserEncoder(self._reference.load().user_tower, self._token_budget, self._reference.device)
 
@@ -229,6 +234,7 @@ class ReplayBucket(beam.DoFn):
         bucket, groups = element
         root = self._runs[0].root
         context = EmbeddingContext(self._encoder, self._config, self._vectors.open(tables).look_up)
+        # Names only: the rows of a day are mapped when its turn comes, so the range's length takes no memory.
         files: dict[int, list[FileEntry]] = {}
         for day, entry in groups["staged"]:
             files.setdefault(day, []).append(entry)
@@ -240,6 +246,7 @@ class ReplayBucket(beam.DoFn):
                 pieces = [piece for entry in files.get(day, ()) for piece in read_pieces(root, entry, bucket)]
                 new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
                 marker = CompletionMarker(replay_day(run, bucket, state, hand, new, context))
+                # Named by the state it started from: an attempt that starts from another does not find it.
                 write_marker(root, run.staging, Step.REPLAY_BUCKETS, state.task(bucket), marker)
                 run.note_progress(Step.REPLAY_BUCKETS, 1)
                 state = state_after(marker)
@@ -249,14 +256,14 @@ class ReplayBucket(beam.DoFn):
 
 @dataclasses.dataclass
 class ReplayBuckets(beam.PTransform):
-    """Walks buckets in parallel, the days of each in order.
+    """Replays buckets in parallel, the days of each in order.
 
     Input: (bucket, (day, file of staged rows)). Output: (day, (step, report)), which name the files.
 
     Attributes:
-        runs: One a day, in order.
+        runs: One per day, in order.
         starts: Where each bucket starts; one that is not named is not replayed.
-        tables: The pin vector tables, one a shard.
+        tables: The pin vector tables, one per shard.
     """
 
     runs: Sequence[Run]
@@ -268,7 +275,10 @@ class ReplayBuckets(beam.PTransform):
     token_budget: int
 
     def expand(self, staged: beam.PCollection[tuple[int, Staged]]):
+        # Every bucket gets a start, also one without rows in the range: each day has all buckets.
         starts = staged.pipeline | "StartBuckets" >> beam.Create(list(self.starts.items()), reshuffle=False)
+        # Grouping costs a few dozen kB per bucket and day, names and starts. The work after it cannot be split further:
+        # a day needs the day before.
         replayed = (
             {"start": starts, "staged": staged}
             | "GroupByBucket" >> beam.CoGroupByKey()

@@ -42,6 +42,7 @@ class SpoolRows(beam.DoFn):
         day, group = element
         run = self._runs[day]
         counts = ReadCounts.zero()
+        # In memory until the group is read: one row group, however large the file.
         pieces = [
             (bucket, chunk)
             for batch in read_valid(group, self._columns, self._erased, counts)
@@ -82,7 +83,7 @@ class SpoolRowsByBucket(beam.PTransform):
     Input: (day, RowGroup). Output: `main`, (bucket, (day, file)), and `reports`, (day, (step, report)).
 
     Attributes:
-        runs: One a day, in order.
+        runs: One per day, in order.
         columns: The logs' own column names.
         staged: (day, file) of the row groups that an earlier attempt staged.
     """
@@ -92,8 +93,11 @@ class SpoolRowsByBucket(beam.PTransform):
     staged: Sequence[tuple[int, FileEntry]] = ()
 
     def expand(self, groups: beam.PCollection[tuple[int, RowGroup]]):
+        # Reads the logs once for all days; the rows are written again, cut by bucket, at 36 bytes each.
         read = groups | "SpoolRows" >> beam.ParDo(SpoolRows(self.runs, self.columns)).with_outputs(REPORTS, main="main")
         found = groups.pipeline | "StagedBefore" >> beam.Create(list(self.staged))
+        # A file is opened once more to list its buckets: 4 bytes per piece are read, and files that an earlier attempt
+        # staged go the same way.
         by_bucket = (
             (read.main, found) | "AllStaged" >> beam.Flatten() | "FindBuckets" >> beam.ParDo(FindBuckets(self.runs))
         )

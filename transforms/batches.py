@@ -25,6 +25,7 @@ def split_by_bucket(batch: pa.RecordBatch, buckets: int) -> Iterator[tuple[int, 
     """
     bucket = bucket_of(batch["user_id"].to_numpy(), buckets).astype(np.uint16 if buckets <= 1 << 16 else np.int32)
     order = np.argsort(bucket, kind="stable")  # a radix sort for 16 bits
+    # One sort and one `take`, then slices without a copy; a filter per bucket would read the batch once for each.
     edges = np.searchsorted(bucket[order], np.arange(buckets + 1))  # [buckets + 1]
     rows = batch.take(pa.array(order))
     for b in np.flatnonzero(np.diff(edges)):
@@ -41,6 +42,8 @@ def to_ipc(batch: pa.RecordBatch) -> Iterator[bytes]:
     if sum(column.dictionary.nbytes for column in dictionaries) > _MAX_DICTIONARY_BYTES:
         columns = [used_text(c) if pa.types.is_dictionary(c.type) else c for c in batch.columns]
         batch = pa.record_batch(columns, schema=batch.schema)
+    # Packed first and measured then: how large a batch becomes as IPC, padding and dictionaries included, is known only
+    # afterwards, and a value over the limit is what engines stall on.
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -28,7 +28,8 @@ from transforms.step_reports import StepReport, task_report
 
 LOG = logging.getLogger(__name__)
 
-# A slice of at least so many users, of whom not one can be embedded, fails the job: something else is wrong.
+# A slice of at least so many users, of whom not one can be embedded, fails the job: something else is wrong. A smaller
+# one may consist of damaged users by chance.
 HOPELESS_USERS = 8
 
 
@@ -64,6 +65,7 @@ class EmbeddedSlice:
         count, dim = self.embeddings.shape
         failed = np.zeros(count, bool)
         failed[list(self.failures)] = True
+        # A null, and not a missing row: the snapshot must know who was tried, to mark the old vector `stale`.
         embeddings = to_binary_column(self.embeddings)
         columns = [
             pa.array(self.user_ids),
@@ -119,6 +121,7 @@ class UserTowerHandler(ModelHandler[JoinedSlice, EmbeddedSlice, UserEncoder]):
         self._token_budget = token_budget
 
     def load_model(self) -> UserEncoder:
+        # RunInference calls no `setup` of ours, but this, once per process before the first element.
         self._run.check_root()
         loaded = self._reference.load()
         return UserEncoder(loaded.user_tower, self._token_budget, self._reference.device)
@@ -141,6 +144,7 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
 
     A constant vector is one number repeated: what a dead layer gives.
     """
+    # In float32: the square of a float16 overflows at 256.
     norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
     finite = norms[np.isfinite(norms)]
     lowest = {"norm": float(finite.min())} if len(finite) else {}
@@ -170,7 +174,7 @@ def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StepReport]:
 
 
 class WriteEmbedded(beam.DoFn):
-    """EmbeddedSlice -> (bucket, its staged file): inference is the dearest work of a run and is never done again."""
+    """EmbeddedSlice -> (bucket, its staged file): inference, the most expensive work of a run, is never repeated."""
 
     def __init__(self, run: Run):
         self._run = run
@@ -180,6 +184,7 @@ class WriteEmbedded(beam.DoFn):
 
     def process(self, embedded: EmbeddedSlice):
         run = self._run
+        # A file before the marker, never the other way round: a marker without its file would be a slice lost.
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
         reports = slice_reports(embedded)
         task = slice_task(embedded.bucket, embedded.number)
@@ -217,6 +222,8 @@ class EmbedUsers(beam.PTransform):
 
     def expand(self, slices: beam.PCollection[JoinedSlice]):
         handler = UserTowerHandler(self.run, self.model, self.token_budget)
+        # Shuffling vectors would cost 533 bytes per user again, and a retried bundle the inference: so the output is a
+        # file name.
         return (
             slices
             | "BatchOfOne" >> beam.Map(batch_of_one)  # unbatched, RunInference takes an element for a batch

@@ -40,6 +40,8 @@ class Engagements:
 
     def order(self) -> np.ndarray:
         """The order of the histories: by user, newest first, ties by the remaining columns, nulls last. Stable."""
+        # Two keys order nearly everything: a sort by all seven would be seven passes over all rows for the few that
+        # tie.
         order = np.lexsort((-self.timestamp_ms, self.user_id))
         user, at = self.user_id[order], self.timestamp_ms[order]
         same = np.zeros(len(order) + 1, bool)
@@ -96,6 +98,8 @@ def to_table(rows: Engagements, actions: list[str], surfaces: list[str]) -> pa.T
     """The inverse of `to_engagements`; vocabularies are cut to what occurs, so that equal rows give equal bytes."""
     strings = []
     for codes, vocabulary in ((rows.action, actions), (rows.surface, surfaces)):
+        # A vocabulary depends on what else was in the table; cut to what occurs, a bucket's bytes depend on its rows
+        # alone.
         used = np.flatnonzero(np.bincount(codes, minlength=len(vocabulary))) if len(codes) else np.empty(0, np.int64)
         recode = np.zeros(len(vocabulary), np.int32)
         recode[used] = np.arange(len(used), dtype=np.int32)

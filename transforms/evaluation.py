@@ -165,6 +165,7 @@ def make_evaluation(
         corpus_size: At most so many pins compete.
         seed: Of the corpus.
     """
+    # Of training users: a corpus drawn by what the evaluation users did would know the answers.
     weights = popularity(training, cut_ms, len(vectors)) if corpus == "popular" else None
     size = min(corpus_size, len(vectors))
     chosen = choose_corpus(len(vectors), size, np.random.default_rng([seed, 1]), weights)
@@ -216,6 +217,7 @@ def cluster_topics(vectors: np.ndarray, topics: int = KMEANS_TOPICS, seed: int =
         topics: Clusters; fewer where there are few pins.
     """
     random = np.random.default_rng(seed)
+    # k-means takes pins times topics per round: a sample places the centres, and every pin then goes to the nearest.
     sample = vectors[np.sort(random.choice(len(vectors), min(len(vectors), 20_000), replace=False))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # equal vectors leave clusters empty: fewer topics, no harm

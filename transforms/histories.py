@@ -21,7 +21,9 @@ from transforms.run import Run
 from transforms.sorted_rows import merge_order, rank_within_groups
 from transforms.step_reports import task_report
 
-# A slice is what one worker embeds at a time; its rows make one or two shuffled values.
+# A slice is what one worker embeds at a time; its rows make one or two shuffled values. Small enough that a bucket of
+# many active users spreads over workers, large enough to be cut into batches of like lengths: 512 users of 85 tokens
+# are some forty batches.
 SLICE_USERS = 512
 SLICE_ROWS = 32_000
 
@@ -54,27 +56,37 @@ def merge_histories(old: pa.Table, new: pa.Table, history_length: int) -> Merged
     counters: dict[str, int] = {Counter.ROWS_NEW: new.num_rows, Counter.ROWS_REPEATED: 0, Counter.ROWS_PAST_LENGTH: 0}
     if not new.num_rows:
         return Merged(None, np.empty(0, np.int64), counters)
+    # One vocabulary for both tables, sorted: then comparing codes is comparing strings, and no string is looked at per
+    # row.
     actions = sorted_vocabulary([old["action"], new["action"]])
     surfaces = sorted_vocabulary([old["surface"], new["surface"]])
     before = to_engagements(old, actions, surfaces)
     added = to_engagements(new, actions, surfaces)
 
+    # On a usual night few users of a bucket act. Sorting their rows alone, and copying the rest in blocks, is what
+    # makes a merge cheaper than a sort of the bucket.
     touched = np.isin(before.user_id, np.unique(added.user_id))
     work = Engagements.concat([before.take(touched), added])  # old rows first: of two equal rows the old one stays
     is_new = np.arange(len(work)) >= touched.sum()
     order = work.order()
     work, is_new = work.take(order), is_new[order]
 
+    # Equal rows stand side by side in a total order, so that a repeat is a row that equals the one before it. Logs are
+    # delivered at least once: without this a row read twice would count twice.
     repeated = work.equals_previous()
     counters[Counter.ROWS_REPEATED] = int(repeated.sum())
     work, is_new = work.take(~repeated), is_new[~repeated]
+    # Newest first: the rank within the user is the age rank, and the cut keeps the newest.
     kept = rank_within_groups(work.user_id) < history_length
     counters[Counter.ROWS_PAST_LENGTH] = int((~kept).sum())
     work, is_new = work.take(kept), is_new[kept]
 
+    # Only a NEW row that is kept changes a history: a repeat, or a row older than all that is kept, makes nobody
+    # active, and nobody is embedded for nothing.
     changed = np.unique(work.user_id[is_new])
     if not len(changed):
         return Merged(None, changed, counters)
+    # No user is in both, so that a merge by user alone gives the order of the histories.
     rest = before.take(~touched)
     source = merge_order(rest.user_id, work.user_id)
     return Merged(to_table(Engagements.concat([rest, work]).take(source), actions, surfaces), changed, counters)
@@ -88,6 +100,7 @@ def drop_older(rows: pa.Table, oldest_ms: int) -> tuple[pa.Table, np.ndarray]:
     old = rows["timestamp_ms"].to_numpy() < oldest_ms
     if not old.any():
         return rows, np.empty(0, np.int64)
+    # Encoded again: a filter keeps words that no row uses any more, and equal rows must give equal bytes.
     left = rows.filter(pa.array(~old))
     actions, surfaces = sorted_vocabulary([left["action"]]), sorted_vocabulary([left["surface"]])
     users = np.unique(rows["user_id"].to_numpy()[old])
@@ -107,11 +120,14 @@ def cut_slices(rows: pa.Table, users: np.ndarray) -> Iterator[tuple[int, pa.Reco
         (slice number, its rows in the order of the histories).
     """
     user_id = rows["user_id"].to_numpy()
+    # Histories are sorted by user: two binary searches per user in place of a pass over all rows.
     begin = np.searchsorted(user_id, users, side="left")
     length = np.searchsorted(user_id, users, side="right") - begin
     total = np.r_[0, np.cumsum(length)]
     row = np.repeat(begin - total[:-1], length) + np.arange(total[-1])  # positions of all their rows
     chosen = rows.take(pa.array(row)).combine_chunks()
+    # Greedy, in the order of ids: whoever cuts the same users again, in a resumed run or a backfill, gets the same
+    # slices, and a finished slice is known by its number.
     start = number = 0
     while start < len(users):
         by_rows = int(np.searchsorted(total, total[start] + SLICE_ROWS, side="right")) - 1
@@ -154,18 +170,23 @@ def update_bucket(
     """
     oldest_ms = run.instructions.ageing.oldest_row_ms(run.date)
     came, before = new.num_rows, old.num_rows
+    # Before the merge: a row that comes in too old must not make its user active, and must not push out a row that may
+    # stay.
     (new, _), (old, shortened) = drop_older(new, oldest_ms), drop_older(old, oldest_ms)
     expired = came - new.num_rows + before - old.num_rows
     merged = merge_histories(old, new, run.layout.history_length)
     rows = old if merged.rows is None else merged.rows
+    # An unchanged bucket keeps its file, under the date it was written: the manifest names it again, nothing is copied.
     if merged.rows is not None or len(shortened) or not entries:
         entries = [write_part(run.root, "histories", run.date, bucket, rows)]
     users, newest = np.unique(rows["user_id"].to_numpy(), return_index=True)
     due = users[run.instructions.ageing.is_due(users, run.after, run.date)]
+    # Under a new model everybody is embedded: vectors of two models do not compare, so none may be carried over.
     active = users
     if not run.instructions.everyone_active:
         again = np.intersect1d(np.concatenate([retry, shortened]), users)
         active = np.unique(np.concatenate([merged.changed, again, due]))
+    # Idle users lose their row of the snapshot in the same night: to embed them would be work thrown away.
     awake = users[rows["timestamp_ms"].to_numpy()[newest] >= run.instructions.ageing.oldest_action_ms(run.date)]
     active = np.intersect1d(active, awake)
     counters: dict[str, int] = {
@@ -198,14 +219,16 @@ class UpdateBucket(beam.DoFn):
         started = time.perf_counter()
         bucket, chunks = element
         run, entries = self._run, self._files.get(bucket, [])
+        # Verified, since it is carried on: a flipped bit would be written out again with a good checksum.
         old = read_files(run.root, entries, verify=True) if entries else ENGAGEMENTS.empty_table()
         new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
         repair = run.instructions.repair
+        # A repair forgets what it can read again; rows from before the oldest partition exist nowhere else, and stay.
         if repair is not None and self._repaired is not None:
             kept = ~np.isin(old["user_id"].to_numpy(), self._repaired)
             kept |= old["timestamp_ms"].to_numpy() < repair.rebuilt_from_ms
             if not kept.all():
-                old, entries = old.filter(pa.array(kept)), []  # written anew whatever comes in
+                old, entries = old.filter(pa.array(kept)), []  # written again whatever comes in
         updated = update_bucket(run, bucket, old, entries, new, self._retry)
         slices = 0
         for number, piece in cut_slices(updated.rows, updated.active):
@@ -214,6 +237,7 @@ class UpdateBucket(beam.DoFn):
                 yield (bucket, number), (index, chunk)
         run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
         done = task_report(started, {**updated.counters, Counter.SLICES: slices}, files={"histories": updated.entries})
+        # Who is active cannot be seen in the histories, and a run that goes on must cut the same slices from them.
         staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
         write_marker(
             run.root,
@@ -278,13 +302,18 @@ class UpdateHistories(beam.PTransform):
 
     def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
         todo = [bucket for bucket in range(self.run.layout.user_buckets) if bucket not in set(self.finished)]
+        # An empty chunk makes a group of a bucket that no row came to; `reshuffle=False`, because grouping follows at
+        # once.
         every = chunks.pipeline | "EveryBucket" >> beam.Create([(bucket, b"") for bucket in todo], reshuffle=False)
+        # All rows of a bucket in one group: at most 32 MB if the buckets are as many as `pinnerformer plan` advises
+        # (docs/scale.md).
         updated = (
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
             | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run)).with_outputs(REPORTS, main="main")
         )
+        # Beside, and not through, the group above: a finished bucket needs no rows, its slices are cut from its files.
         reopened = (
             chunks.pipeline
             | "OpenBuckets" >> beam.Create(list(self.open))

@@ -75,6 +75,8 @@ def read_markers(root: Root, folder: str, step: str) -> dict[str, CompletionMark
             marker = CompletionMarker.from_json(root.read_json(f"{_folder(folder, step)}/{name}"))
         except (StoreError, FileNotFoundError, TypeError, ValueError, KeyError, AttributeError):
             continue
+        # Size and not sha256: whoever reads such a file checks its digest; to hash all of them here would read the
+        # run's output twice.
         if all(root.size(entry.path) == entry.bytes for entry in marker.files()):
             found[name.removesuffix(".json")] = marker
     return found
@@ -91,7 +93,7 @@ def discard_staged(root: Root, folder: str) -> None:
 
 
 def merge_reports(markers: Iterable[CompletionMarker]) -> list[tuple[Step, StepReport]]:
-    """What finished tasks did, added up: one (step, report) a step."""
+    """What finished tasks did, added up: one (step, report) per step."""
     merged: dict[Step, StepReport] = {}
     for marker in markers:
         for step, report in marker.reports.items():

@@ -55,6 +55,7 @@ class ModelReference:
         if self.threads:
             torch.set_num_threads(self.threads)
         loaded = load_model(local_model(self.directory, self.digest), self.device)
+        # Workers load at different moments: a folder overwritten meanwhile would give a release vectors of two models.
         if loaded.digest != self.digest:
             raise InputError(
                 f"--model {self.directory}: changed during the run (digest {loaded.digest[:12]}, the run was started "

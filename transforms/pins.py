@@ -74,6 +74,8 @@ class CutVectors(beam.DoFn):
         usable = vectors.any(axis=1)  # an all-zero vector has no direction: its pin counts as one without a vector
         shard = bucket_of(ids, shards)
         pieces = []
+        # A piece of every shard, an empty one too: which shards a group has rows of is then no question when a run goes
+        # on.
         for s in range(shards):
             if s in self._finished:
                 continue
@@ -107,12 +109,14 @@ class SortShard(beam.DoFn):
         vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in pieces)])
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
+        # Only here: two rows of one pin may lie in files that no other worker has seen.
         repeated = ids[1:][ids[1:] == ids[:-1]]
         if len(repeated):
             raise InputError(
                 f"--pins: pin_id {repeated[0]} occurs more than once ({len(repeated)} rows too many in this shard); "
                 "write every pin once"
             )
+        # Sorted and uncompressed: workers map it and find a pin by binary search, at no memory of their own.
         entry = write_vector_table(run.root, f"{run.staging}/vectors", part_stem(shard), shard, ids, vectors[order])
         run.note_progress(Step.SHARD_PINS, len(ids))
         done = task_report(started, {Counter.PINS: len(ids)})
@@ -125,9 +129,9 @@ class SortShard(beam.DoFn):
 
 @dataclasses.dataclass
 class ShardVectors(beam.PTransform):
-    """Sorts the PinSage vectors into one table a shard, which workers map into memory.
+    """Sorts the PinSage vectors into one table per shard, which workers map into memory.
 
-    Input: VectorGroup. Output: `main`, one FileEntry a shard, and `reports`.
+    Input: VectorGroup. Output: `main`, one FileEntry per shard, and `reports`.
 
     Attributes:
         shards: How many there are.
@@ -143,9 +147,12 @@ class ShardVectors(beam.PTransform):
 
     def expand(self, groups: beam.PCollection[VectorGroup]):
         pipeline = groups.pipeline
+        # Every vector is written and read twice, 520 bytes each time. Shuffled in place of files, the local runner
+        # would hold all of them in memory, four to eight times over.
         cut_vectors = CutVectors(self.run, self.shards, {entry.part for entry in self.finished})
         cut = groups | "CutVectors" >> beam.ParDo(cut_vectors).with_outputs(REPORTS, main="main")
         found = pipeline | "FinishedPieces" >> beam.Create([(piece.part, piece) for piece in self.pieces])
+        # One shard's rows in memory at a time; shards bound what a worker holds.
         ordered = (
             (cut.main, found)
             | "AllPieces" >> beam.Flatten()
@@ -208,6 +215,8 @@ class BuildIndex(beam.DoFn):
     def process(self, entry: FileEntry):
         started = time.perf_counter()
         run = self._run
+        # From the file and not from the embedding step: a shard that was embedded before the run was cut off is indexed
+        # alike.
         rows = read_files(run.root, [entry])
         ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
         shard, built = build_findable_index(ids, embeddings, self._parameters)
@@ -233,9 +242,9 @@ class BuildIndex(beam.DoFn):
 
 @dataclasses.dataclass
 class EmbedPins(beam.PTransform):
-    """Embeds every pin and builds one index a shard, shards in parallel.
+    """Embeds every pin and builds one index per shard, shards in parallel.
 
-    Input: one vector table a shard. Output: reports, which name the files.
+    Input: one vector table per shard. Output: reports, which name the files.
 
     Attributes:
         date: Of the release; files lie in the folder of its name.
@@ -254,6 +263,7 @@ class EmbedPins(beam.PTransform):
     def expand(self, tables: beam.PCollection[FileEntry]):
         finished = frozenset(self.finished)
         embed = EmbedShard(self.run, self.date, self.model, self.dtype)
+        # `Reshuffle` parts the steps: fused, a worker would embed every shard that it happened to sort.
         embedded = (
             tables
             | "ShardsToEmbed" >> beam.Filter(lambda entry: entry.part not in finished)
@@ -261,6 +271,8 @@ class EmbedPins(beam.PTransform):
             | "EmbedShard" >> beam.ParDo(embed).with_outputs(REPORTS, main="main")
         )
         found = tables.pipeline | "EmbeddedShards" >> beam.Create(list(self.unindexed))
+        # An index is one thread, and the longest single piece of a night (docs/scale.md): shards are spread once more,
+        # so that none waits behind another on the worker that embedded both.
         indexed = (
             (embedded.main, found)
             | "ShardsToIndex" >> beam.Flatten()

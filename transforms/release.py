@@ -29,7 +29,7 @@ from transforms.markers import discard_staged
 from transforms.step_reports import StepReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
-FAILED_USERS = "failed_users"  # one id a line: what `pinnerformer repair --users` takes
+FAILED_USERS = "failed_users"  # one id per line: what `pinnerformer repair --users` takes
 COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
 
 
@@ -55,7 +55,7 @@ def write_staged(root: Root, name: str, manifest: Manifest, reports: dict[Step, 
 
 
 def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]]:
-    """What `step` wrote.
+    """What `write_staged` wrote.
 
     Raises:
         StoreError: the run did not get that far, there is no such run, or what it wrote is damaged.
@@ -76,6 +76,7 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     """Runs every gate on a staged run; returns its manifest with the gates and the measured `ef` in it."""
     started = time.perf_counter()
     manifest, reports = read_staged(root, name)
+    # Trends need a few releases; the chain may have hundreds, and each manifest is a file to read.
     before = chain(root, manifest.previous) if manifest.previous else iter(())
     staged = StagedRelease(root, manifest, reports, list(itertools.islice(before, COMPARED)), thresholds)
     gates = check_gates(GATES, staged)
@@ -136,9 +137,11 @@ def commit(root: Root, name: str, manifest: Manifest, lease: str = "") -> None:
             f"{root.path(CURRENT)}: names {found}, this run was built on {manifest.previous}; "
             "another run committed meanwhile, start this one again"
         )
+    # Dead letters before the manifest and CURRENT last: whoever sees a release finds all of it.
     for file in root.list(f"staging/{name}/dead_letters"):
         data = root.read_bytes(f"staging/{name}/dead_letters/{file}")
         root.write_bytes(f"releases/{manifest.release}/dead_letters/{file}", data)
+    # A manifest that CURRENT never names is no release: a kill between the two lines costs nothing.
     write_manifest(root, manifest)
     if lease:
         check_lease(root, lease)

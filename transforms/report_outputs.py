@@ -18,6 +18,7 @@ def tagged(step: str, report: StepReport) -> beam.pvalue.TaggedOutput:
 
     Reports travel as elements, so that they count the attempts that the engine kept, and those only.
     """
+    # For the dashboard only: an engine's counters also count attempts that it threw away.
     for name, number in report.counters.items():
         Metrics.counter(step, name).inc(number)
     return beam.pvalue.TaggedOutput(REPORTS, (step, report))

@@ -143,6 +143,7 @@ def _markers(run: RunFolder, step: str, key: Callable[[str], Any]) -> dict[Any, 
 def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
     """Reads the markers of a run's pin branch; on its first attempt there are none."""
     tables = _markers(run, Step.SHARD_PINS, _last_number)
+    # A cut counts if it still has a piece for every shard without a table; pieces of finished shards may be gone.
     open_shards = set(range(shards)) - tables.keys()
     cuts = {
         task: found
@@ -151,6 +152,7 @@ def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
     }
     embedded = _markers(run, Step.EMBED_PINS, _last_number)
     indexes = _markers(run, Step.BUILD_INDEXES, _last_number)
+    # An index without its embeddings would be of vectors that the new attempt does not make.
     indexed = {shard: found for shard, found in indexes.items() if shard in embedded}
     return CompletedPins(cuts, tables, embedded, indexed)
 
@@ -158,6 +160,7 @@ def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
 def find_completed(run: Run) -> CompletedWork:
     """Reads the markers of a run; on its first attempt there are none."""
     buckets = _markers(run, Step.UPDATE_HISTORIES, _last_number)
+    # A failed user is tried again: the whole slice, since batches are formed within it.
     slices = {
         key: found
         for key, found in _markers(run, Step.EMBED_USERS, slice_key).items()
@@ -167,5 +170,6 @@ def find_completed(run: Run) -> CompletedWork:
     merged = {
         bucket: found for bucket, found in _markers(run, Step.MERGE_SNAPSHOT, _last_number).items() if bucket in whole
     }
+    # Rows are not kept, only their groups' sums: a single open bucket needs every file read again.
     logs = _markers(run, Step.READ_LOGS, str) if len(buckets) == run.layout.user_buckets else {}
     return CompletedWork(logs, buckets, slices, merged, find_completed_pins(run, run.layout.pin_shards))

@@ -86,6 +86,8 @@ class RunFolder:
         """
         folder = self.progress_folder
         line = json.dumps({"step": step, "units": int(units), "tasks": tasks}) + "\n"
+        # One file per process and whole lines in append mode: no lock, and a killed worker leaves at most its own last
+        # line.
         path, flags = f"{folder}/{socket.gethostname()}-{os.getpid()}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT
         try:
             descriptor = os.open(path, flags, 0o644)

@@ -47,12 +47,35 @@ class JoinedSlice:
 
 def model_codes(column: pa.ChunkedArray, vocabulary: tuple[str, ...]) -> np.ndarray:
     """int32 [N]: each string's place in the model's vocabulary, -1 where it has none."""
+    # Words are looked up once per chunk's dictionary, not once per row.
     place = {word: code for code, word in enumerate(vocabulary)}
     parts = [np.empty(0, np.int32)]
     for chunk in column.chunks:
         mapping = np.array([place.get(word, -1) for word in chunk.dictionary.to_pylist()], np.int32)
         parts.append(mapping[chunk.indices.to_numpy()] if len(chunk) else np.empty(0, np.int32))
     return np.concatenate(parts)
+
+
+def token_columns(
+    rows: pa.Table, action_vocabulary: tuple[str, ...], surface_vocabulary: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the towers read of log rows beside their pins: the one place where a column of the log becomes a token's.
+
+    Args:
+        rows: N rows of schema `ENGAGEMENTS`.
+        action_vocabulary, surface_vocabulary: Of the model.
+
+    Returns:
+        `TOKEN_COLUMNS` -> [N], in the types of `Sequences`; bool [N], whether the model knows the row's words.
+    """
+    action, surface = model_codes(rows["action"], action_vocabulary), model_codes(rows["surface"], surface_vocabulary)
+    columns = {
+        "action": action,
+        "surface": surface,
+        "timestamp_ms": rows["timestamp_ms"].to_numpy(),
+        "duration_s": rows["duration_s"].to_numpy(),
+    }
+    return columns, (action >= 0) & (surface >= 0)
 
 
 def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequences, np.ndarray, dict[str, int]]:
@@ -70,17 +93,20 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
         tokens, tokens_out_of_vocabulary, tokens_without_vector, users_without_token.
     """
     user_id = rows["user_id"].to_numpy()
-    action = model_codes(rows["action"], config.action_vocabulary)
-    surface = model_codes(rows["surface"], config.surface_vocabulary)
-    known = np.flatnonzero((action >= 0) & (surface >= 0))
+    columns, in_vocabulary = token_columns(rows, config.action_vocabulary, config.surface_vocabulary)
+    # The look-up reads 512 bytes per row from the tables, the vocabulary test nothing: so the words are tested first.
+    known = np.flatnonzero(in_vocabulary)
     found, vectors = look_up(rows["pin_id"].to_numpy()[known])
     usable = known[found]
 
     user = user_id[usable]
     first = group_starts(user)
     length = np.diff(np.r_[first, len(user)])
+    # The cut comes after the filter: M USABLE tokens. Cut first, a user with many unknown pins would be embedded from
+    # few.
     kept = rank_within_groups(user) < config.max_sequence_length
     usable, vectors = usable[kept], vectors[kept] if not kept.all() else vectors
+    # Of the whole history: a user whose newest act is unusable has acted all the same, and must not count as idle.
     everyone, start = np.unique(user_id, return_index=True)
     with_token = user[first]
     counters: dict[str, int] = {
@@ -89,17 +115,13 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
         Counter.TOKENS_WITHOUT_VECTOR: len(known) - int(found.sum()),
         Counter.USERS_WITHOUT_TOKEN: len(everyone) - len(with_token),
     }
-    timestamp = rows["timestamp_ms"].to_numpy()
     sequences = Sequences(
         user_ids=with_token,
         offsets=np.r_[0, np.cumsum(np.minimum(length, config.max_sequence_length))].astype(np.int64),
         pin_vectors=vectors,
-        action=action[usable],
-        surface=surface[usable],
-        timestamp_ms=timestamp[usable],
-        duration_s=rows["duration_s"].to_numpy()[usable],
+        **{name: column[usable] for name, column in columns.items()},
     )
-    return sequences, timestamp[start[np.searchsorted(everyone, with_token)]], counters
+    return sequences, columns["timestamp_ms"][start[np.searchsorted(everyone, with_token)]], counters
 
 
 def unpack_slice(chunks: Iterable[tuple[int, bytes]]) -> pa.Table:
@@ -149,6 +171,7 @@ def ask_for_pins(
     rows = unpack_slice(element[1])
     known = model_codes(rows["action"], config.action_vocabulary) >= 0
     known &= model_codes(rows["surface"], config.surface_vocabulary) >= 0
+    # Distinct ones: a popular pin is asked for once per slice and not once per token, 0.85 of them (docs/scale.md).
     pins = np.unique(rows["pin_id"].to_numpy()[known])
     shard = bucket_of(pins, shards)
     for s in np.unique(shard):
@@ -177,6 +200,7 @@ class AnswerPins(beam.DoFn):
         _, groups = element
         (entry,) = groups["table"]
         ids, vectors = map_vector_table(self._run.root, entry, self._dtype)
+        # 16 bytes for the id and what pickling adds per row.
         step = MAX_SHUFFLED_BYTES // (vectors.dtype.itemsize * WIDTH + 16)
         for key, pins in groups["requests"]:
             at, hit = find_sorted(ids, pins)
@@ -194,6 +218,8 @@ class JoinAnswered(_Joiner):
         answers = list(groups["answers"])
         ids = np.concatenate([np.empty(0, np.int64), *(pins for pins, _ in answers)])
         vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in answers)])
+        # Answers come in the shuffle's order, from several shards. An id is in one of them only, so the order is
+        # unique.
         order = np.argsort(ids)
         ids, vectors = ids[order], vectors[order]
 
@@ -211,7 +237,7 @@ class JoinPinVectors(beam.PTransform):
     `broadcast`: every worker maps the sorted tables of all shards; nothing but rows is shuffled. `shuffle`: slices ask
     for their distinct pins, shards answer; no worker sees all vectors. Both give the same sequences, bit for bit.
 
-    Input: ((bucket, slice), (index, Arrow IPC bytes)), and the pin vector tables, one a shard. Output: JoinedSlice.
+    Input: ((bucket, slice), (index, Arrow IPC bytes)), and the pin vector tables, one per shard. Output: JoinedSlice.
     """
 
     run: Run
@@ -226,11 +252,17 @@ class JoinPinVectors(beam.PTransform):
             raise ValueError(f"join must be broadcast or shuffle, got {self.join!r}")
 
     def expand(self, slices: beam.PCollection[tuple[SliceKey, tuple[int, bytes]]]):
+        # A slice of histories is one or two chunks of at most 1 MB; grouping also spreads slices over workers, which a
+        # big bucket needs.
         grouped = slices | "GroupBySlice" >> beam.GroupByKey()
         if self.join == "broadcast":
+            # One pass, and vectors never move; every worker's machine must hold all tables on disk. Where they do not
+            # fit, `shuffle`.
             return grouped | "JoinMapped" >> beam.ParDo(
                 JoinMapped(self.run, self.config, self.dtype), tables=beam.pvalue.AsList(self.tables)
             )
+        # Three more shuffles: requests to the shards, vectors back (the largest thing a night can move), rows to meet
+        # them. In return a worker maps one shard's table at a time.
         requests = grouped | "AskForPins" >> beam.FlatMap(
             ask_for_pins, config=self.config, shards=self.run.layout.pin_shards
         )

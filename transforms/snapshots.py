@@ -38,6 +38,7 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
         ValueError: a user is there twice in `new`.
     """
     new = new.sort_by("user_id")
+    # A slice that came twice must stop the job: the user would be in the snapshot twice, and be served either vector.
     ids = new["user_id"].to_numpy()
     if (ids[1:] == ids[:-1]).any():
         raise ValueError(f"user {ids[1:][ids[1:] == ids[:-1]][0]} was embedded twice")
@@ -48,6 +49,7 @@ def merge_snapshot(old: pa.Table, new: pa.Table) -> pa.Table:
         old = old.set_column(old.schema.get_field_index("stale"), "stale", stale)
         new = new.filter(pc.invert(failed))
     new_ids = new["user_id"].to_numpy()
+    # Replaced rows leave first: then no key is in both and a merge of sorted rows is enough.
     kept = old.filter(pa.array(~np.isin(old["user_id"].to_numpy(), new_ids)))
     source = merge_order(kept["user_id"].to_numpy(), new_ids)
     return pa.concat_tables([kept, new]).combine_chunks().take(pa.array(source))
@@ -83,6 +85,7 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         new: The night's rows, in any order; as `merge_snapshot` takes them.
     """
     started = time.perf_counter()
+    # Nothing new, nothing written: an unchanged bucket keeps yesterday's file and its name.
     rows = merge_snapshot(old, new) if new.num_rows or not entries else old
     idle = rows["last_action_ms"].to_numpy() < run.instructions.ageing.oldest_action_ms(run.date)
     if idle.any():
@@ -97,6 +100,7 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         Counter.USERS_STALE: pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(Step.MERGE_SNAPSHOT, rows.num_rows)
+    # Refreshed users barely move; counted in, they would hide a night on which everybody else's vector jumps.
     acted = rows_with_new_action(old, new) if run.instructions.ageing.refresh_days else new
     moved = {HISTOGRAM: cosine_histogram(old, acted)}
     report = task_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
@@ -127,6 +131,7 @@ class MergeBucket(beam.DoFn):
             others = ~np.isin(old["user_id"].to_numpy(), self._repaired)
             if not others.all():
                 old, entries = old.filter(pa.array(others)), []
+        # Verified as the histories are: what a slice's file says is served from tomorrow on.
         written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
         done = merge_bucket(run, bucket, old, entries, new).report
@@ -154,9 +159,11 @@ class MergeSnapshot(beam.PTransform):
 
     def expand(self, slices: beam.PCollection[tuple[int, FileEntry]]):
         todo = [bucket for bucket in range(self.run.layout.user_buckets) if bucket not in set(self.finished)]
+        # `None` makes a group of a bucket without a slice: it may still have idle users to let go.
         every = slices.pipeline | "EverySnapshotBucket" >> beam.Create(
             [*((bucket, None) for bucket in todo), *self.embedded], reshuffle=False
         )
+        # What is shuffled are names of slices; the vectors are read where they are merged.
         merged = (
             (slices, every)
             | "WithEveryBucket" >> beam.Flatten()

@@ -19,7 +19,7 @@ class StepReport:
         counters: Name -> sum.
         lowest: Name -> minimum over tasks.
         highest: Name -> maximum over tasks.
-        histograms: Name -> counts a bin, summed.
+        histograms: Name -> counts per bin, summed.
         files: Table name -> files written or carried over.
         failures: (user_id, why) of users that could not be embedded.
     """

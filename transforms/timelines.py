@@ -1,4 +1,4 @@
-"""Builds whole timelines, one row a user, from the log rows of a bucket."""
+"""Builds whole timelines, one row per user, from the log rows of a bucket."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ from transforms.batches import from_ipc
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
-from transforms.sequences import model_codes
+from transforms.sequences import token_columns
 from transforms.vector_tables import SharedVectorTable
 
 
@@ -63,39 +63,37 @@ def build_timelines(
     actions, surfaces = sorted_vocabulary([rows["action"]]), sorted_vocabulary([rows["surface"]])
     engagements = to_engagements(rows, actions, surfaces)
     order = engagements.order()
+    # The order of the histories, and repeats dropped as `merge_histories` drops them: training sees the tokens that
+    # serving does.
     order = order[~engagements.take(order).equals_previous()]
     counters[Counter.ROWS_REPEATED] = rows.num_rows - len(order)
     order = order[::-1]  # the order of the histories backwards: oldest first, users descending
 
-    action = model_codes(rows["action"], rules.action_vocabulary)[order]
-    surface = model_codes(rows["surface"], rules.surface_vocabulary)[order]
-    known = (action >= 0) & (surface >= 0)
+    columns, in_vocabulary = token_columns(rows, rules.action_vocabulary, rules.surface_vocabulary)
+    known = in_vocabulary[order]
     pin_row = rows_of(engagements.pin_id[order])
     usable = np.flatnonzero(known & (pin_row >= 0))
     counters[Counter.ROWS_OUT_OF_VOCABULARY] = int((~known).sum())
     counters[Counter.ROWS_WITHOUT_VECTOR] = int(known.sum()) - len(usable)
 
+    # Reversing put users in descending order; a stable sort by user mends that and keeps the events as they are.
     event = usable[np.argsort(engagements.user_id[order][usable], kind="stable")]
     user_ids, first = np.unique(engagements.user_id[order][event], return_index=True)
     offsets = np.append(first, len(event)).astype(np.int64)
-    row = order[event]
-    duration = engagements.duration_s[row]
+    tokens = {name: column[order[event]] for name, column in columns.items()}
     positive = find_positives(
         rules.label_rule,
         rules.action_vocabulary,
         rules.surface_vocabulary,
-        action[event],
-        surface[event],
-        duration,
+        tokens["action"],
+        tokens["surface"],
+        tokens["duration_s"],
     )
     timelines = Timelines(
         user_ids=user_ids,
         offsets=offsets,
         pin_row=pin_row[event].astype(np.int32),
-        action=action[event],
-        surface=surface[event],
-        timestamp_ms=engagements.timestamp_ms[row],
-        duration_s=duration,
+        **tokens,
         positive=positive,
     )
     counters |= {Counter.USERS: len(timelines), Counter.EVENTS: len(event), Counter.POSITIVES: int(positive.sum())}
@@ -131,6 +129,8 @@ class BuildTimelines(beam.DoFn):
         vectors = self._vectors.open(tables)
         rows = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
         timelines, counters = build_timelines(rows, self._rules, vectors.rows, self._erased)
+        # By a hash of the id, not by a draw: the same user is held out whatever range of days the timelines are made
+        # of.
         held_out = uniform_of(timelines.user_ids, self._rules.split_salt) < self._rules.evaluation_share
         files = {}
         for split, chosen in zip(SPLITS, (~held_out, held_out), strict=True):
@@ -159,6 +159,8 @@ class MakeTimelines(beam.PTransform):
     erased_root: Root | None
 
     def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
+        # Everything of a bucket's users in one group: a timeline cannot be built from a part of it. No marker, since no
+        # attempt goes on from another.
         build = BuildTimelines(self.run, self.rules, self.dtype, self.erased_root)
         return (
             chunks

@@ -25,6 +25,7 @@ class SharedVectorTable:
 
     def open(self, tables: Sequence[FileEntry]) -> VectorTable:
         """The table that some files make, one per shard."""
+        # The tag holds the paths: in a long-lived worker the next run's tables must not be answered from these.
         return self._shared.acquire(
             lambda: VectorTable.open(self._root, list(tables), self._dtype),
             tag=tuple(sorted(entry.path for entry in tables)),

@@ -1,4 +1,4 @@
-"""Holds a release against what it says of itself: bytes, rows, order, vectors made again, the store, the indexes."""
+"""Compares a release with what it says of itself: bytes, rows, order, vectors made again, the store, the indexes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -68,6 +68,8 @@ def check_tables(root: Root, manifest: Manifest) -> list[str]:
             try:
                 rows = read_files(root, entries)
                 ids = rows[key].to_numpy()
+                # The order itself is recomputed: sorted ids alone would not show a history whose ties or dates are out
+                # of order.
                 if table == "histories":
                     words = [sorted_vocabulary([rows[name]]) for name in ("action", "surface")]
                     ordered = to_engagements(rows, *words).order()
@@ -90,7 +92,9 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
     embedded = manifest.parts("pin_embeddings")
     for number, entries in manifest.parts("indexes").items():
         shards = load_shards(root, entries, dim)
-        held = np.sort(np.concatenate([[*shards[0].graph.get_ids_list()], shards[0].twins.pin_id]).astype(np.int64))
+        # Both parts together must be the embeddings' ids exactly: a pin that is missing is never found, one too many is
+        # served.
+        held = shards[0].pin_ids()
         wanted = read_files(root, embedded.get(number, []), ["pin_id"])["pin_id"].to_numpy()
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)
@@ -156,6 +160,7 @@ def check_users(
         if not usable:
             problems.append(f"user {user}: has a vector, and no usable row in the histories")
             continue
+        # A second implementation, one user at a time: batching and padding cannot be what both have in common.
         made = plain.user(usable)
         cosine = float(made @ vector / max(1e-12, float(np.linalg.norm(made) * np.linalg.norm(vector))))
         if not cosine >= min_cosine:
@@ -187,6 +192,7 @@ def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> li
         ids = piece["user_id"].to_numpy()
         values = store.get_many(current.generation, ids)
         problems += [f"{store.url_shown}: user {ids[i]}: missing" for i, value in enumerate(values) if value is None]
+        # Missing ones are named above; the others are still compared, so that one report has all that is wrong.
         there = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
         if not len(there):
             continue

@@ -164,7 +164,7 @@ class FlinkCluster:
             "pekko.startup-timeout": "60 s",
             "slot.request.timeout": 60000,
             "classloader.resolve-order": "parent-first",  # Beam is in Flink's lib: `beam_library` says why
-            # Data arrives on gRPC's threads: out of memory there leaves the job standing for ever, unless it is fatal.
+            # Data arrives on gRPC's threads: out of memory there leaves the job standing forever, unless it is fatal.
             "cluster.uncaught-exception-handling": "FAIL",
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 5,

@@ -72,6 +72,44 @@ def stage_bars(released: list[Manifest]) -> str:
     return f'<svg width="100%" viewBox="0 0 840 {height}" font-size="14">{"".join(lines)}</svg><p>{legend}</p>'
 
 
+def _nights(released: list[Manifest]) -> str:
+    """A table of what came in and what went out, a row per release."""
+
+    def counted(manifest: Manifest, step: str, name: str) -> str:
+        return f"{manifest.counters.get(step, {}).get(name, 0):,}"
+
+    head = ["day", "rows read", "dropped", "active", "embedded", "carried over", "users", "pins", "recall@10"]
+    days = [
+        [
+            manifest.date,
+            counted(manifest, Step.READ_LOGS, Counter.ROWS_READ),
+            counted(manifest, Step.READ_LOGS, Counter.ROWS_DROPPED),
+            counted(manifest, Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE),
+            counted(manifest, Step.EMBED_USERS, Counter.USERS_EMBEDDED),
+            counted(manifest, Step.MERGE_SNAPSHOT, Counter.USERS_CARRIED_OVER),
+            f"{manifest.rows('user_embeddings'):,}",
+            f"{manifest.rows('pin_embeddings'):,}",
+            f"{manifest.settings['index']['recall_at_10']:.4f}",
+        ]
+        for manifest in released
+    ]
+    return _table(head, days)
+
+
+def _gates(release: Manifest) -> str:
+    """A table of the gates that a release passed."""
+    gates = [
+        [
+            html.escape(gate["reads"]),
+            _number(gate["measured"]),
+            _number(gate["threshold"]),
+            '<span class="ok">passed</span>' if gate["passed"] else '<span class="no">REFUSED</span>',
+        ]
+        for gate in release.gates
+    ]
+    return _table(["check", "measured", "threshold", ""], gates)
+
+
 def write_report(
     path: str,
     released: list[Manifest],
@@ -90,34 +128,6 @@ def write_report(
         measured: A way to recommend, its recall@10 of all products and of those new to the household.
         households: How many it was measured on.
     """
-
-    def counted(manifest: Manifest, step: str, name: str) -> str:
-        return f"{manifest.counters.get(step, {}).get(name, 0):,}"
-
-    days = [
-        [
-            manifest.date,
-            counted(manifest, Step.READ_LOGS, Counter.ROWS_READ),
-            counted(manifest, Step.READ_LOGS, Counter.ROWS_DROPPED),
-            counted(manifest, Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE),
-            counted(manifest, Step.EMBED_USERS, Counter.USERS_EMBEDDED),
-            counted(manifest, Step.MERGE_SNAPSHOT, Counter.USERS_CARRIED_OVER),
-            f"{manifest.rows('user_embeddings'):,}",
-            f"{manifest.rows('pin_embeddings'):,}",
-            f"{manifest.settings['index']['recall_at_10']:.4f}",
-        ]
-        for manifest in released
-    ]
-    head = ["day", "rows read", "dropped", "active", "embedded", "carried over", "users", "pins", "recall@10"]
-    gates = [
-        [
-            html.escape(gate["reads"]),
-            _number(gate["measured"]),
-            _number(gate["threshold"]),
-            '<span class="ok">passed</span>' if gate["passed"] else '<span class="no">REFUSED</span>',
-        ]
-        for gate in released[-1].gates
-    ]
     left = _table(
         ["", "last purchases", "how", "where"], [[html.escape(cell) for cell in row] for row in bought], numbers=4
     )
@@ -129,17 +139,17 @@ def write_report(
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>pinnerformer demo</title>
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style>
 <h1>Three nights of real receipts</h1>
-<p>Each night turned the day's receipts into one embedding a household, in the key-value store, and one embedding a
+<p>Each night turned the day's receipts into one embedding per household, in the key-value store, and one embedding per
 product, in {len(released[-1].parts("indexes"))} HNSW shards. Release <b>{released[-1].release}</b>
 is being served.</p>
-<h2>What came in and what went out</h2>{_table(head, days)}
+<h2>What came in and what went out</h2>{_nights(released)}
 <h2>Does the model know households?</h2>
 <p>Of what {households} households that it was not trained on bought in the 14 days after the first night began, the
 share that was among their ten nearest products. It was trained on what the others had bought before.</p>{recalls}
 <h2>Household {user}</h2><div class="two"><div>{left}</div><div>{right}</div></div>
 <h2>Seconds of work, by step</h2>{stage_bars(released)}
 <h2>The gates that the last release passed</h2>
-<div class="gates">{_table(["check", "measured", "threshold", ""], gates)}</div>
+<div class="gates">{_gates(released[-1])}</div>
 </html>
 """
     with replace_atomically(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

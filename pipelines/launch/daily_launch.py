@@ -31,6 +31,7 @@ def execute(
     run, taken_over = plan.run, plan.finished.describe()
     if taken_over and shown:
         print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
+    # Else an earlier attempt's outcome would be read for this one's, where the engine dies before the barrier.
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease)
     rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows

@@ -24,7 +24,7 @@ from transforms.run import RunFolder
 
 STEPS: dict[Step, tuple[str, str]] = {  # step -> (label, what a unit is)
     Step.READ_LOGS: ("read logs", "rows"),
-    Step.REPLAY_BUCKETS: ("walk buckets", "bucket-days"),
+    Step.REPLAY_BUCKETS: ("replay buckets", "bucket-days"),
     Step.UPDATE_HISTORIES: ("update histories", "active users"),
     Step.BUILD_TIMELINES: ("build timelines", "users"),
     Step.JOIN_VECTORS: ("join vectors", "history rows"),
@@ -56,6 +56,7 @@ class ProgressLog:
             with open(os.path.join(self._folder, name), "rb") as file:
                 file.seek(self._read.get(name, 0))
                 data = file.read()
+            # A worker may be in the middle of a line; what is read twice would be counted twice.
             whole = data[: data.rfind(b"\n") + 1]
             self._read[name] = self._read.get(name, 0) + len(whole)
             for line in whole.splitlines():

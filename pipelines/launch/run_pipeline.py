@@ -38,6 +38,7 @@ def run_pipeline(
         PinnerFormerError: what a step raised, under its own type and with its own message, or a `StoreError` that
             names the file with the engine's log.
     """
+    # Outermost the log: what the interrupter or a dying worker prints belongs into it.
     with engine_log(name) as log, notice_dead_workers() as died:
         try:
             pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
@@ -129,6 +130,7 @@ def engine_log(name: str) -> Iterator[str | None]:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.fileno() == 2:
             ours = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    # The file descriptor and not `sys.stderr`: workers and C++ libraries write to 2 past Python.
     os.dup2(descriptor, 2)
     os.close(descriptor)
     wanted = False
@@ -150,6 +152,7 @@ def engine_log(name: str) -> Iterator[str | None]:
 def explain_worker_failure(error: BaseException, log: str | None) -> PinnerFormerError:
     """Finds the message in what an engine made of a worker's exception: it keeps the text and loses the type."""
     text = str(error)
+    # An engine hands back text: the type, and with it the exit code, has to be found in it again.
     for kind in (InputError, LeaseLostError, StoreError, UsageError):
         match = re.search(rf"{kind.__module__}\.{kind.__name__}: (.+?)(?: \[while running|\n|\\n|$)", text)
         if match:

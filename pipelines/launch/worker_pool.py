@@ -54,6 +54,7 @@ def prepare_data_plane() -> None:
 
 def _work(control: str, worker_id: str) -> None:
     """Runs one worker until its engine hangs up."""
+    # Whoever reads the pool's stdout would otherwise have to read what every worker prints, or a full pipe stops them.
     os.dup2(2, 1)
     prepare_data_plane()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends its workers
@@ -66,6 +67,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
     """Starts and ends workers as the engine asks; one process each."""
 
     def __init__(self) -> None:
+        # Forked from a process without threads: gRPC's, forked along, would hang the worker.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._workers: dict[str, BaseProcess] = {}

@@ -12,7 +12,7 @@ from stores.files import Root
 from stores.lease import hold_lease
 from stores.manifests import Manifest, read_manifest
 from stores.releases import (
-    Pin,
+    Hold,
     chain,
     current_release,
     move_current,
@@ -135,7 +135,8 @@ def roll_back(root: Root, to: str | None, reason: str) -> Manifest:
         if not reason:
             raise UsageError("--reason is missing: whoever comes next has to know why")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes")
-        hold = Pin(to, current, reason, now)
+        # The hold comes before CURRENT moves: killed between the two, no night builds on what is about to be left.
+        hold = Hold(to, current, reason, now)
         write_hold(root, hold)
     ancestors = [found.release for found in chain(root)]
     if to in ancestors:  # forward again, there is nothing to mark

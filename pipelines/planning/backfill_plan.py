@@ -84,6 +84,7 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
     base = current
     if current is not None and current.day >= start:
         left = [manifest for manifest in reversed(releases) if manifest.day >= start]
+        # Days after the range were built on what changes, so they are done again as well.
         if request.recompute:
             replaced, end = current, max(end, current.day)
             base = next((manifest for manifest in releases if manifest.day < start), None)
@@ -127,6 +128,8 @@ def _plan_days(
     previous, before = (base.release, base.day) if base else (None, None)
     for date, inputs in selections:
         everyone = not days and not same_model(base, given)
+        # Without the release before: that of a day in the middle is not known yet. The state that a bucket starts from
+        # is in the names of its tasks instead.
         print_of_day = fingerprint(given, None, inputs, bootstrap_from, layout)
         refreshed_after = before if given.settings.ageing.refresh_days else None
         name = hashlib.sha256(f"{print_of_day} {everyone} {refreshed_after}".encode()).hexdigest()[:12]
@@ -229,6 +232,8 @@ def _select_all(
             return selections, f"{error}{more}"
         # A file that the old chain read on a later day had not come yet on this one.
         files = [*found.files, *later]
+        # Done again as it was: a file that came late stays late, or the new chain would know on a day what nobody knew
+        # then.
         later = [file for file in files if first_read_by.get(file.name, date) > date]
         files = sorted((file for file in files if file not in later), key=lambda file: file.name)
         selections.append((date, InputSelection(tuple(files), found.late, found.partitions)))
@@ -273,6 +278,8 @@ def estimate(plan: BackfillPlan) -> Cost:
     """Estimates what a plan takes."""
     buckets, days = plan.layout.user_buckets, max(1, len(plan.days))
     rows = sum(file.rows for day in plan.days for file in day.inputs.files)
+    # A file is shuffled as one name per row group and bucket; 1 << 20 rows is what writers put into a row group at
+    # most.
     units = sum(max(1, -(-file.rows // (1 << 20))) for day in plan.days for file in day.inputs.files)
     kept = (plan.start.rows("histories") if plan.start else 0) + rows
     users = plan.start.rows("user_embeddings") if plan.start else 0
@@ -293,8 +300,9 @@ def split_into_passes(days: Sequence[DailyPlan], a_day: int, budget: int | None,
     Args:
         a_day: Bytes that each day adds.
         budget: Bytes a pass may take; None: no bound.
-        at_most: Days a pass, if the operator says so.
+        at_most: Days per pass, if the operator says so.
     """
+    # At least one day: a pass that does not fit is still better than none.
     fits = len(days) if budget is None else max(1, budget // max(1, a_day))
     size = max(1, min(fits, at_most or fits))
     return [list(days[at : at + size]) for at in range(0, len(days), size)]
@@ -359,13 +367,15 @@ def describe(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: 
     unknown = "" if start else ", and the snapshots of users not known yet"
     lines.append(("disk", f"up to {kept} of histories and snapshots{unknown}; {_size(cost.staged_bytes)} staged"))
     held = _size(cost.shuffled_bytes * max(map(len, passes)))
-    lines.append(("memory", f"{held} a pass that the local runner holds, {_size(cost.bucket_bytes)} a worker's bucket"))
+    lines.append(
+        ("memory", f"{held} per pass that the local runner holds, {_size(cost.bucket_bytes)} for a worker's bucket")
+    )
     buckets, longest = plan.layout.user_buckets, max(map(len, passes))
     in_days = f" of at most {longest:,} days" if len(passes) > 1 else ""
     lines.append(("passes", f"{len(passes):,}{in_days}; {buckets:,} buckets on {workers:,} worker{'s'[: workers > 1]}"))
     if buckets < workers:
         idle = f"{workers - buckets} of {workers} workers will be idle: one worker takes a bucket through all days, and"
-        lines.append(("WARNING", f"{idle} the root was made with {buckets}; several a worker are best"))
+        lines.append(("WARNING", f"{idle} the root was made with {buckets}; several per worker are best"))
     return [*lines, ("publishes", publish)]
 
 

@@ -91,6 +91,8 @@ def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib
         raise InputError(str(error)) from None
     vectors = describe_vectors(request.pins, config.pinsage_version)
     _check_history_length(request, config)
+    # By size alone: what fits a worker's disk is mapped, since mapping shuffles nothing (docs/scale.md says where it
+    # ends).
     if join == "auto":
         size = vectors.nbytes
         join = "broadcast" if size <= broadcast_limit_gib << 30 else "shuffle"
@@ -171,6 +173,7 @@ def plan_daily(request: NightRequest) -> DailyPlan:
         return DailyPlan(run, inputs, given, bootstrap_from, finished, committed=False)
 
     current = read_current(root)
+    # Rows of later days are in the histories already and cannot be told apart: an earlier night would know the future.
     if current is not None and request.date < current.day:
         raise UsageError(
             f"--date {request.date}: the root is at {current.release} already, and histories only grow; "
@@ -220,6 +223,7 @@ def choose_inputs(
         last=request.date,
         lookback=job.lookback,
         chain_start=bootstrap_from,
+        # Of the whole chain: a file is late as long as no release has read it, however old its partition is.
         already_read=files_read(releases),
         min_age_s=job.min_age_s,
         columns=job.columns,
@@ -244,6 +248,8 @@ def fingerprint(
     The gates' thresholds are no part of it: a refused run that is started again with others computes nothing again.
     """
     root, vectors, model = given.root, given.vectors, given.model
+    # Everything that changes a byte of a task, and nothing else: too little would mix two runs, too much would throw
+    # finished work away.
     settings = given.settings.to_json()
     del settings["thresholds"]
     try:
@@ -252,6 +258,7 @@ def fingerprint(
         erased = b""
     facts = [
         [TASKS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
+        # The manifest's bytes and not its name: `erase` and `gc` write it again under the same name.
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
         [bootstrap_from.isoformat(), given.columns.names, settings, dataclasses.asdict(layout)],

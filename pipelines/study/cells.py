@@ -45,7 +45,7 @@ class Task:
     def identity(self, digest: str) -> dict[str, Any]:
         """What a finished result must have been made of to be reused."""
         size = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self.size).items()}
-        for name in ("learning_rates", "lengths", "dims"):  # which others are tried does not bear on this one
+        for name in ("learning_rates", "lengths", "dims"):  # which others are tried does not affect this one
             del size[name]
         return {
             "cell": self.cell.as_json(),
@@ -114,6 +114,7 @@ def train_cell(data: TrainingData, cut_ms: int, task: Task) -> Trainer:
         for step in range(size.steps):
             batch = feed.next()
             if cell.shuffled:
+                # By the step's number: a control that is run again deals the same.
                 dealt = torch.randperm(len(batch.pair_pin), generator=torch.Generator().manual_seed(step))
                 batch = dataclasses.replace(batch, pair_pin=batch.pair_pin[dealt])
             trainer.step(batch)
@@ -133,6 +134,7 @@ def train_and_measure(evaluation: Evaluation, data: TrainingData, task: Task) ->
     result: dict[str, Any] = {"identity": task.identity(data.digest)}
     for name in ("choice", "report"):
         half = evaluation.half(name)
+        # Choices need one figure; the other frequencies cost the most, a sequence per positive.
         frequencies = task.cell.frequencies if name == "report" else ("once",)
         found = half.model(trainer.user_tower, trainer.pin_tower, length, frequencies)
         result[name] = {frequency: figures.as_json() for frequency, figures in found.items()}

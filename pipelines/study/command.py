@@ -30,7 +30,7 @@ from transforms.training_data import load_training_data
 DESCRIPTION = """\
 Trains and measures the grid behind the paper's tables 1-4, 6 and 10 on timelines of yours: PinnerSage beside
 PinnerFormer, inference frequencies, objectives, negatives with and without the log Q correction, one feature left out,
-lengths and sizes. Writes STUDY/reproduction.md, the paper's tables beside yours, plots, and a verdict a row.
+lengths and sizes. Writes STUDY/reproduction.md, the paper's tables beside yours, plots, and a verdict per row.
 
 Every cell (a model with a seed) is trained alike and small, so that the whole fits one machine; absolute figures grow
 with --steps. Finished cells are kept in STUDY/cells and not computed again: interrupt it, run the same command again.
@@ -58,7 +58,7 @@ class StudyRequest:
         oracle: The folder of a synthetic world, to measure what its generator would know; None: not.
         title: Of the data, in the page.
         page: Where the page goes.
-        beside: CompletedWork studies that the page holds too.
+        beside: Finished studies that the page holds too.
     """
 
     source: Source
@@ -83,7 +83,7 @@ def make_parser() -> Parser:
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="tiny models, one seed: minutes, to see it run")
     scale.add_argument("--small", action="store_true", help="small models, short training: a fraction of the time")
-    parser.add_argument("--seeds", type=positive, help="models a cell (default: 3; with --quick 1)")
+    parser.add_argument("--seeds", type=positive, help="models per cell (default: 3; with --quick 1)")
     parser.add_argument("--steps", type=positive, help=f"of training (default: {FULL.steps})")
     parser.add_argument("--budget", type=seconds, default="2h", metavar="2h", help="start no cell after (%(default)s)")
     parser.add_argument("--workers", type=positive, default=multiprocessing.cpu_count(), help="processes (%(default)s)")
@@ -130,7 +130,7 @@ class Progress:
     started: float
 
     def say(self, done: int, name: str) -> None:
-        """One line a finished cell."""
+        """One line per finished cell."""
         elapsed = time.monotonic() - self.started
         left = elapsed / done * (self.total - done)
         print(
@@ -176,6 +176,7 @@ def run_tasks(tasks: list[Task], source: Source, digest: str, workers: int, unti
             done += 1
             progress.say(done, run_task(source, waiting.pop()))
         return len(waiting)
+    # Not forked: torch's threads do not live through a fork.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
         running: set[concurrent.futures.Future] = set()
@@ -266,6 +267,8 @@ def main(argv: list[str]) -> int:
         key = hashlib.sha256(json.dumps([size.steps, rate]).encode()).hexdigest()[:6]  # other settings, other files
         return Task(cell, seed, rate, size, os.path.join(folder, f"{cell.name}-seed{seed}-{key}.json"))
 
+    # The learning rate first, on the base cell alone, and the same for all: tried per cell, a cell with more tries
+    # would look better.
     tried = [task(cells[0], 0, rate) for rate in size.learning_rates]
     left = run_tasks(tried, source, digest, request.workers, until)
     figure = "recall_new" if request.new else "recall"
@@ -273,6 +276,7 @@ def main(argv: list[str]) -> int:
     if not rates:
         raise InputError(f"--budget: no cell was done within {request.budget_s:.0f} s; give more")
     rate = max(rates, key=lambda r: rates[r])
+    # Seed by seed: a study that is cut short has one whole grid, and not three seeds of its first rows.
     tasks = [task(cell, seed, rate) for seed in range(request.seeds) for cell in cells]
     left = run_tasks(tasks, source, digest, request.workers, until)
     write_result(

@@ -2,11 +2,14 @@
 
 import os
 import statistics
+import textwrap
 
 from pipelines.study.claims import CLAIMS, PAPER, Claim
 from pipelines.study.plots import draw
 from pipelines.study.results import Study, judge
 from stores.files import replace_atomically
+
+WIDTH = 110  # columns of prose, as of all our pages
 
 
 def sentence(study: Study, claim: Claim) -> str:
@@ -21,7 +24,7 @@ def sentence(study: Study, claim: Claim) -> str:
 def summary(study: Study) -> str:
     """How many of the paper's claims ended how; ours, marked so, are not counted."""
     ends = [judge(study, claim)[0] for claim in CLAIMS if not claim.text.startswith("(ours)")]
-    told = {end: ends.count(end) for end in ("holds", "does not hold", "cannot be told at this size")}
+    counts = {end: ends.count(end) for end in ("holds", "does not hold", "cannot be told at this size")}
     shuffled = next(claim for claim in CLAIMS if claim.cell == "shuffled_labels")
     learned, found = judge(study, shuffled)
     caution = ""
@@ -31,8 +34,8 @@ def summary(study: Study) -> str:
             "more than popularity, and rows that compare them say little; train longer."
         )
     return (
-        f"Of {sum(told.values())} claims of the paper {told['holds']} hold, {told['does not hold']} do not, and "
-        f"{told['cannot be told at this size']} cannot be told at this size.{caution}"
+        f"Of {sum(counts.values())} claims of the paper {counts['holds']} hold, {counts['does not hold']} do not, and "
+        f"{counts['cannot be told at this size']} cannot be told at this size.{caution}"
     )
 
 
@@ -68,9 +71,9 @@ def describe(study: Study) -> str:
     most = f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
     complete = most if min(seeds) == max(seeds) else f"{min(seeds)} to {most}"
     if sum(seeds) < len(facts["cells"]):
-        complete += f" a cell, {sum(seeds)} of {len(facts['cells'])} models: time ran out"
+        complete += f" per cell, {sum(seeds)} of {len(facts['cells'])} models: time ran out"
     else:
-        complete += " a cell"
+        complete += " per cell"
     chosen = base["chosen"]
     days = f"the last {chosen['popularity_days']} days" if chosen["popularity_days"] else "all time"
     judged = "pins new to the user" if study.figure == "recall_new" else "all positives"
@@ -82,8 +85,8 @@ def describe(study: Study) -> str:
             f"{base['identity']['days']} days, {figures['positives_new']:,} of them new to the user; "
             f"corpus {base['corpus']:,} pins; topics: {base['topics']}.",
             f"- Models: H {size['hidden_size']}, {size['num_layers']} layer, M {size['max_sequence_length']}, "
-            f"d {size['embedding_dim']}; {size['steps']} steps of {size['users_per_step']} users, "
-            f"{size['positions']} positions a user, {size['random_negatives']} random negatives; {complete}; "
+            f"d {size['embedding_dim']}; {size['steps']} training steps of {size['users_per_step']} users, "
+            f"{size['positions']} positions per user, {size['random_negatives']} random negatives; {complete}; "
             f"{cpu / 60:.0f} minutes of one core in all.",
             f"- Chosen on the other half of the evaluation users: learning rate {facts['learning_rate']:g} (of "
             f"{', '.join(facts['learning_rates'])}); popularity of {days}; mean of the last {chosen['mean_window']}; "
@@ -99,6 +102,26 @@ mean over the seeds (not known from one seed, and left out then) and that of the
 and cannot be told at this size in between; "lower" likewise; "as good" holds if the difference with two standard errors
 either way lies within 5 % of the reference, does not hold if it lies outside altogether. No row was judged by hand.
 After ±: in tables the standard deviation over seeds, in sentences the standard error."""
+
+
+def wrap(part: str) -> str:
+    """A part of the page in lines of at most `WIDTH` columns; headings, tables and pictures stay in one line each.
+
+    A number and its % are not parted.
+    """
+    if part.startswith(("#", "|", "!")):
+        return part
+    lines = part.splitlines() if part.startswith("- ") else [" ".join(part.split())]
+    return "\n".join(
+        textwrap.fill(
+            line.replace(" %", "\0%"),
+            WIDTH,
+            subsequent_indent="  " * line.startswith("- "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        ).replace("\0", " ")
+        for line in lines
+    )
 
 
 def write_page(studies: list[Study], path: str) -> None:
@@ -129,4 +152,4 @@ def write_page(studies: list[Study], path: str) -> None:
                 "\n".join(f"- {sentence(study, claim)}" for claim in claims if study.values(claim.cell, "recall"))
             )
     with replace_atomically(path) as temporary, open(temporary, "w") as file:
-        file.write("\n\n".join(part for part in parts if part) + "\n")
+        file.write("\n\n".join(wrap(part) for part in parts if part) + "\n")

@@ -22,7 +22,7 @@ class Study:
         folder: Where it is.
         facts: `study.json`.
         baselines: `baselines.json`.
-        cells: Cell -> its results, one a seed.
+        cells: Cell -> its results, one per seed.
     """
 
     folder: str
@@ -98,9 +98,11 @@ def difference(study: Study, cell: str, reference: str) -> Difference | None:
     pairs = max(len(a), len(b)) if fixed else min(len(a), len(b))
     a, b = [a[min(i, len(a) - 1)] for i in range(pairs)], [b[min(i, len(b) - 1)] for i in range(pairs)]
     targets = a[0][1]
+    # Paired: what a seed or a user does to both cells cancels, and the error is of what is left.
     by_seed = [float((x[0] - y[0]).sum() / targets.sum()) for x, y in zip(a, b, strict=True)]
     mean = statistics.fmean(by_seed)
     seeds = statistics.stdev(by_seed) / len(by_seed) ** 0.5 if len(by_seed) > 1 else 0.0
+    # A user's positives rise and fall together, so the user is the unit that was drawn, and not the positive.
     own = np.mean([x[0] - y[0] for x, y in zip(a, b, strict=True)], axis=0)  # [U]
     users = float(np.sqrt(((own - mean * targets) ** 2).sum()) / targets.sum())
     reference_level = statistics.fmean(float(y[0].sum() / y[1].sum()) for y in b)
@@ -119,6 +121,7 @@ def difference_of_losses(study: Study, cell: str, reference: str) -> Difference 
         return None
     hits = np.array([[one[seed][0] for one in sums] for seed in range(seeds)])  # [S, 4, U]
     users = hits.shape[2]
+    # A ratio of ratios has no simple formula for its error: users are drawn again, all four sums from the same draw.
     weights = np.random.default_rng(0).multinomial(users, np.full(users, 1 / users), 500)  # [R, U]
 
     def kept(totals: np.ndarray) -> np.ndarray:  # [..., 4]

@@ -32,11 +32,11 @@ def read_world(folder: str) -> World:
 
 
 def oracle_scores(world: World, user_ids: np.ndarray, pin_ids: np.ndarray, cut_ms: int, days: int) -> np.ndarray:
-    """Expected engagements of users with pins in the window, up to a factor a user, from the generator's own rules.
+    """Expected engagements of users with pins in the window, up to a factor per user, from the generator's own rules.
 
-    On every day of the window a user's k-th dearest interest has 1/2, 1/4, 1/8, 1/8 of the engagements, less the share
-    of the detours, which goes to popular topics, and a tenth that goes to any topic; inside a topic pins that are born
-    by then are drawn by Zipf popularity.
+    On every day of the window a user's k-th most important interest has 1/2, 1/4, 1/8, 1/8 of the engagements, less the
+    share of the detours, which goes to popular topics, and a tenth that goes to any topic; inside a topic pins that are
+    born by then are drawn by Zipf popularity.
 
     Args:
         user_ids: int64 [U]; a user whom the world does not have is an error.

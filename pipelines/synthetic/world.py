@@ -153,7 +153,7 @@ def write_vectors(world: World, pins: Pins, folder: str) -> None:
 
 
 def interests_on(world: World, users: np.ndarray, day: int) -> np.ndarray:
-    """The topics users care about on a day, the dearest first; one of the four changes every 30 to 120 days.
+    """The topics users care about on a day, the most important first; one of the four changes every 30 to 120 days.
 
     Args:
         users: int64 [N], indices of users (not ids).
@@ -164,6 +164,7 @@ def interests_on(world: World, users: np.ndarray, day: int) -> np.ndarray:
     slots = np.arange(INTERESTS, dtype=np.uint64)
     period = 30 + _hash(world.seed, 11, users[:, None], slots) % np.uint64(91)
     phase = _hash(world.seed, 12, users[:, None], slots) % np.uint64(120)
+    # Each user and slot changes on days of its own: were all to change at once, one night would embed everybody.
     epoch = (np.uint64(day) + phase) // period
     draw = _hash(world.seed, 13, users[:, None] * 8 + slots.astype(np.int64), epoch)
     uniform = (draw >> np.uint64(11)).astype(np.float64) / 2**53
@@ -184,7 +185,7 @@ def engagement_shares(world: World) -> tuple[np.ndarray, np.ndarray]:
     """What `engagements_of` draws topics by, as shares of a user's engagements: the oracle's half of one rule.
 
     Returns:
-        float64 [INTERESTS], of each interest as one, the dearest first; float64 [T], of each topic besides, for
+        float64 [INTERESTS], of each interest as one, the most important first; float64 [T], of each topic besides, for
         everybody. They sum to 1.
     """
     slot = FIRST_SHARE * (1 - FIRST_SHARE) ** np.arange(INTERESTS)
@@ -229,6 +230,7 @@ def engagements_of(world: World, pins: Pins, day: int, chunk: int) -> dict[str, 
     users = np.arange(chunk * _USERS_AT_ONCE, min(world.users, (chunk + 1) * _USERS_AT_ONCE))
     # Some act daily, most now and then: each user's own rate, a power of a uniform draw, of the asked mean.
     draw = _hash(world.seed, 21, users) >> np.uint64(11)
+    # The mean of u^k is 1 / (k + 1): this exponent gives the share asked for, and most users far below it.
     rate = (draw.astype(np.float64) / 2**53) ** ((1 - world.active_share) / world.active_share)
     acting = users[random.random(len(users)) < rate]
     rows_each = np.ceil(random.lognormal(np.log(world.rows_per_active), 0.8, len(acting))).astype(np.int64)
@@ -269,12 +271,15 @@ def write_day(world: World, pins: Pins, user_ids: np.ndarray, day: int, folder: 
     written, late = 0, []
     for chunk in range(chunks):
         rows = engagements_of(world, pins, day, chunk)
+        # A generator of their own: whoever draws the day again, for its late rows, gets the same marks.
         marks = world.random(5, day, chunk).random((2, len(rows["user"])))
         on_time = np.flatnonzero(marks[0] >= world.late_share) if day + 1 < world.days else np.arange(len(rows["user"]))
         twice = on_time[marks[1][on_time] < world.repeated_share]
         kept = np.concatenate([on_time, twice])
         written += _write_rows(pins, user_ids, rows, kept, os.path.join(partition, f"part-{chunk:05d}.parquet"))
         if day:
+            # Drawn once more in place of kept: a day is a function of its number, so that no state goes from day to
+            # day.
             before = engagements_of(world, pins, day - 1, chunk)
             marks = world.random(5, day - 1, chunk).random((2, len(before["user"])))
             late.append({name: column[marks[0] < world.late_share] for name, column in before.items()})

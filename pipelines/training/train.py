@@ -20,12 +20,12 @@ from pinnerformer_model.checkpoint import CONFIG, load_model, new_model, save_mo
 from pinnerformer_model.config import ModelConfig, ModelError, preset
 from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.distributed import ALONE, Group
-from pinnerformer_model.evaluation import moments_of
+from pinnerformer_model.evaluation import Moments, moments_of
 from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, fit
 from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import hits_at_k, recall, vector_scorer
-from pinnerformer_model.timelines import sequences_ending
+from pinnerformer_model.timelines import Timelines, sequences_ending
 from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
@@ -39,36 +39,55 @@ RECALL_OF = 10
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Recall@10 of held-out users, embedded at a moment, over the days after it; by exact search."""
+    """Recall@10 of held-out users, embedded at a moment, over the days after it; by exact search.
 
-    data: TrainingData
-    cut_ms: int
-    days: int
-    users: int
+    Attributes:
+        timelines: Of the users asked.
+        vectors: float [P, D], as the model takes them.
+        moments: When they are embedded, and what they must foresee.
+        in_corpus: bool [P], the pins that compete.
+        length: M.
+        device: `cpu` or `cuda`.
+    """
+
+    timelines: Timelines
+    vectors: np.ndarray
+    moments: Moments
+    in_corpus: np.ndarray
     length: int
     device: str
 
-    def __post_init__(self):
-        timelines = self.data.timelines
-        if len(timelines) > self.users:  # the same ones every time; their order by id says nothing of them
-            chosen = np.random.default_rng(0).choice(len(timelines), self.users, replace=False)
+    @classmethod
+    def of(cls, data: TrainingData, cut_ms: int, days: int, users: int, length: int, device: str) -> "Evaluation":
+        """Prepares an evaluation at a moment.
+
+        Args:
+            data: Of the users held out.
+            days: Length of the window.
+            users: How many are asked at most.
+        """
+        timelines = data.timelines
+        if len(timelines) > users:
+            # From a fixed seed: figures of one training compare only if the same users are asked every time. Drawn and
+            # not the first ones, though the order by id should say nothing of them.
+            chosen = np.random.default_rng(0).choice(len(timelines), users, replace=False)
             timelines = timelines.users(np.sort(chosen))
-        object.__setattr__(self, "_timelines", timelines)
-        object.__setattr__(self, "_moments", moments_of(timelines, self.cut_ms, self.days))
-        pins = np.zeros(len(self.data.vectors), bool)
+        pins = np.zeros(len(data.vectors), bool)
         pins[np.random.default_rng(1).permutation(len(pins))[:CORPUS]] = True
-        object.__setattr__(self, "_corpus", pins)
+        return cls(timelines, data.vectors, moments_of(timelines, cut_ms, days), pins, length, device)
 
     @property
     def targets(self) -> int:
-        return len(self._moments.targets)  # type: ignore[attr-defined]
+        """How many positives are to be foreseen."""
+        return len(self.moments.targets)
 
     def __call__(self, user_tower: UserTower, pin_tower: PinTower) -> float:
-        moments, timelines = self._moments, self._timelines  # type: ignore[attr-defined]
-        sequences = sequences_ending(timelines, self.data.vectors, moments.user, moments.stop, self.length)
+        """Recall of the towers as they are now."""
+        moments = self.moments
+        sequences = sequences_ending(self.timelines, self.vectors, moments.user, moments.stop, self.length)
         users = UserEncoder(user_tower, device=self.device).encode(sequences)
-        score = vector_scorer(users, encode_pins(pin_tower, self.data.vectors))
-        hits = hits_at_k(score, len(moments), self._corpus, moments.targets, moments.others, RECALL_OF)  # type: ignore[attr-defined]
+        score = vector_scorer(users, encode_pins(pin_tower, self.vectors))
+        hits = hits_at_k(score, len(moments), self.in_corpus, moments.targets, moments.others, RECALL_OF)
         return recall(hits, moments.target_user)[0]
 
 
@@ -153,13 +172,13 @@ class Display:
         self._bar = Progress(
             TextColumn("train"),
             BarColumn(bar_width=28),
-            TextColumn("step {task.completed:,} of {task.total:,}  {task.fields[told]}"),
+            TextColumn("step {task.completed:,} of {task.total:,}  {task.fields[so_far]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("train", total=steps, completed=first, told="")
+        self._task = self._bar.add_task("train", total=steps, completed=first, so_far="")
         self._steps, self._loss, self._recall = steps, float("nan"), ""
         self._started = self._said = time.perf_counter()
         self._bar.start()
@@ -169,21 +188,21 @@ class Display:
         scalars = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "temperature": temperature}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
-        self._bar.update(self._task, completed=step, told=f"loss {self._loss:.3f}{self._recall}")
+        self._bar.update(self._task, completed=step, so_far=f"loss {self._loss:.3f}{self._recall}")
         if self._plain and time.perf_counter() - self._said > 10:
             self._say(step)
 
     def on_evaluation(self, step: int, figure: float) -> None:
         self._writer.add_scalar("recall_at_10", figure, step)
         self._recall = f"  recall@10 {figure:.4f}"
-        self._bar.update(self._task, told=f"loss {self._loss:.3f}{self._recall}")
+        self._bar.update(self._task, so_far=f"loss {self._loss:.3f}{self._recall}")
         if self._plain:
             self._say(step)
 
     def _say(self, step: int) -> None:
         self._said = time.perf_counter()
-        told = f"step {step:,} of {self._steps:,}  loss {self._loss:.3f}{self._recall}"
-        print(f"[{self._said - self._started:6.0f} s] {told}", file=sys.stderr, flush=True)
+        text = f"step {step:,} of {self._steps:,}  loss {self._loss:.3f}{self._recall}"
+        print(f"[{self._said - self._started:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._bar.stop()
@@ -203,6 +222,7 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     config, user_tower, pin_tower, origin = choose_model(request, data)
     settings = request.settings_for(len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
+    # Before the slow parts: a state of other settings is refused in a second, not after the evaluation was prepared.
     state = open_state(request, identity)
     evaluation = make_evaluation(request, held_out, config, until, device)
     maker = make_batches(data, settings, config, until, group)
@@ -213,6 +233,7 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     first = group.rank == 0
     display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
 
+    # On every rank, since `sum` waits for all; the first computes, the others add nothing.
     def evaluate() -> float:
         figure = torch.tensor(evaluation(user_tower, pin_tower) if first and evaluation else 0.0, device=device)
         return float(group.sum(figure))
@@ -295,7 +316,7 @@ def make_evaluation(
     days, users = request.held_out.days, request.held_out.users
     if request.held_out.skip:
         return None
-    evaluation = Evaluation(held_out, midnight_ms(until), days, users, config.max_sequence_length, device)
+    evaluation = Evaluation.of(held_out, midnight_ms(until), days, users, config.max_sequence_length, device)
     if not evaluation.targets:
         raise InputError(
             f"nothing to evaluate: no user of {len(held_out.timelines):,} held out has an event before {until} and "

@@ -102,7 +102,7 @@ def make_parser() -> Parser:
     what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most (%(default)s)")
     what.add_argument("--no-logq", action="store_true", help="without the log Q correction")
     what.add_argument("--positive-q", choices=("pool", "user"), default="pool", help="Q of a label (%(default)s)")
-    what.add_argument("--exact-counts", action="store_true", help="one counter a pin, no count-min sketch")
+    what.add_argument("--exact-counts", action="store_true", help="one counter per pin, no count-min sketch")
     what.add_argument(
         "--drop-feature", choices=FEATURES, action="append", default=[], help="leave a feature out, for ablations"
     )

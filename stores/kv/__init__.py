@@ -7,18 +7,9 @@ from urllib.parse import urlsplit
 
 from stores.errors import UsageError
 from stores.kv.base import Current, Generation, KeyValueStore, UploadResult
-from stores.kv.lmdb_store import LmdbStore
-from stores.kv.redis_cluster import RedisClusterStore
-from stores.kv.redis_store import RedisStore
+from stores.kv_urls import FORMS, STORES, without_password
 
 __all__ = ["Current", "Generation", "KeyValueStore", "UploadResult", "open_store", "without_password"]
-
-FORMS = "lmdb:///DIR, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or redis+cluster://HOST:PORT; or env:NAME"
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown."""
-    return re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
 
 
 def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
@@ -28,7 +19,7 @@ def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
     password that way without its ever being part of a job's graph.
 
     Raises:
-        UsageError: not one of the forms, or a namespace with a colon or wildcard in it.
+        UsageError: not one of the forms of `stores.kv_urls`, or a namespace with a colon or wildcard in it.
     """
     if url.startswith("env:"):
         name = url.removeprefix("env:")
@@ -38,16 +29,10 @@ def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
     shown = without_password(url)
     if not re.fullmatch(r"[\w.-]+", namespace):
         raise UsageError(f"--namespace {namespace}: only letters, digits, '_', '-' and '.' can be part of a key")
-    parts = urlsplit(url)
-    if parts.scheme == "lmdb":
-        if parts.netloc or not parts.path:
-            raise UsageError(f"--kv {shown}: write an absolute path, lmdb:///DIR")
-        return LmdbStore(os.path.abspath(parts.path), namespace, shown)
-    if parts.scheme in ("redis", "rediss", "redis+cluster"):
-        try:
-            if parts.scheme == "redis+cluster":
-                return RedisClusterStore(url.replace("redis+cluster://", "redis://", 1), namespace, shown)
-            return RedisStore(url, namespace, shown)
-        except ValueError as error:
-            raise UsageError(f"--kv {shown}: {error}") from None
-    raise UsageError(f"--kv {shown}: expected {FORMS}")
+    store = STORES.get(urlsplit(url).scheme)
+    if store is None:
+        raise UsageError(f"--kv {shown}: expected {', '.join(FORMS[:-1])} or {FORMS[-1]}; or env:NAME")
+    try:
+        return store.open(url, namespace, shown)
+    except ValueError as error:
+        raise UsageError(f"--kv {shown}: {error}") from None

@@ -34,7 +34,7 @@ def make_world(folder: str) -> list[str]:
 
 
 def run_night(inputs: list[str], root: str, number: int, flags: list[str], engine: list[str]) -> Manifest:
-    """Runs one night; `engine` is what Beam is told."""
+    """Runs one night; `engine` is what Beam is given."""
     arguments = ["daily", f"--root={root}", *inputs, f"--date={day(number)}", "--quiet", *flags, *engine]
     if not any(flag.startswith("--kv=") for flag in flags):
         arguments.append("--publish=none")

@@ -60,7 +60,7 @@ def test_a_backfill_equals_the_local_one(flink, tmp_path):
 
 @pytest.mark.skipif(MINOR == "2.2", reason="runs out of heap there, as docs/runners.md says")
 def test_a_stage_may_put_out_more_than_beam_and_its_engine_keep_on_the_way(flink):
-    group_chunks(flink.flags, number=50, keys=400)  # 400 MB a slot; they stood still for ever from some 300 on
+    group_chunks(flink.flags, number=50, keys=400)  # 400 MB a slot; they stood still forever from some 300 on
 
 
 def kill_task_manager(flink):

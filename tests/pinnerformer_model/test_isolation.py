@@ -10,7 +10,7 @@ from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import NOT_FINITE, encode_healthy
 from pinnerformer_model.sequences import PaddedBatch, Sequences
-from tests.pinnerformer_model.test_model import make_sequences
+from tests.pinnerformer_model.samples import make_sequences
 from tests.worlds import write_model
 
 LENGTHS = [3, 9, 4, 30, 1, 2, 2, 8, 17, 5, 5, 6, 31, 3, 12, 7]

@@ -20,7 +20,7 @@ HELD_OUT = 100  # of the users
 
 
 def make_world(feature: str) -> tuple[Timelines, np.ndarray]:
-    """Pins of two kinds; a user's next one is of the kind that the newest event's feature says, drawn anew each time.
+    """Pins of two kinds; a user's next one is of the kind that the newest event's feature says, drawn again each time.
 
     Returns:
         The timelines; float32 [PINS, 256], vectors that tell the kinds apart.
@@ -75,7 +75,9 @@ def share_of_right_kind(timelines: Timelines, vectors: np.ndarray, dropped: tupl
     return float((best % 2 == timelines.pin_row[last][:, None] % 2).mean())
 
 
-@pytest.mark.parametrize("feature", ["time", "action", "surface", "duration"])
+@pytest.mark.parametrize(
+    "feature", ["time", "duration", *(pytest.param(word, marks=pytest.mark.slow) for word in ("action", "surface"))]
+)
 def test_a_model_without_the_feature_that_tells_what_comes_next_is_worse(feature):
     timelines, vectors = make_world(feature)
     assert share_of_right_kind(timelines, vectors, ()) > 0.85

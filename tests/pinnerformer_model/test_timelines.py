@@ -93,3 +93,10 @@ def test_columns_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="offsets say 4"):
         Timelines(t.user_ids, np.array([0, 3, 4]), *(getattr(t, n) for n in ("pin_row", "action", "surface")),
                   t.timestamp_ms, t.duration_s, t.positive)  # fmt: skip
+
+
+def test_timelines_of_before_a_moment_keep_every_user():
+    t = Timelines(np.array([1, 2]), np.array([0, 2, 3]), *(np.zeros(3, np.int32) for _ in range(3)),
+                  np.array([5, 9, 9]), np.zeros(3, np.float32), np.ones(3, bool))  # fmt: skip
+    before = t.before(9)
+    assert before.user_ids.tolist() == [1, 2] and before.offsets.tolist() == [0, 1, 1]

@@ -1,7 +1,6 @@
 """Training steps: what they depend on, and what they must not depend on."""
 
 import dataclasses
-import os
 
 import numpy as np
 import pytest
@@ -9,13 +8,12 @@ import torch
 
 from pinnerformer_model.checkpoint import load_model, new_model, save_model
 from pinnerformer_model.config import FEATURES, ModelConfig, ModelError, preset
-from pinnerformer_model.fitting import DivergedError, Hooks, Schedule, fit
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.timelines import pad_windows
 from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
-from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
-from tests.pinnerformer_model.test_timelines import make_timelines, vectors_of
+from pinnerformer_model.training_state import TrainingState, load_state, save_state
+from tests.pinnerformer_model.test_timelines import vectors_of
 
 PINS = 200
 SETTINGS = TrainingSettings(
@@ -32,11 +30,6 @@ SETTINGS = TrainingSettings(
 def config(**changes) -> ModelConfig:
     made = preset("tiny", action_vocabulary=("a", "b"), surface_vocabulary=("x", "y", "z"), pinsage_version="v")
     return dataclasses.replace(made, **changes)
-
-
-@pytest.fixture(scope="module")
-def timelines():
-    return make_timelines(np.random.default_rng(0).integers(1, 60, 30).tolist(), pins=PINS)
 
 
 def make(timelines, settings=SETTINGS, cfg=None):
@@ -134,62 +127,6 @@ def test_training_lowers_the_loss_and_prefetching_does_not_matter(timelines):
     assert [again.step(maker.make(step))[0] for step in range(20)] == losses[:20]  # prefetched or not
 
 
-def hooks(**changes) -> Hooks:
-    nothing = Hooks(
-        evaluate=None,
-        keep=lambda: None,
-        save=lambda state: None,
-        on_step=lambda step, loss, norm: None,
-        on_evaluation=lambda step, figure: None,
-    )
-    return dataclasses.replace(nothing, **changes)
-
-
-def test_a_loss_that_is_no_number_stops_before_it_touches_the_weights(timelines):
-    trainer, maker = make(timelines)
-    kept, saved = [], []
-
-    def poison(step: int, loss: float, norm: float) -> None:
-        if step == 7:
-            with torch.no_grad():
-                trainer.user_tower.head_out.weight[0, 0] = torch.nan
-
-    with pytest.raises(DivergedError, match="step 8: the loss is nan"):
-        fit(
-            trainer,
-            maker,
-            Schedule(evaluate_every=3, patience=9, save_every=5),
-            hooks(evaluate=lambda: trainer.step_number, keep=lambda: kept.append(trainer.step_number),
-                  save=lambda state: saved.append(state.step), on_step=poison),
-            {},
-        )  # fmt: skip
-    assert kept == [3, 6] and saved == [5]
-    trainer, maker = make(timelines)
-    weights = trainer.tensors()
-    batch = maker.make(0)
-    batch.pin_vectors[0, 0] = torch.inf
-    loss, norm = trainer.step(batch)
-    assert not np.isfinite(loss + norm) and trainer.step_number == 0
-    after = trainer.tensors()
-    assert all(torch.equal(after[name], value) for name, value in weights.items() if name != "counts")
-
-
-def test_it_stops_early_and_keeps_the_best(timelines):
-    settings = dataclasses.replace(SETTINGS, steps=100)
-    figures = iter([0.1, 0.3, 0.2, 0.3, 0.25, 9.0])
-    trainer, maker = make(timelines, settings)
-    kept = []
-    fitted = fit(
-        trainer,
-        maker,
-        Schedule(evaluate_every=2, patience=3, save_every=50),
-        hooks(evaluate=lambda: next(figures), keep=lambda: kept.append(trainer.step_number)),
-        {},
-    )
-    assert kept == [2, 4] and fitted.stopped_early and fitted.steps == 10
-    assert fitted.best == {"step": 4, "recall": 0.3}
-
-
 def test_a_feed_hands_on_what_went_wrong(timelines):
     class Broken:
         def make(self, step):
@@ -240,25 +177,3 @@ def test_a_dropped_feature_is_dropped_in_training_and_inference(timelines, tmp_p
     assert ModelConfig.from_json(cfg.to_json()) == cfg
     with pytest.raises(ModelError, match="dropped_features must be distinct"):
         config(dropped_features=("colour",))
-
-
-def test_killed_while_it_writes_the_old_state_stays(timelines, tmp_path, monkeypatch):
-    trainer, _ = make(timelines)
-    folder = str(tmp_path)
-    save_state(folder, TrainingState(trainer.tensors(), 3, {"a": 1}, {"step": 2, "recall": 0.5}))
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        save_state(folder, TrainingState(trainer.tensors(), 4, {"a": 1}, None))
-    state = load_state(folder)
-    assert state.step == 3 and state.best == {"step": 2, "recall": 0.5}
-    assert os.listdir(folder) == ["state.safetensors"]
-    with open(f"{folder}/state.safetensors", "r+b") as file:
-        file.truncate(os.path.getsize(f"{folder}/state.safetensors") // 2)
-    with pytest.raises(ModelError, match="no readable training state"):
-        load_state(folder)
-    assert load_state(str(tmp_path / "none")) is None
-
-
-def test_changed_settings_are_named():
-    before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 5, "c": [2]}, "e": 3}
-    assert changed_settings(before, now) == ["a.b: 1 before, 5 now", "d: 3 before, None now", "e: None before, 3 now"]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.cli import main
 from stores.files import Root
 from stores.manifests import Manifest
-from stores.releases import read_current
+from stores.releases import chain, read_current
 from stores.tables import read_files
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 
@@ -53,7 +53,7 @@ def run_night(world: World, root: str, number: int, *more: str) -> Manifest:
 
 
 def first_night(world: World, root: str, *more: str) -> Manifest:
-    """Makes a root of four buckets unless told otherwise: of the default's 64 most are empty and cost as much."""
+    """Makes a root of four buckets unless asked otherwise: of the default's 64 most are empty and cost as much."""
     made = () if any(flag.startswith("--user-buckets") for flag in more) else ("--user-buckets=4",)
     made = (*made, f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
     return run_night(world, root, 0, *made, "--publish=none", *more)
@@ -112,3 +112,39 @@ class KeptNights:
             world, root = self.copy(nights - 1, folder)
             run_night(world, root, nights - 1, "--publish=none")
         return folder
+
+
+@dataclasses.dataclass
+class PublishedRoot:
+    """A root of some nights whose newest release a store serves, and the commands that are given both.
+
+    Attributes:
+        kv: URL of the store.
+    """
+
+    world: World
+    root: str
+    kv: str
+
+    def of_root(self, command: str, *more: str) -> int:
+        return main([command, f"--root={self.root}", f"--kv={self.kv}", *more])
+
+    def verify(self, *more: str) -> int:
+        folder = self.world.folder
+        return self.of_root("verify", f"--model={folder}/model", f"--pins={folder}/pins", "--users=15", *more)
+
+
+def files_under(folder: str) -> dict[str, int]:
+    """Path -> bytes of every file but those that runs keep each other out by."""
+    return {
+        os.path.relpath(os.path.join(where, name), folder): os.path.getsize(os.path.join(where, name))
+        for where, _, names in os.walk(folder)
+        for name in names
+        if name != "lease.json" and not name.startswith(".lock")
+    }
+
+
+def named(root: str) -> set[str]:
+    """The files that some release of the chain names."""
+    releases = [m for m in chain(Root(root))]
+    return {entry.path for m in releases for entries in m.tables.values() for entry in entries}

@@ -7,8 +7,8 @@ from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.kv import open_store
 from stores.releases import read_current
+from tests.pipelines.backfills import VISITOR, assert_same_tables, backfill, layout, make_world, releases, run_daily
 from tests.pipelines.nights import histories_of, read_table
-from tests.pipelines.test_backfill import VISITOR, assert_same_tables, backfill, layout, make_world, releases, run_daily
 from tests.worlds import day, midnight
 
 DAYS = 6

@@ -107,7 +107,7 @@ MATRIX = {
     ),
     "two worker processes": (["--user-buckets=6", "--pin-shards=2"], ["--join=shuffle", *WORKERS], 4),
 }
-SLOW = {"two worker processes"}  # they start again for each night, which costs eight times the night
+SLOW = {"buckets and shards as by default", "two worker processes"}
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in MATRIX])

@@ -72,7 +72,7 @@ def test_a_bit_that_flipped_in_what_the_next_run_makes_anew(served, capsys, tabl
 
 
 def test_a_damaged_file_is_neither_erased_from_nor_published(served, capsys, tmp_path):  # noqa: F811
-    """Written anew, or sent to a store, it would look sound."""
+    """Written again, or sent to a store, it would look sound."""
     manifest = read_current(Root(served.root))
     entry = max(manifest.tables["user_embeddings"], key=lambda entry: entry.bytes)
     flip(f"{served.root}/{entry.path}", 0.9)

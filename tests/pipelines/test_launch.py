@@ -76,7 +76,7 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     ids=["in the foreground", "in the background"],
 )
 def test_a_worker_process_that_is_killed_ends_the_run_soon(start):
-    """As when memory runs out; left to itself the local runner may wait for it for ever.
+    """As when memory runs out; left to itself the local runner may wait for it forever.
 
     Started by a script with `&`, a command ignores SIGINT.
     """

@@ -56,10 +56,13 @@ def current(root: str) -> Manifest:
     return manifest
 
 
-def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys):
+WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(WORKERS, marks=pytest.mark.slow)], ids=["in-process", "workers"])
+def test_nights_on_s3_equal_nights_on_local_files(world, tmp_path, capsys, workers):
     folder, url = world
     local_root, root = str(tmp_path / "root"), f"{url}/root"
-    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     for number, (join, more) in enumerate((("--join=broadcast", []), ("--join=shuffle", workers))):
         kv = f"--kv=lmdb://{tmp_path}/kv"
         assert main(arguments_of(folder, local_root, number, "--publish=none", "--quiet", join)) == 0

@@ -96,12 +96,12 @@ def test_to_an_older_model_whose_generation_is_still_there(one_night, tmp_path, 
     first = vectors_of(root, read_current(Root(root)))
     assert served(kv) == (str(day(0)), first)
     with open_store(kv) as store:
-        assert store.current().generation == before.generation  # nothing was written anew
+        assert store.current().generation == before.generation  # nothing was written again
         now = store.current().generation
         for name in set(store.generations()) - {now}:
             store.delete_generation(name)
         assert set(store.generations()) == {now}
-    # Without it, it is written anew, and never into the generation that is read.
+    # Without it, it is written again, and never into the generation that is read.
     assert main(["rollback", f"--root={root}", f"--kv={kv}", "--reason=better", f"--to={day(2)}"]) == 0
     assert served(kv)[0] == str(day(2))
     os.rename(f"{root}/releases/{day(2)}", f"{root}/releases/gone")  # whose snapshot it holds is not known any more

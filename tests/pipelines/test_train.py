@@ -20,7 +20,6 @@ from pinnerformer_model.fitting import Hooks, Schedule, fit
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.ranking import constant_scorer, hits_at_k, recall
-from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import load_state
 from pipelines.cli import main
@@ -172,7 +171,7 @@ def test_a_diverging_training_keeps_the_last_good_checkpoint(timelines, tmp_path
 
 
 def shuffled_labels(data: TrainingData) -> TrainingData:
-    """The pins of all positives dealt anew: what is predicted has nothing to do with who predicts it."""
+    """The pins of all positives dealt again: what is predicted has nothing to do with who predicts it."""
     pins = data.timelines.pin_row.copy()
     places = np.flatnonzero(data.timelines.positive)
     pins[places] = np.random.default_rng(0).permutation(pins[places])
@@ -204,7 +203,7 @@ def learn(timelines: str, steps: int, shuffle: bool = False, **changes) -> tuple
     maker = BatchMaker(past, data.vectors, settings, config.max_sequence_length)
     nothing = Hooks(None, lambda: None, lambda state: None, lambda *_: None, lambda *_: None)
     fit(trainer, maker, Schedule(steps, 1, steps), nothing, {})
-    evaluation = Evaluation(held_out, cut, 14, 1000, config.max_sequence_length, "cpu")
+    evaluation = Evaluation.of(held_out, cut, 14, 1000, config.max_sequence_length, "cpu")
     moments = moments_of(held_out.timelines, cut)
     counts = popularity(data.timelines, cut, len(data.vectors))
     everything = np.ones(len(data.vectors), bool)
@@ -219,10 +218,3 @@ def test_it_learns_and_the_test_of_learning_can_fail(timelines):
     assert trained > 2 * popular > 0
     assert trained > 1.5 * fresh
     assert shuffled < 0.6 * trained
-
-
-def test_timelines_of_before_a_moment_keep_every_user():
-    t = Timelines(np.array([1, 2]), np.array([0, 2, 3]), *(np.zeros(3, np.int32) for _ in range(3)),
-                  np.array([5, 9, 9]), np.zeros(3, np.float32), np.ones(3, bool))  # fmt: skip
-    before = t.before(9)
-    assert before.user_ids.tolist() == [1, 2] and before.offsets.tolist() == [0, 1, 1]

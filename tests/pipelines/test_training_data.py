@@ -9,12 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pinnerformer_model.checkpoint import load_config
-from pinnerformer_model.labels import check_label_rule, find_positives
 from pipelines import training_data
 from pipelines.cli import main
 from stores.errors import StoreError
 from stores.files import Root
-from stores.ids import bucket_of, uniform_of
+from stores.ids import uniform_of
 from stores.releases import read_current
 from tests.worlds import (
     ACTIONS,
@@ -271,20 +270,3 @@ def test_a_word_that_is_not_utf8_is_of_a_row_of_a_file(world, tmp_path, job):
         assert dead == [(f"ds={day(0)}/{os.path.basename(path)}", 0)]
     elif job == "init-model":
         assert all("\ufffd" not in word for word in load_config(f"{tmp_path}/made").action_vocabulary)
-
-
-def test_a_least_of_zero_asks_for_no_duration():
-    rule = check_label_rule({"surfaces": ["s"], "actions": {"a": 0, "b": 10}})
-    duration = np.array([np.nan, 0, 3, np.nan, 10, 10.5], np.float32)
-    action = np.array([0, 0, 0, 1, 1, 1], np.int32)
-    got = find_positives(rule, ("a", "b", "c"), ("s",), action, np.zeros(6, np.int32), duration)
-    assert got.tolist() == [True, True, True, False, False, True]
-
-
-def test_the_split_is_independent_of_the_bucket():
-    ids = np.arange(20_000)
-    held_out = uniform_of(ids, 1) < 0.1
-    assert 1_800 < held_out.sum() < 2_200
-    share = np.bincount(bucket_of(ids, 16)[held_out], minlength=16) / held_out.sum()
-    assert share.max() < 0.085
-    assert (held_out & (uniform_of(ids, 2) < 0.1)).sum() < 300  # another salt is another split

@@ -7,15 +7,14 @@ import os
 import pytest
 
 from pipelines.cli import main
-from stores.errors import LeaseLostError, StoreError
+from stores.errors import StoreError
 from stores.files import Root
-from stores.lease import LEASE, check_lease, hold_lease
+from stores.lease import LEASE
 from stores.releases import current_release, read_current
 from tests.pipelines.nights import World, make_world
+from tests.stores.test_lease import OTHER
 from tests.worlds import FIRST, day
 from transforms import release
-
-OTHER = {"run": "daily 2026-11-01", "holder": "somebody", "host": "another", "pid": 7, "process_start": ""}
 
 
 @pytest.fixture(scope="module")
@@ -114,20 +113,6 @@ def test_a_run_that_wakes_up_after_the_other_committed(world, tmp_path, monkeypa
     assert ("lost the root" if held else "another run committed meanwhile") in error
     assert "committed but not published" not in error
     assert read_current(Root(root)) == winner[0] and winner[0].settings["token_budget"] == 512
-
-
-def test_a_holder_is_known_until_somebody_else_takes_over(tmp_path):
-    root = Root(str(tmp_path))
-    with hold_lease(root, "mine", seconds=0.2) as holder:
-        check_lease(root, holder)
-        root.write_bytes(LEASE, json.dumps({**OTHER, "expires": 1e12}).encode())
-        with pytest.raises(LeaseLostError, match="process 7 on another"):
-            check_lease(root, holder)
-    with pytest.raises(LeaseLostError, match="holds it now"):
-        check_lease(root, holder)
-    root.remove(LEASE)
-    with pytest.raises(LeaseLostError, match="it was given back"):
-        check_lease(root, holder)
 
 
 def test_another_attempt_of_the_commit_is_no_other_run(world, tmp_path):

@@ -17,7 +17,8 @@ from pinnerformer_model.config import ModelError
 from pipelines.cli import main
 from stores.errors import InputError, StoreError
 from stores.files import Root
-from stores.indexes import IndexParameters, build_index, load_shards, write_shard
+from stores.hnsw import HnswGraph
+from stores.indexes import NO_TWINS, IndexParameters, IndexShard, load_shards, write_shard
 from stores.local_files import sha256_file
 from stores.logs import ColumnNames, open_log_file
 from stores.manifests import FORMAT, manifest_path, read_manifest
@@ -94,7 +95,8 @@ def test_a_table_whose_manifest_repeats_the_lie(root):  # noqa: F811
 @pytest.mark.parametrize("place", [1, 2, 3])  # of the header: room, elements, bytes an element
 def test_an_index_that_asks_for_room(tmp_path, place):
     root = Root(str(tmp_path / "root"))  # noqa: F811
-    shard = build_index(np.arange(9), np.eye(9, 16, dtype=np.float32), IndexParameters())
+    rows = np.arange(9)
+    shard = IndexShard(HnswGraph.build(rows, np.eye(9, 16, dtype=np.float32), rows, IndexParameters()), NO_TWINS)
     (entry,) = write_shard(root, FIRST, 0, shard)
     assert len(load_shards(root, [entry], 16)[0]) == 9
     path = root.path(entry.path)

@@ -1,27 +1,14 @@
-"""Files, CURRENT, the lease, the layout: what a second process and a kill may not break."""
+"""Files of a root: what a second process and a kill may not break."""
 
-import json
 import multiprocessing
 import os
-import subprocess
-import sys
-import time
 
 import pytest
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root, replace_atomically
 from stores.layout import open_layout, read_layout
-from stores.lease import LEASE, hold_lease
-from stores.manifests import Manifest, read_manifest, write_manifest
-from stores.releases import chain, current_release, move_current, next_release_id
-from stores.tables import TABLES
-from tests.worlds import day
-
-
-def manifest_of(release: str, previous: str | None) -> Manifest:
-    tables: dict = {name: [] for name in TABLES}
-    return Manifest(release, "2026-11-01", previous, "ab", tables, [], {}, {}, [], {}, [])
+from stores.manifests import read_manifest
 
 
 def increment(path: str, times: int) -> None:
@@ -76,88 +63,12 @@ def test_a_name_carries_its_contents_digest(tmp_path):
     assert root.read_bytes(first.path) == b"same" and root.read_bytes(other.path) == b"other"
 
 
-def test_current_moves_from_what_the_run_was_built_on_only(tmp_path):
-    root = Root(str(tmp_path))
-    move_current(root, None, "a")
-    move_current(root, None, "a")  # a second attempt of the same run
-    move_current(root, "a", "b")
-    with pytest.raises(StoreError, match="names b, this run was built on a; another run committed"):
-        move_current(root, "a", "c")
-    assert current_release(root) == "b"
-
-
-def test_the_chain_and_the_next_id(tmp_path):
-    root = Root(str(tmp_path))
-    write_manifest(root, manifest_of("2026-11-01", None))
-    assert next_release_id(root, day(0)) == "2026-11-01"  # written and never committed
-    move_current(root, None, "2026-11-01")
-    assert next_release_id(root, day(0)) == "2026-11-01.2" and next_release_id(root, day(1)) == "2026-11-02"
-    write_manifest(root, manifest_of("2026-11-01.2", "2026-11-01"))
-    move_current(root, "2026-11-01", "2026-11-01.2")
-    assert [m.release for m in chain(root)] == ["2026-11-01.2", "2026-11-01"]
-    assert next_release_id(root, day(0)) == "2026-11-01.3"
-
-
-def test_a_chain_that_runs_in_a_circle(tmp_path):
-    root = Root(str(tmp_path))
-    write_manifest(root, manifest_of("a", "b"))
-    write_manifest(root, manifest_of("b", "a"))
-    with pytest.raises(StoreError, match="is its own ancestor"):
-        list(chain(root, "a"))
-
-
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"release": 1}'])
 def test_a_manifest_that_is_none(tmp_path, content):
     os.makedirs(tmp_path / "releases" / "x")
     (tmp_path / "releases" / "x" / "manifest.json").write_text(content)
     with pytest.raises(StoreError, match="releases/x/manifest.json"):
         read_manifest(Root(str(tmp_path)), "x")
-
-
-def test_a_second_run_is_refused_and_a_third_is_not(tmp_path):
-    root = Root(str(tmp_path))
-    with (
-        hold_lease(root, "first"),
-        pytest.raises(StoreError, match="run first holds this root"),
-        hold_lease(root, "2nd"),
-    ):
-        pass
-    with hold_lease(root, "third"):
-        assert json.loads(root.read_bytes(LEASE))["run"] == "third"
-    assert not root.exists(LEASE)
-
-
-def test_the_lease_is_renewed_while_the_run_lasts(tmp_path):
-    root = Root(str(tmp_path))
-    with hold_lease(root, "long", seconds=0.3):
-        first = json.loads(root.read_bytes(LEASE))["expires"]
-        deadline = time.monotonic() + 20
-        while json.loads(root.read_bytes(LEASE))["expires"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-def test_a_run_that_was_killed_holds_nothing(tmp_path):
-    code = (
-        "import os, signal; from stores.files import Root; from stores.lease import hold_lease\n"
-        f"with hold_lease(Root({str(tmp_path)!r}), 'killed'): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    root = Root(str(tmp_path))
-    assert root.exists(LEASE)
-    with hold_lease(root, "next"):
-        pass
-
-
-def test_a_lease_of_another_machine_runs_out(tmp_path):
-    root = Root(str(tmp_path))
-    lease = {"run": "far", "host": "another", "pid": 1, "process_start": "", "expires": time.time() + 100}
-    root.write_bytes(LEASE, json.dumps(lease).encode())
-    with pytest.raises(StoreError, match="on another.*in (100|9.) s"), hold_lease(root, "mine"):
-        pass
-    root.write_bytes(LEASE, json.dumps({**lease, "expires": time.time() - 1}).encode())
-    with hold_lease(root, "mine"):
-        pass
 
 
 def test_a_layout_is_fixed_once(tmp_path):

@@ -16,6 +16,7 @@ from stores.errors import StoreError, UsageError
 from stores.kv import Current, open_store, without_password
 from stores.kv.codec import decode_values, encode_values
 from tests.redis_server import free_port, running_redis
+from tests.stores.stored import KINDS, Stored
 
 DIGEST = "ab" * 32
 CURRENT = Current("g1", "2026-11-01", DIGEST, 3)
@@ -28,14 +29,14 @@ def port(tmp_path_factory):
         yield port
 
 
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request, tmp_path):
-    if request.param == "lmdb":
-        return f"lmdb://{tmp_path}/kv"
-    port = request.getfixturevalue("port")
-    with redis.Redis(port=port) as client:
-        client.flushall()
-    return f"redis://127.0.0.1:{port}/0"
+@pytest.fixture(params=KINDS)
+def stored(request) -> Stored:
+    return KINDS[request.param](request)
+
+
+@pytest.fixture
+def url(stored) -> str:
+    return stored.url
 
 
 def values(*numbers: int) -> list[bytes]:
@@ -104,74 +105,53 @@ def test_generations_are_listed_retired_and_removed(url):
         assert set(store.generations()) == {"g2"} and (store.count("g1"), store.count("g2")) == (0, 2)
 
 
-def test_values_that_fail_to_arrive_leave_current_where_it_was(url):
+def test_values_that_fail_to_arrive_leave_current_where_it_was(stored):
     def batches():
         yield np.array([5, 6], np.int64), values(5, 6)
         raise OSError("the disk that is read from is gone")
 
-    with open_store(url) as store:
+    with open_store(stored.url) as store:
         put(store, [1, 2, 3])
         with pytest.raises(StoreError):
             store.upload("g2", batches(), deletes=[], fresh=True, current=Current("g2", "x", DIGEST, 2))
         assert store.current() == CURRENT and store.count("g1") == 3
+        if stored.all_or_nothing:
+            assert set(store.generations()) == {"g1"} and store.count("g2") == 0
+        else:  # what was left is listed, so that `gc` finds it
+            assert store.generations()["g2"].release is None
+            store.delete_generation("g2")
+            assert set(store.generations()) == {"g1"} and store.count("g2") == 0
 
 
-def test_a_user_sent_twice_is_not_two_users(url):
-    with open_store(url) as store:
+def test_a_user_sent_twice_is_not_two_users(stored):
+    with open_store(stored.url) as store:
         put(store, [1, 2, 3])
-        if url.startswith("lmdb"):
+        if stored.all_or_nothing:
             with pytest.raises(StoreError, match="3 values were sent, 2 are stored"):
                 put(store, [4, 4, 5], "g2", current=Current("g2", "x", DIGEST, 3))
             assert store.current() == CURRENT
             assert store.count("g2") == 0  # one transaction: nothing of it stays
 
 
-def test_the_current_of_somebody_else_is_not_guessed_at(url):
-    if url.startswith("lmdb"):
-        with (
-            lmdb.open(url.removeprefix("lmdb://"), map_size=1 << 20) as environment,
-            environment.begin(write=True) as t,
-        ):
-            t.put(b"pinnerformer:current", b'{"generation": 1}')
-    else:
-        with redis.Redis.from_url(url) as client:
-            client.set("pinnerformer:current", b'{"generation": 1}')
-    with open_store(url) as store, pytest.raises(StoreError, match="`current` is not understood"):
+def test_the_current_of_somebody_else_is_not_guessed_at(stored):
+    stored.put_current(b'{"generation": 1}')
+    with open_store(stored.url) as store, pytest.raises(StoreError, match="`current` is not understood"):
         store.current()
 
 
-def records(url: str) -> dict[str, dict]:
-    """`current` and the generations as they lie in the store."""
-    if url.startswith("lmdb"):
-        with lmdb.open(url.removeprefix("lmdb://"), map_size=1 << 20) as environment, environment.begin() as t:
-            held = json.loads(t.get(b"pinnerformer:generations"))
-            return {"current": json.loads(t.get(b"pinnerformer:current")), **held}
-    with redis.Redis.from_url(url) as client:
-        held = {name.decode(): json.loads(data) for name, data in client.hgetall("pinnerformer:generations").items()}
-        return {"current": json.loads(client.get("pinnerformer:current")), **held}
-
-
-def put_records(url: str, current: dict, **generations: dict) -> None:
+def put_records(stored: Stored, current: dict, **generations: dict) -> None:
     """Writes both as another version may."""
-    if url.startswith("lmdb"):
-        environment = lmdb.open(url.removeprefix("lmdb://"), map_size=1 << 20)
-        with environment, environment.begin(write=True) as t:
-            t.put(b"pinnerformer:current", json.dumps(current).encode())
-            t.put(b"pinnerformer:generations", json.dumps(generations).encode())
-    else:
-        with redis.Redis.from_url(url) as client:
-            client.set("pinnerformer:current", json.dumps(current))
-            for name, entry in generations.items():
-                client.hset("pinnerformer:generations", name, json.dumps(entry))
+    stored.put_current(json.dumps(current).encode())
+    stored.put_generations(generations)
 
 
-def test_what_a_newer_version_wrote_beside_is_read_past_and_stays_with_its_generation(url):
-    with open_store(url) as store:
+def test_what_a_newer_version_wrote_beside_is_read_past_and_stays_with_its_generation(stored):
+    with open_store(stored.url) as store:
         put(store, [1, 2, 3])
         put(store, [7, 9], "g2", current=Current("g2", "x", "cd" * 32, 2))
-    found = records(url)
-    put_records(url, found["current"] | {"ids": "x"}, g1=found["g1"] | {"ids": "a"}, g2=found["g2"] | {"ids": "b"})
-    with open_store(url) as store:
+    found = stored.records()
+    put_records(stored, found["current"] | {"ids": "x"}, g1=found["g1"] | {"ids": "a"}, g2=found["g2"] | {"ids": "b"})
+    with open_store(stored.url) as store:
         assert store.current() == Current("g2", "x", "cd" * 32, 2, extra={"ids": "x"})
         assert {name: entry.extra for name, entry in store.generations().items()} == {
             "g1": {"ids": "a"},
@@ -181,19 +161,19 @@ def test_what_a_newer_version_wrote_beside_is_read_past_and_stays_with_its_gener
         put(store, [7], "g2", fresh=False, current=Current("g2", "y", "cd" * 32, 2))  # the next night
         assert store.generations()["g2"].release == "y" and store.current().extra == {}
         put(store, [1], "g1", fresh=False, current=Current("g1", "z", DIGEST, 3))  # and a rollback to the other
-    after = records(url)
+    after = stored.records()
     assert (after["g1"]["ids"], after["g2"]["ids"]) == ("a", "b") and after["g2"]["retired_at"] > 1e9
-    with open_store(url) as store:
+    with open_store(stored.url) as store:
         put(store, [5], "g2", current=Current("g2", "w", "cd" * 32, 1))  # made again: another one of that name
-    assert "ids" not in records(url)["g2"] and records(url)["g1"]["ids"] == "a"
+    assert "ids" not in stored.records()["g2"] and stored.records()["g1"]["ids"] == "a"
 
 
 @pytest.mark.parametrize("entry", [{"release": "x"}, [], {"release": "x", "model_digest": "ab", "user": 3}])
-def test_generations_that_are_damaged_are_said_to_be(url, entry):
-    with open_store(url) as store:
+def test_generations_that_are_damaged_are_said_to_be(stored, entry):
+    with open_store(stored.url) as store:
         put(store, [1])
-    put_records(url, records(url)["current"], g1=entry)
-    with open_store(url) as store, pytest.raises(StoreError, match="the list of generations is not understood"):
+    put_records(stored, stored.records()["current"], g1=entry)
+    with open_store(stored.url) as store, pytest.raises(StoreError, match="the list of generations is not understood"):
         store.generations()
 
 

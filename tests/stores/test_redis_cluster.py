@@ -17,12 +17,6 @@ CURRENT = Current("g1", "2026-11-01", DIGEST, 3)
 EXTREMES = np.array([0, -1, 5, 2**63 - 1, -(2**63)], np.int64)
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    with running_cluster(str(tmp_path_factory.mktemp("cluster"))) as cluster:
-        yield cluster
-
-
 @pytest.fixture
 def cluster(nodes) -> Cluster:
     nodes.wait_until_whole()

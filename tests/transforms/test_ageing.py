@@ -17,7 +17,7 @@ from tests.worlds import day, midnight
 from transforms.ageing import DAY_MS, Ageing
 from transforms.histories import update_bucket
 from transforms.run import Instructions, Run
-from transforms.snapshots import merge_bucket, rows_with_new_action
+from transforms.snapshots import merge_bucket
 
 SCHEMA = user_embeddings_schema(1)
 LENGTH = 3
@@ -150,17 +150,6 @@ def test_an_unchanged_bucket_is_not_written_anew_by_the_defaults(tmp_path):
         night(root, 9, 0, Ageing()), 0, first.rows, first.entries, engagements([]), np.empty(0, np.int64)
     )
     assert again.entries == first.entries and not len(again.active)
-
-
-def test_users_embedded_by_age_alone_are_told_from_those_who_acted():
-    def rows(newest: dict[int, int]) -> pa.Table:
-        users = [
-            {"user_id": u, "embedding": b"ab", "embedding_date": day(0), "last_action_ms": at, "stale": False}
-            for u, at in newest.items()
-        ]
-        return pa.Table.from_pylist(users, schema=SCHEMA)
-
-    assert rows_with_new_action(rows({1: 10, 2: 20}), rows({3: 5, 2: 21, 1: 10}))["user_id"].to_pylist() == [3, 2]
 
 
 @pytest.mark.parametrize("flag", ["--max-idle-days", "--max-history-days", "--refresh-days"])

@@ -16,8 +16,8 @@ DAYS = [datetime.date(2026, 11, n) for n in (1, 2, 3)]
 
 def make_runs(root: Root) -> list[Run]:
     layout = Layout(user_buckets=2)
-    told = Instructions(everyone_active=False)
-    return [Run(root, f"backfill-{day}", day, str(day), None, layout, told) for day in DAYS]
+    instructions = Instructions(everyone_active=False)
+    return [Run(root, f"backfill-{day}", day, str(day), None, layout, instructions) for day in DAYS]
 
 
 def walk(run: Run, bucket: int, state: BucketState, failed: int | None = None) -> BucketState:

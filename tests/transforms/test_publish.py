@@ -1,52 +1,20 @@
-"""Snapshots, their differences, publishing and erasing, against a dict; and readers while a model changes."""
+"""Publishing against a dict; and readers while a model changes."""
 
 import threading
 import time
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.embedding_client import EmbeddingClient
-from stores.erasure import erase_from_files, new_erasure_report
-from stores.files import FileEntry, Root
-from stores.ids import bucket_of
+from stores.files import Root
 from stores.kv import open_store
 from stores.kv.codec import decode_values
-from stores.manifests import Manifest, read_manifest, write_manifest
-from stores.schemas import from_binary_column, to_binary_column, user_embeddings_schema
-from stores.tables import TABLES, read_files, write_part
 from tests.redis_server import running_redis
-from tests.worlds import FIRST
+from tests.stores.snapshots import SNAPSHOT, release
 from transforms.release import PublishTarget, publish
-from transforms.snapshots import merge_snapshot
-
-DIM, BUCKETS = 4, 3
-IDS = st.integers(-5, 12)
-SNAPSHOT = st.dictionaries(IDS, st.integers(0, 3), max_size=12)
-
-
-def rows_of(snapshot: dict[int, int]) -> pa.Table:
-    """A user's vector is one number repeated: two snapshots agree on a user if they agree on the number."""
-    ids = sorted(snapshot)
-    vectors = np.repeat(np.array([[snapshot[u]] for u in ids], np.float16).reshape(-1, 1), DIM, axis=1)
-    columns = [pa.array(ids, pa.int64()), to_binary_column(vectors), pa.array([FIRST] * len(ids), pa.date32())]
-    columns += [pa.array([0] * len(ids), pa.int64()), pa.array([False] * len(ids))]
-    return pa.table(columns, schema=user_embeddings_schema(DIM))
-
-
-def release(root: Root, name: str, snapshot: dict[int, int], model: str = "ab" * 32) -> Manifest:
-    tables: dict[str, list[FileEntry]] = {table: [] for table in TABLES}
-    for bucket in range(BUCKETS):
-        mine = {u: v for u, v in snapshot.items() if bucket_of(np.array([u]), BUCKETS)[0] == bucket}
-        if mine or bucket == 0:
-            tables["user_embeddings"].append(write_part(root, "user_embeddings", FIRST, bucket, rows_of(mine)))
-    layout = {"layout": {"user_buckets": BUCKETS, "pin_shards": 1}}
-    manifest = Manifest(name, str(FIRST), None, model, tables, [], layout, {}, [], {}, [])
-    write_manifest(root, manifest)
-    return manifest
 
 
 def stored(kv: str, model: str) -> dict[int, float]:
@@ -56,22 +24,6 @@ def stored(kv: str, model: str) -> dict[int, float]:
     return {
         int(u): float(decode_values([v], model)[0][0, 0]) for u, v in zip(ids, values, strict=True) if v is not None
     }
-
-
-def of_release(root: Root, manifest: Manifest) -> dict[int, float]:
-    found: dict[int, float] = {}
-    for entry in manifest.tables["user_embeddings"]:
-        rows = read_files(root, [entry])
-        numbers = from_binary_column(rows["embedding"])[:, 0].tolist()
-        found |= dict(zip(rows["user_id"].to_pylist(), numbers, strict=True))
-    return found
-
-
-@given(SNAPSHOT, SNAPSHOT)
-@settings(max_examples=60, deadline=None)
-def test_a_merge_is_a_dict_update(old, new):
-    merged = merge_snapshot(rows_of(old), rows_of(new).take(np.arange(len(new))[::-1]))
-    assert merged.equals(rows_of(old | new))
 
 
 @given(st.lists(st.tuples(SNAPSHOT, st.booleans()), min_size=1, max_size=4))
@@ -87,20 +39,6 @@ def test_the_store_is_the_snapshot_published_last(tmp_path_factory, history):
         publish(root, manifest.release, PublishTarget(kv, "pinnerformer"))
         assert stored(kv, manifest.model_digest) == snapshot
         assert publish(root, manifest.release, PublishTarget(kv, "pinnerformer"))["users_sent"] == 0
-
-
-@given(st.lists(SNAPSHOT, min_size=1, max_size=3), st.sets(IDS, min_size=1, max_size=6))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_an_erasure_is_a_dict_without_keys(tmp_path_factory, snapshots, gone):
-    root = Root(str(tmp_path_factory.mktemp("erased")))
-    for number, snapshot in enumerate(snapshots):
-        release(root, f"r{number}", snapshot)
-    users = np.array(sorted(gone), np.int64)
-    for _ in range(2):
-        erase_from_files(root, users, new_erasure_report(users))
-        for number, snapshot in enumerate(snapshots):
-            left = {user: value for user, value in snapshot.items() if user not in gone}
-            assert of_release(root, read_manifest(root, f"r{number}")) == left
 
 
 @pytest.mark.parametrize("kind", ["lmdb", "redis"])

@@ -18,8 +18,8 @@ DAY = datetime.date(2026, 11, 1)
 
 
 def make_run(folder, repair: Repair | None = None) -> Run:
-    told = Instructions(everyone_active=False, repair=repair)
-    return Run(Root(str(folder)), "a-run", DAY, str(DAY), None, Layout(), told)
+    instructions = Instructions(everyone_active=False, repair=repair)
+    return Run(Root(str(folder)), "a-run", DAY, str(DAY), None, Layout(), instructions)
 
 
 def test_a_worker_that_sees_the_root_goes_on_and_one_that_does_not_says_so(tmp_path):

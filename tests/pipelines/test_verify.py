@@ -1,0 +1,99 @@
+"""verify: finds what checksums show, and what they do not."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from stores.files import Root
+from stores.kv import open_store
+from stores.manifests import write_manifest
+from stores.releases import read_current
+from stores.tables import read_files, write_part
+from tests.pipelines.nights import (
+    PublishedRoot,
+    vectors_of,
+)
+from tests.worlds import day
+
+
+def test_a_sound_release_verifies(kept, capsys):
+    assert kept.verify() == 0
+    said = capsys.readouterr().out
+    assert "15 users made again: as it should be" in said and said.count("as it should be") == 5
+
+
+@pytest.mark.parametrize("table", ["histories", "user_embeddings", "pin_embeddings", "indexes", "canaries"])
+def test_a_flipped_bit_is_found_in_every_kind_of_file(kept, capsys, table):
+    manifest = read_current(Root(kept.root))
+    for entry in manifest.tables[table]:
+        path = f"{kept.root}/{entry.path}"
+        with open(path, "r+b") as file:
+            content = bytearray(file.read())
+            content[len(content) // 2] ^= 4
+            file.seek(0)
+            file.write(content)
+        capsys.readouterr()
+        assert kept.verify() == 1
+        assert path in capsys.readouterr().err.splitlines()[0]
+        content[len(content) // 2] ^= 4
+        with open(path, "wb") as file:
+            file.write(content)
+
+
+def test_damaged_manifests_and_layouts_are_found(kept, capsys):
+    for path in ("layout.json", f"releases/{day(3)}/manifest.json"):
+        with open(f"{kept.root}/{path}", "r+") as file:
+            text = file.read()
+            file.seek(0)
+            file.write(text.replace('"', "'", 1))
+        assert kept.verify() == 1 and path in capsys.readouterr().err.splitlines()[0]
+        with open(f"{kept.root}/{path}", "w") as file:
+            file.write(text)
+
+
+def rewrite(kept: PublishedRoot, table: str, change) -> str:
+    """Writes a part of CURRENT anew, with a manifest that agrees: no checksum shows it."""
+    root = Root(kept.root)
+    manifest = read_current(root)
+    entry = manifest.tables[table][0]
+    new = write_part(root, table, manifest.day, entry.part, change(read_files(root, [entry])))
+    tables = {**manifest.tables, table: [new, *manifest.tables[table][1:]]}
+    write_manifest(root, dataclasses.replace(manifest, tables=tables))
+    return new.path
+
+
+def test_what_no_checksum_shows(kept, capsys):
+    shutil.copytree(kept.root, f"{kept.root}-before")
+
+    def wrong(table: str, change, *expected: str) -> None:
+        shutil.rmtree(kept.root)
+        shutil.copytree(f"{kept.root}-before", kept.root)
+        path = rewrite(kept, table, change)
+        capsys.readouterr()
+        assert kept.verify("--users=1000") == 1
+        error = capsys.readouterr().err
+        assert all(text in error for text in expected or [path]), error
+
+    wrong("user_embeddings", lambda rows: rows.take(np.arange(len(rows))[::-1]))
+    wrong("histories", lambda rows: rows.take(np.arange(len(rows))[::-1]), "not in order")
+    wrong("pin_embeddings", lambda rows: rows.slice(1), "pins differ")
+    swapped = np.r_[1, 0]
+
+    def swap_vectors(rows):
+        order = np.r_[swapped, np.arange(2, len(rows))]
+        return rows.set_column(1, "embedding", rows["embedding"].take(order))
+
+    wrong("user_embeddings", swap_vectors, "made again, the vector has cosine", "not the vector of")
+
+
+def test_a_store_that_does_not_hold_the_release(kept, capsys):
+    users = np.array(sorted(vectors_of(kept.root, read_current(Root(kept.root)))))
+    with open_store(kept.kv) as store:
+        store.delete_users(store.current().generation, users[:3])
+    assert kept.verify("--users=1000") == 1
+    error = capsys.readouterr().err
+    assert "holds" in error and f"user {users[0]}: missing" in error
+    assert kept.of_root("verify", f"--release={day(2)}") == 1
+    assert f"serves {day(3)}, not {day(2)}" in capsys.readouterr().err
