@@ -184,6 +184,7 @@ def _read_weights(path: str, config: ModelConfig) -> Iterator[tuple[str, torch.T
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
+            # The header first: parameters of another config are named before any memory is taken for them.
             _check_parameters({n: (tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}, config, path)
             for name in slices:
                 yield name, file.get_tensor(name)

@@ -12,7 +12,15 @@ SHOWN_LETTERS = 1_000
 
 
 def encode_text(column: pa.Array) -> pa.DictionaryArray:
-    """Text of any of Arrow's types as a dictionary of int32 codes and `string`; bytes are not looked at."""
+    """Text of any of Arrow's types as a dictionary of int32 codes and `string`; bytes are not looked at.
+
+    Raises:
+        pa.ArrowInvalid: a code that stands for no word, as a damaged file has them: pyarrow does not look.
+    """
+    if pa.types.is_dictionary(column.type):
+        ends = pc.min_max(column.indices).as_py()
+        if ends["max"] is not None and not 0 <= ends["min"] <= ends["max"] < len(column.dictionary):
+            raise pa.ArrowInvalid(f"codes from {ends['min']} to {ends['max']} for {len(column.dictionary)} words")
     if column.type == pa.dictionary(pa.int32(), pa.string()):
         return column
     if pa.types.is_dictionary(column.type):

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
-from stores.erasure import read_erased
 from stores.files import FileEntry
 from stores.logs import ColumnNames
 from stores.names import Counter, Step
 from stores.row_pieces import list_buckets, write_pieces
+from stores.user_lists import read_erased
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker

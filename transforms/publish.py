@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stores.erasure import read_erased
 from stores.errors import OvertakenError, StoreError
 from stores.files import Root
 from stores.kv import open_store
@@ -28,6 +27,7 @@ from stores.manifests import Manifest, read_manifest
 from stores.releases import chain
 from stores.schemas import from_binary_column
 from stores.tables import read_files
+from stores.user_lists import read_erased
 
 
 @dataclasses.dataclass(frozen=True)

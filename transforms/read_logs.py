@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from pinnerformer_model.days import DAY_MS
 from stores import locations
-from stores.erasure import read_erased
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.log_text import encode_text, is_plain, not_text, readable_text, too_long, used_text
@@ -21,6 +20,7 @@ from stores.logs import COLUMNS, TEXT_COLUMNS, ColumnNames, LogFile, read_row_gr
 from stores.names import Counter, Step
 from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS
+from stores.user_lists import read_erased
 from transforms.batches import split_by_bucket, to_ipc
 from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker

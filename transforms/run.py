@@ -12,10 +12,10 @@ from typing import Self
 
 import numpy as np
 
-from stores.erasure import read_ids
 from stores.errors import StoreError
 from stores.files import Root
 from stores.layout import Layout
+from stores.user_lists import read_ids
 from transforms.ageing import Ageing
 
 SENTINEL = "token"

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from pinnerformer_model.labels import find_positives
 from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines
-from stores.erasure import read_erased
 from stores.files import FileEntry, Root
 from stores.ids import uniform_of
 from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from stores.timelines import SPLITS, write_timelines
+from stores.user_lists import read_erased
 from transforms.batches import from_ipc
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.report_outputs import REPORTS, report

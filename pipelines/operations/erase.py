@@ -16,12 +16,12 @@ from stores.erasure import (
     erase_temporary_files,
     keep_out,
     new_erasure_report,
-    read_user_list,
 )
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
 from stores.lease import hold_lease
+from stores.user_lists import read_user_list
 from transforms.publish import after_erasure, known_contents
 
 DESCRIPTION = """\

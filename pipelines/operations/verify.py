@@ -8,7 +8,7 @@ import numpy as np
 
 from pinnerformer_model.config import ModelError
 from pipelines.arguments import Parser, add_lookback, add_root, add_stores, positive
-from stores.erasure import check_erased, find_users, read_erased, read_user_list
+from stores.erasure import check_erased, find_users
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
@@ -20,6 +20,7 @@ from stores.releases import chain, current_release
 from stores.rewritten import advise, find_rewritten_logs
 from stores.schemas import from_binary_column
 from stores.tables import read_files
+from stores.user_lists import read_erased, read_user_list
 from transforms.verification import (
     MIN_COSINE,
     Findings,

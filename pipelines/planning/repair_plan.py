@@ -10,7 +10,6 @@ import numpy as np
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, choose_inputs, fingerprint, same_model
 from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.job_request import JobRequest
-from stores.erasure import read_user_list, write_ids
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.layout import require_layout
@@ -27,6 +26,7 @@ from stores.rewritten import (
     repair_flags,
 )
 from stores.tables import read_files
+from stores.user_lists import read_user_list, write_ids
 from transforms.read_logs import read_batches, row_groups
 from transforms.resume import find_completed
 from transforms.run import Instructions, Repair, Run
@@ -130,6 +130,7 @@ def plan_repair(
     else:
         files = [file for file in inputs.files if file.date in partitions]
         users = touched_by(root, current, files, given.columns, partitions, days)
+    # Part of the run's name: another list of users is another run, whose finished tasks are not these.
     listed = hashlib.sha256(users.astype("<i8").tobytes()).hexdigest()
     start = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
     digest = hashlib.sha256((fingerprint(given, current, inputs, start, layout) + listed).encode()).hexdigest()[:12]
@@ -139,6 +140,7 @@ def plan_repair(
         # A row of the partition before may lie so far past its end, and that partition is gone.
         rebuilt_from_ms=days.start_ms(min(inputs.partitions)) + days.max_clock_skew_s * 1000,
     )
+    # A file and not a field of the run: workers get the run with every bundle, and the list may be millions.
     write_ids(root, repair.users, users)
     run = Run(
         root=root,

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import pyarrow as pa
+
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
 from pipelines.arguments import Parser, add_columns
@@ -29,9 +31,13 @@ def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...],
     for _, folder in sorted(list_partitions(logs).items()):
         for path in (file.path for file in list_data_files(folder)):
             for index in range(open_log_file(path, columns).num_row_groups):
-                for _, batch in read_row_group(path, index, columns, TEXT_COLUMNS, batch_rows=1 << 18):
-                    for name, found in words.items():
-                        found |= words_of(encode_text(batch[columns.theirs(name)]))
+                for first, batch in read_row_group(path, index, columns, TEXT_COLUMNS, batch_rows=1 << 18):
+                    try:
+                        for name, found in words.items():
+                            found |= words_of(encode_text(batch[columns.theirs(name)]))
+                    except pa.ArrowException as error:
+                        rows = f"rows {first} to {first + batch.num_rows - 1}"
+                        raise InputError(f"{path}: {rows}: not understood ({error}); write them again") from None
     return tuple(sorted(words["action"])), tuple(sorted(words["surface"]))
 
 

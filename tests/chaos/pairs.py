@@ -16,7 +16,6 @@ from collections.abc import Callable
 import numpy as np
 import redis
 
-from stores.erasure import read_erased
 from stores.files import Root
 from stores.kv import open_store
 from stores.kv.base import KeyValueStore
@@ -24,6 +23,7 @@ from stores.kv.redis_cluster import RedisClusterStore
 from stores.kv.redis_store import RedisStore
 from stores.releases import current_release, read_current, read_hold
 from stores.tables import read_files
+from stores.user_lists import read_erased
 from tests.chaos.events import Plan, read_log
 from tests.chaos.scenarios import fork, run_daily, wait
 from tests.redis_cluster import Cluster

@@ -1,4 +1,4 @@
-"""Where an id belongs: the same everywhere and always, and spread evenly."""
+"""Ids: where each belongs, the same everywhere and always; and as callers give them, whole numbers or refused."""
 
 import datetime
 

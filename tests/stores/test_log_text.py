@@ -56,3 +56,12 @@ def test_only_the_words_in_use_are_left():
     assert used_text(column.slice(1, 1)).dictionary.to_pylist() == []
     assert words_of(raw(b"a", None, b"\xff", b"x" * (MAX_TEXT_BYTES + 1))) == {"a"}
     np.testing.assert_array_equal(used.indices.to_pylist(), [0, None, 1, 1])
+
+
+@pytest.mark.parametrize("codes", [[0, 3, None], [-1, 0]])
+def test_a_code_that_stands_for_no_word_is_refused(codes):
+    """A damaged file has them, and pyarrow reads it without a word."""
+    for kind in (pa.int32(), pa.int64()):
+        column = pa.DictionaryArray.from_arrays(pa.array(codes, kind), pa.array(["a", "b"]), safe=False)
+        with pytest.raises(pa.ArrowInvalid, match=r"codes from -?\d to \d for 2 words"):
+            encode_text(column)

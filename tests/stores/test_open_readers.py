@@ -18,6 +18,7 @@ from stores.files import Root
 from stores.kv import Current, lmdb_store, open_store
 from stores.kv.codec import encode_values
 from stores.kv.lmdb_store import LmdbStore
+from stores.layout import _new_root_id
 from stores.releases import read_current
 from stores.retriever import Retriever
 from tests.pipelines.test_daily import first_night, make_world, vectors_of
@@ -77,7 +78,7 @@ def test_a_store_that_another_root_of_the_same_model_was_published_to(folder):
     kv = f"lmdb://{folder}/kv"
     shutil.copytree(f"{folder}/one", f"{folder}/twin")
     layout = Root(f"{folder}/twin").read_json("layout.json")
-    Root(f"{folder}/twin").write_json("layout.json", {**layout, "root_id": "0" * 32})
+    Root(f"{folder}/twin").write_json("layout.json", {**layout, "root_id": _new_root_id()})
     put(f"{folder}/one", kv)
     with Retriever(f"{folder}/one", kv) as retriever:
         answer(retriever)

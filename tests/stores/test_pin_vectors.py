@@ -1,4 +1,4 @@
-"""Vector sets of every writer: read right, or refused by file and row; and vectors looked up in sorted tables."""
+"""Vectors looked up in sorted tables; and vector sets of every writer, read right or refused by file and row."""
 
 import json
 

@@ -8,10 +8,10 @@ import pickle
 import numpy as np
 import pytest
 
-from stores.erasure import write_ids
 from stores.errors import StoreError
 from stores.files import Root
 from stores.layout import Layout
+from stores.user_lists import write_ids
 from transforms.run import Instructions, Launch, Repair, Run, RunFolder
 
 DAY = datetime.date(2026, 11, 1)
