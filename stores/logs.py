@@ -45,7 +45,7 @@ class LogFile:
         date: Of its partition.
         rows: From its footer.
         bytes: Its size.
-        version: Changes when the file is written anew: from its footer and its modification time.
+        version: Changes when the file is written again: from its footer and its modification time.
         footer: As `footer_mark` gives it; a manifest keeps it.
         modified_ns: When it was written, in ns since 1970; a manifest keeps it.
         days: Which moments the days of the partitions have.

@@ -29,7 +29,7 @@ class VectorFile:
 
     Attributes:
         dtype: float16 or float32.
-        version: Changes when the file is written anew: from its footer and its modification time.
+        version: Changes when the file is written again: from its footer and its modification time.
     """
 
     path: str

@@ -314,7 +314,7 @@ class RedisStore(KeyValueStore):
         return self._client.mget(self._keys(generation, ids))
 
     def _server(self) -> tuple[Any, Any]:
-        """What changes when the server starts anew: its run id, and what it holds as `current`.
+        """What changes when the server starts again: its run id, and what it holds as `current`.
 
         The client connects again by itself, so that a restart shows nowhere else.
         """

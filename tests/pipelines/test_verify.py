@@ -54,7 +54,7 @@ def test_damaged_manifests_and_layouts_are_found(kept, capsys):
 
 
 def rewrite(kept: PublishedRoot, table: str, change) -> str:
-    """Writes a part of CURRENT anew, with a manifest that agrees: no checksum shows it."""
+    """Writes a part of CURRENT again, with a manifest that agrees: no checksum shows it."""
     root = Root(kept.root)
     manifest = read_current(root)
     entry = manifest.tables[table][0]

@@ -90,7 +90,7 @@ def test_a_store_that_another_root_of_the_same_model_was_published_to(folder):
 
 
 def test_engaged_pins_after_an_erasure(folder):
-    """`erase` writes the bucket of this user anew, without a neighbour of theirs."""
+    """`erase` writes the bucket of this user again, without a neighbour of theirs."""
     root, kv = f"{folder}/one", f"lmdb://{folder}/kv"
     put(root, kv)
     with open(f"{folder}/leavers", "w") as file:
