@@ -4,12 +4,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root
+from stores.local_files import use_file_mode
 from stores.upgrades import LAYOUT, read_record
 
 
@@ -56,6 +58,7 @@ def advise_buckets(history_rows: int, rows_a_day: int, least: int = 64) -> int:
     return 1 << math.ceil(math.log2(needed))
 
 
+FILE_MODE = "file_mode"  # in layout.json: octal digits, where the root was made with `--file-mode`
 ROOT_ID = "root_id"  # in layout.json, beside the layout: tells two roots with releases of the same names apart
 
 
@@ -70,12 +73,27 @@ def read_layout(root: Root) -> Layout | None:
     except FileNotFoundError:
         return None
     try:
-        known = {name: value for name, value in found.items() if name != ROOT_ID} if isinstance(found, dict) else found
+        known = (
+            {name: value for name, value in found.items() if name not in (ROOT_ID, FILE_MODE)}
+            if isinstance(found, dict)
+            else found
+        )
         layout = read_record(LAYOUT, Layout, known, root.path("layout.json"))
         _check_root_id(found)
+        use_file_mode(_file_mode_of(found))
         return layout
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
+
+
+def _file_mode_of(found: dict[str, Any]) -> int | None:
+    """The mode that the root's files have; None where it was made without one. Raises ValueError where it is none."""
+    text = found.get(FILE_MODE)
+    if text is None:
+        return None
+    if not isinstance(text, str) or not re.fullmatch(r"0[46][0-7]{2}", text):
+        raise ValueError(f"{FILE_MODE} is {text!r}")
+    return int(text, 8)
 
 
 def _new_root_id() -> str:
@@ -125,20 +143,30 @@ def require_layout(root: Root) -> Layout:
     return layout
 
 
-def open_layout(root: Root, asked: dict[str, Any]) -> Layout:
-    """The layout of a root, written on first use.
+def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None) -> Layout:
+    """The layout of a root, written on first use; its files get their mode from here on.
 
     Args:
         asked: What the flags say, by field name; what they leave out is taken from the root, or from the defaults.
+        file_mode: Of every file under a local root, octal digits as `--file-mode` takes them; None: the root's own.
 
     Raises:
         UsageError: the root was made with other values; they cannot change in place.
     """
     found = read_layout(root)
     if found is None:
-        layout = Layout(**asked)
-        root.write_json("layout.json", {**dataclasses.asdict(layout), ROOT_ID: _new_root_id()})
+        layout, more = Layout(**asked), {ROOT_ID: _new_root_id()}
+        if file_mode is not None:
+            more[FILE_MODE] = file_mode
+        use_file_mode(_file_mode_of(more))
+        root.write_json("layout.json", {**dataclasses.asdict(layout), **more})
         return layout
+    own = root.read_json("layout.json").get(FILE_MODE)
+    if file_mode is not None and file_mode != own:
+        raise UsageError(
+            f"--file-mode {file_mode}: {root.path('layout.json')} says {own or 'nothing, so the umask decides'}, and "
+            "it is fixed when a root is made; leave the flag out, or start a new root"
+        )
     for name, value in asked.items():
         if value != getattr(found, name):
             raise UsageError(

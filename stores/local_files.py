@@ -61,15 +61,30 @@ def _fsync_directory(directory: str) -> None:
         os.close(descriptor)
 
 
-def _file_mode() -> int:
-    """The mode that any other program's new files have: temporary ones are made for their owner alone."""
+def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
-    return 0o666 & ~umask
+    return umask
 
 
 # Asked once, as the module is loaded: the umask is the process's, and to read it is to change it for a moment.
-FILE_MODE = _file_mode()
+_UMASK = _umask()
+_CHOSEN: list[int] = []  # the mode of `--file-mode`, last
+
+
+def use_file_mode(mode: int | None) -> None:
+    """Gives every file that this process writes from now on a mode of its own; None: what the umask says."""
+    _CHOSEN[:] = [] if mode is None else [mode]
+
+
+def chosen_file_mode() -> int | None:
+    """What `use_file_mode` was given."""
+    return _CHOSEN[-1] if _CHOSEN else None
+
+
+def file_mode() -> int:
+    """The mode of the next file: temporary ones are made for their owner alone, and get it as they are moved."""
+    return _CHOSEN[-1] if _CHOSEN else 0o666 & ~_UMASK
 
 
 @contextlib.contextmanager
@@ -93,12 +108,12 @@ def move_into_place(temporary: str, path: str, *, durable: bool = True) -> None:
     """
     # The rename alone is atomic for readers; what it lacks is only what a power cut takes away.
     if not durable:
-        os.chmod(temporary, FILE_MODE)
+        os.chmod(temporary, file_mode())
         os.replace(temporary, path)
         return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
-    os.chmod(temporary, FILE_MODE)
+    os.chmod(temporary, file_mode())
     os.replace(temporary, path)
     # A rename is an entry of the folder: without this a power cut may bring the old name back.
     _fsync_directory(os.path.dirname(path))

@@ -15,6 +15,7 @@ import numpy as np
 from stores.errors import StoreError
 from stores.files import Root
 from stores.layout import Layout
+from stores.local_files import chosen_file_mode, use_file_mode
 from stores.user_lists import read_ids
 from transforms.ageing import Ageing
 
@@ -29,11 +30,13 @@ class Launch:
         root_sentinel: What the launcher left in the run's folder for the workers to find; "" if they need not look.
         lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
         progress_run: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
+        file_mode: Of every file that a worker writes under the root; None: what its umask says.
     """
 
     root_sentinel: str = ""
     lease: str = ""
     progress_run: str = ""
+    file_mode: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class RunFolder:
         """The run as workers get it: leaves a sentinel in its folder, which they look for. For the launcher."""
         sentinel = secrets.token_hex(8)
         self.root.write_bytes(f"{self.staging}/{SENTINEL}", sentinel.encode())
-        return dataclasses.replace(self, launch=Launch(sentinel, lease, progress_run))
+        return dataclasses.replace(self, launch=Launch(sentinel, lease, progress_run, chosen_file_mode()))
 
     def check_root(self) -> None:
         """Makes sure that this worker sees the launcher's root, and not a folder of the same name.
@@ -71,6 +74,8 @@ class RunFolder:
         Raises:
             StoreError: it does not; says on which machine, and what to do.
         """
+        if self.launch.file_mode is not None:
+            use_file_mode(self.launch.file_mode)
         if self.launch.root_sentinel:
             _find_sentinel(self.root, f"{self.staging}/{SENTINEL}", self.launch.root_sentinel)
 

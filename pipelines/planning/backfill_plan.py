@@ -95,7 +95,7 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
     if request.dry_run:
         layout = read_layout(root) or Layout(**given.requested_layout)
     else:
-        layout = open_layout(root, dict(given.requested_layout))
+        layout = open_layout(root, dict(given.requested_layout), request.job.file_mode)
     selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, replaced))
     days = _plan_days(given, layout, base, selections, bootstrap_from)
     if replaced:

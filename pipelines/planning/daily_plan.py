@@ -158,7 +158,7 @@ def plan_daily(request: NightRequest) -> DailyPlan:
     def plan_on(previous: Manifest | None) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
-        layout = open_layout(root, dict(given.requested_layout))
+        layout = open_layout(root, dict(given.requested_layout), request.job.file_mode)
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class JobRequest:
         days: Which moments the days of the partitions have.
         ageing: How long rows, users and vectors last.
         requested_layout: Of `Layout`'s fields, those that the flags say.
+        file_mode: Of the files of a root that is made now, octal digits; None: what the umask says.
         device: `cpu` or `cuda`.
         embed_on: Beam's resource hints for the steps that embed users; empty where the engine has one kind of worker.
         token_budget: Padded tokens per batch.
@@ -59,6 +61,7 @@ class JobRequest:
     days: PartitionDays
     ageing: Ageing
     requested_layout: Mapping[str, Any]
+    file_mode: str | None
     device: str
     embed_on: Mapping[str, str]
     token_budget: int
@@ -98,6 +101,9 @@ def add_job_flags(parser: Parser) -> JobFlags:
     made.add_argument("--user-buckets", type=positive, metavar="N", help="parts of histories and user embeddings (64)")
     made.add_argument("--pin-shards", type=positive, metavar="N", help="parts of pin embeddings and the index (4)")
     made.add_argument("--history-length", type=positive, metavar="N", help="engagements kept per user (256)")
+    made.add_argument(
+        "--file-mode", type=file_mode, metavar="0640", help="of every file under a local root (as the umask says)"
+    )
     how = parser.add_argument_group("how to compute")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the towers run on (%(default)s)")
     how.add_argument(
@@ -132,6 +138,13 @@ def _index_parameters(m: int, ef_construction: int) -> IndexParameters:
         raise UsageError(f"--index-m {m}, --index-ef-construction {ef_construction}: {error}") from None
 
 
+def file_mode(text: str) -> str:
+    """A flag's mode of files, as `chmod` takes it, readable and writable by their owner."""
+    if not re.fullmatch(r"06[0-7]{2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mode of files; write 0640, 0600 or 0644")
+    return text
+
+
 def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
     """What the flags of `add_job_flags` and Beam's say.
 
@@ -151,6 +164,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         days=PartitionDays(found.max_clock_skew, found.day_offset),
         ageing=Ageing(found.max_history_days, found.max_idle_days, found.refresh_days),
         requested_layout={name: value for name, value in layout.items() if value is not None},
+        file_mode=found.file_mode,
         device=found.device,
         embed_on={name: value for name, value in hints.items() if value},
         token_budget=found.token_budget,
