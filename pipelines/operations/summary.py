@@ -66,7 +66,7 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     work = "  ".join(f"{step} {value:.1f}" for step, value in facts["seconds"].items())
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
-    console.print(f"{seconds:.1f} s in all; seconds of work a step: {work}", highlight=False)
+    console.print(f"{seconds:.1f} s in all; seconds of work per step: {work}", highlight=False)
     if facts[Counter.USERS_FAILED]:
         staging = f"staging/{manifest.settings['run']}"
         console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
