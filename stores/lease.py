@@ -14,6 +14,9 @@ from stores.errors import LeaseLostError, StoreError
 from stores.files import Root
 
 LEASE = "lease.json"
+# One length, whatever digits the expiry has. Who reads an object asks for its size first: after a renewal in between
+# that made it longer, part of it would be missing, and the lease would seem lost.
+PADDED = 1024
 
 
 def _processes() -> str:
@@ -114,17 +117,16 @@ def hold_lease(root: Root, run: str, seconds: float = 120.0) -> Iterator[str]:
     holder = uuid.uuid4().hex
 
     def content() -> bytes:
-        return json.dumps(
-            {
-                "run": run,
-                "holder": holder,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "process_start": _process_start(os.getpid()),
-                "processes": _processes(),
-                "expires": time.time() + seconds,
-            }
-        ).encode()
+        lease = {
+            "run": run,
+            "holder": holder,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_start": _process_start(os.getpid()),
+            "processes": _processes(),
+            "expires": time.time() + seconds,
+        }
+        return json.dumps(lease).encode().ljust(PADDED)
 
     _acquire(root, content(), holder)
     stop = threading.Event()

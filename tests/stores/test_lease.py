@@ -72,3 +72,13 @@ def test_a_holder_is_known_until_somebody_else_takes_over(tmp_path):
     root.remove(LEASE)
     with pytest.raises(LeaseLostError, match="it was given back"):
         check_lease(root, holder)
+
+
+def test_a_renewal_does_not_change_the_length(tmp_path, monkeypatch):
+    root, lengths = Root(str(tmp_path)), set()
+    for now in (1e9, 1.5e9 + 0.25, 1764115200.123456):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        with hold_lease(root, "a run"):
+            lengths.add(len(root.read_bytes(LEASE)))
+            assert json.loads(root.read_bytes(LEASE))["expires"] == now + 120
+    assert len(lengths) == 1
