@@ -106,8 +106,9 @@ def test_a_server_that_drops_keys_says_so(tmp_path):
             policy, evicted = store.warnings()
             assert policy == line and "keys were evicted" in evicted and "--rewrite" in evicted
             client.config_set("maxmemory-policy", "noeviction")
-            assert store.warnings() == [evicted]
-            client.config_resetstat()
-            client.config_set("maxmemory-policy", "allkeys-lru")
+            (again,) = store.warnings()  # the server may go on evicting: the count may be another
+            assert "keys were evicted" in again and "maxmemory-policy" not in again
             client.config_set("maxmemory", 0)
+            client.config_set("maxmemory-policy", "allkeys-lru")
+            client.config_resetstat()
             assert store.warnings() == []
