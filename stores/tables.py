@@ -2,7 +2,9 @@
 
 import datetime
 import hashlib
+from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -91,3 +93,23 @@ def read_files(
             raise StoreError(f"{path}: has {table.num_rows} rows, its manifest says {entry.rows}; restore the file")
         tables.append(table)
     return pa.concat_tables(tables)
+
+
+def read_drawn(
+    root: Root, entries: list[FileEntry], count: int, seed: int, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Rows of a table drawn at random without repeats, a piece per file, by part; all rows if there are fewer.
+
+    How many rows a file has is known from its entry: only those of which a row is drawn are read, one at a time.
+
+    Raises:
+        StoreError: as `read_files`.
+    """
+    total = sum(entry.rows for entry in entries)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
+    start = 0
+    for entry in sorted(entries, key=lambda entry: entry.part):
+        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
+        if len(rows):
+            yield read_files(root, [entry], columns).take(pa.array(rows))
+        start += entry.rows

@@ -24,7 +24,7 @@ from stores.manifests import read_manifest
 from stores.names import Counter, Step
 from stores.pin_vectors import VectorTable, find_sorted
 from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.tables import read_drawn, read_files
 from transforms.acts import ACTS, BEFORE, JUDGED_USERS, VECTORS, draw_asked
 from transforms.gates.hindsight import HINDSIGHT
 from transforms.margins import (
@@ -71,20 +71,9 @@ def seed_of(date: datetime.date) -> int:
 
 
 def draw_pin_ids(root: Root, entries: list[FileEntry], seed: int) -> np.ndarray:
-    """Ids of `DRAWN` pins drawn at random without repeats, all if there are fewer: sorted int64.
-
-    The shards' rows are known from the manifest; of a shard only the ids are read, and only where one is drawn.
-    """
-    ordered = sorted(entries, key=lambda entry: entry.part)
-    total = sum(entry.rows for entry in ordered)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(DRAWN, total), replace=False))
-    drawn, start = [np.empty(0, np.int64)], 0
-    for entry in ordered:
-        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
-        if len(rows):
-            drawn.append(read_files(root, [entry], ["pin_id"])["pin_id"].to_numpy()[rows])
-        start += entry.rows
-    return np.sort(np.concatenate(drawn))
+    """Ids of `DRAWN` pins drawn at random without repeats, all if there are fewer: sorted int64."""
+    drawn = [piece["pin_id"].to_numpy() for piece in read_drawn(root, entries, DRAWN, seed, ["pin_id"])]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *drawn]))
 
 
 def pick_pins(root: Root, entries: list[FileEntry], pin_ids: np.ndarray) -> Vectors:

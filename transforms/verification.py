@@ -18,7 +18,7 @@ from stores.names import Step
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.releases import chain
 from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.tables import read_drawn, read_files
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
 from transforms.publish import snapshot_digest
@@ -115,15 +115,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
 
 def draw_rows(root: Root, manifest: Manifest, count: int, seed: int) -> pa.Table:
     """Rows of users drawn at random from the snapshot, bucket after bucket."""
-    total = manifest.rows("user_embeddings")
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
-    drawn, start = [], 0
-    for entry in manifest.tables["user_embeddings"]:
-        mine = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
-        if len(mine):
-            drawn.append(read_files(root, [entry]).take(pa.array(mine)))
-        start += entry.rows
-    return pa.concat_tables(drawn)
+    return pa.concat_tables(read_drawn(root, manifest.tables["user_embeddings"], count, seed))
 
 
 def vectors_of(vectors: VectorSet, pins: np.ndarray) -> dict[int, np.ndarray]:

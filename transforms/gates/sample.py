@@ -11,7 +11,7 @@ from stores.indexes import EF_CANDIDATES, IndexShard, load_shards, search_shards
 from stores.names import Step
 from stores.neighbours import Neighbours, count_found, exact_top_k, merge_top_k, tie_aware_recall
 from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.tables import read_drawn, read_files
 from transforms.gates.staged import StagedRelease, measured_once
 from transforms.gates.thresholds import Threshold
 
@@ -94,15 +94,8 @@ def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> n
     Returns:
         float32 [min(count, users), d]: their embeddings.
     """
-    total = sum(entry.rows for entry in entries)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
-    drawn, start = [], 0
-    for entry in sorted(entries, key=lambda e: e.part):
-        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
-        if len(rows):
-            drawn.append(from_binary_column(read_files(root, [entry], ["embedding"])["embedding"])[rows])
-        start += entry.rows
-    return np.concatenate(drawn).astype(np.float32)
+    drawn = read_drawn(root, entries, count, seed, ["embedding"])
+    return np.concatenate([from_binary_column(piece["embedding"]) for piece in drawn]).astype(np.float32)
 
 
 def count_covering(pin_ids: np.ndarray, share: float = 0.9) -> int:
