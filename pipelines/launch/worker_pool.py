@@ -85,9 +85,11 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def close(self) -> None:
-        """Ends every worker."""
-        while self._workers:
-            _end(self._workers.popitem()[1])
+        """Ends every worker, those that `StopWorker` is ending in another thread left to it."""
+        for worker_id in list(self._workers):
+            worker = self._workers.pop(worker_id, None)
+            if worker is not None:
+                _end(worker)
 
 
 def _end(worker: BaseProcess) -> None:
@@ -139,14 +141,13 @@ def main(argv: list[str]) -> int:
         server.add_insecure_port(address)
     except RuntimeError:
         raise UsageError(f"--port {request.port}: taken on {request.host}; choose another") from None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # A handler that raises does so wherever the main thread stands, inside a lock of gRPC's too: it only wakes it up.
+    asked, ask = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(ask, b"."))
+    signal.signal(signal.SIGINT, lambda *_: os.write(ask, b"."))
     server.start()
     print(f"worker pool on {address}", file=sys.stderr, flush=True)
-    try:
-        server.wait_for_termination()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.stop(1)
-        pool.close()
+    os.read(asked, 1)
+    server.stop(1).wait()  # no worker is started after this
+    pool.close()
     return 0

@@ -28,7 +28,8 @@ def pool(*prefix: str):
             ]
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            _, said = process.communicate(timeout=20)
+            assert process.returncode == 0, said
 
 
 def test_a_night_through_the_job_service_equals_the_local_run(tmp_path):
