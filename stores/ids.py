@@ -81,3 +81,11 @@ def uniform_of(ids: np.ndarray, salt: int) -> np.ndarray:
     """
     key = splitmix64(np.array([salt], np.int64))
     return (splitmix64(splitmix64(ids) ^ key) >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+def find_sorted(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where values stand in a sorted table without repeats: position int64 [N], and whether it is there bool [N]."""
+    at = np.searchsorted(table, values)
+    hit = at < len(table)
+    hit[hit] = table[at[hit]] == values[hit]
+    return at, hit

@@ -5,7 +5,8 @@ import pyarrow as pa
 
 from stores import locations
 from stores.errors import InputError
-from stores.pin_vectors import find_sorted, list_vector_files, open_vector_file
+from stores.ids import find_sorted
+from stores.pin_vectors import list_vector_files, open_vector_file
 
 
 def read_topics(folder: str, pin_ids: np.ndarray) -> np.ndarray | None:

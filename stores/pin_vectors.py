@@ -11,7 +11,7 @@ from stores import locations
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.footers import check_footer, find_unreadable, rows_before, why_unreadable
-from stores.ids import bucket_of
+from stores.ids import bucket_of, find_sorted
 from stores.partitions import LEAVE_ALONE, DataFile, list_visible
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import footer_digest
@@ -308,11 +308,3 @@ class VectorTable:
             mine = np.flatnonzero(shard == s)
             out[mine] = vectors[row[mine]]
         return found, out
-
-
-def find_sorted(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where values stand in a sorted table without repeats: position int64 [N], and whether it is there bool [N]."""
-    at = np.searchsorted(table, values)
-    hit = at < len(table)
-    hit[hit] = table[at[hit]] == values[hit]
-    return at, hit

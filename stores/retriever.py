@@ -4,7 +4,6 @@ import dataclasses
 import threading
 
 import numpy as np
-import pyarrow.compute as pc
 
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
@@ -15,8 +14,7 @@ from stores.kv import Current
 from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.neighbours import Neighbours
-from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.tables import read_dim, read_rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Retriever:
         self._check_root(current)
         dim = 0
         for entry in manifest.tables["pin_embeddings"][:1]:
-            dim = from_binary_column(read_files(self._root, [entry], ["embedding"])["embedding"]).shape[1]
+            dim = read_dim(self._root, entry)
         shards = load_shards(self._root, manifest.tables["indexes"], dim)
         return _Opened(current, manifest, shards, int(manifest.settings["index"]["ef_search"]))
 
@@ -144,10 +142,11 @@ class Retriever:
             return self._read_engaged(manifest, user_id)
 
     def _read_engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
-        """Reads the user's bucket, a fraction 1 / user_buckets of the histories."""
-        bucket = int(bucket_of(np.array([user_id]), manifest.settings["layout"]["user_buckets"])[0])
-        rows = read_files(self._root, manifest.parts("histories").get(bucket, []), ["user_id", "pin_id"])
-        return np.unique(rows.filter(pc.equal(rows["user_id"], user_id))["pin_id"].to_numpy())
+        """Reads two columns of the user's bucket, a fraction 1 / user_buckets of the histories, up to the user."""
+        user = np.array([user_id])
+        bucket = int(bucket_of(user, manifest.settings["layout"]["user_buckets"])[0])
+        entries = manifest.parts("histories").get(bucket, [])
+        return np.unique(read_rows_of(self._root, entries, "user_id", user, ["pin_id"])["pin_id"].to_numpy())
 
     def close(self) -> None:
         """Gives the connection to the store back."""

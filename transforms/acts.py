@@ -10,9 +10,8 @@ import pyarrow as pa
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.labels import find_positives
 from stores.files import FileEntry
-from stores.ids import uniform_of
+from stores.ids import find_sorted, uniform_of
 from stores.names import Counter
-from stores.pin_vectors import find_sorted
 from stores.tables import write_rows
 from transforms.run import Run
 from transforms.sequences import model_codes

@@ -16,12 +16,12 @@ from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import encode_healthy
 from stores.files import FileEntry, Root
-from stores.ids import splitmix64
+from stores.ids import find_sorted, splitmix64
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
-from stores.pin_vectors import VectorTable, find_sorted
+from stores.pin_vectors import VectorTable
 from stores.schemas import from_binary_column, to_binary_column
-from stores.tables import read_files, write_part
+from stores.tables import read_files, read_rows_of, write_part
 from transforms.model import ModelReference
 from transforms.run import Run
 from transforms.sequences import LookUp, assemble
@@ -61,8 +61,7 @@ def draw_canaries(
         ids = users["user_id"].to_numpy()
         chosen = np.sort(candidates[np.argsort(splitmix64(ids[candidates]))[:left]])
         if len(chosen) and entry.part in by_bucket:
-            rows = read_files(root, by_bucket[entry.part])
-            rows = rows.filter(pa.array(np.isin(rows["user_id"].to_numpy(), ids[chosen])))
+            rows = read_rows_of(root, by_bucket[entry.part], "user_id", ids[chosen])
             at = chosen[np.searchsorted(ids[chosen], rows["user_id"].to_numpy())]
             embedding = users["embedding"].combine_chunks().take(pa.array(at))
             frozen.append(with_vectors(rows, look_up).append_column("embedding", embedding))

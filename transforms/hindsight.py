@@ -2,7 +2,7 @@
 
 What is read: the small files that the night left of its asked users (`transforms.acts`), and of the pin embeddings of
 the previous release and of tonight the rows of the pins that these users took and of `DRAWN` pins drawn by a seed. No
-shard is held in memory longer than it takes to pick its rows.
+shard is held in memory: rows are picked as a file passes through (`stores.tables.read_rows_of`).
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import encode_healthy
 from stores.files import FileEntry, Root
-from stores.ids import uniform_of
+from stores.ids import find_sorted, uniform_of
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
-from stores.pin_vectors import VectorTable, find_sorted
+from stores.pin_vectors import VectorTable
 from stores.schemas import from_binary_column
-from stores.tables import read_drawn, read_files
+from stores.tables import read_drawn, read_files, read_rows_of
 from transforms.acts import ACTS, BEFORE, JUDGED_USERS, VECTORS, draw_asked
 from transforms.gates.hindsight import HINDSIGHT
 from transforms.margins import (
@@ -83,15 +83,10 @@ def pick_pins(root: Root, entries: list[FileEntry], pin_ids: np.ndarray) -> Vect
         entries: Files of pin_embeddings.
         pin_ids: Sorted distinct int64 ids.
     """
-    ids, vectors = [np.empty(0, np.int64)], []
-    for entry in entries:
-        rows = read_files(root, [entry])
-        at, there = find_sorted(rows["pin_id"].to_numpy(), pin_ids)
-        ids.append(pin_ids[there])
-        vectors.append(from_binary_column(rows["embedding"])[at[there]])
-    if not vectors:
-        return Vectors(ids[0], np.empty((0, 1), np.float16))
-    return Vectors.of(np.concatenate(ids), np.concatenate(vectors))
+    if not entries:
+        return Vectors(np.empty(0, np.int64), np.empty((0, 1), np.float16))
+    rows = read_rows_of(root, entries, "pin_id", pin_ids, ["pin_id", "embedding"])
+    return Vectors.of(rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"]))
 
 
 def read_parts(root: Root, entries: list[FileEntry]) -> pa.Table | None:

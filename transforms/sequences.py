@@ -11,9 +11,9 @@ import pyarrow as pa
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.sequences import Sequences
 from stores.files import FileEntry
-from stores.ids import bucket_of
+from stores.ids import bucket_of, find_sorted
 from stores.names import Counter, Step
-from stores.pin_vectors import WIDTH, find_sorted, map_vector_table
+from stores.pin_vectors import WIDTH, map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
 from transforms.run import Run
 from transforms.sorted_rows import group_starts, rank_within_groups

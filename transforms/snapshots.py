@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stores.files import FileEntry
+from stores.ids import find_sorted
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
-from stores.pin_vectors import find_sorted
 from stores.schemas import user_embeddings_schema
 from stores.tables import part_stem, read_files, write_part
 from transforms.acts import ACTS, VECTORS, write_vectors

@@ -18,7 +18,7 @@ from stores.names import Step
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.releases import chain
 from stores.schemas import from_binary_column
-from stores.tables import read_drawn, read_files
+from stores.tables import read_drawn, read_files, read_rows_of
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
 from transforms.publish import snapshot_digest
@@ -171,8 +171,8 @@ def _histories_of(root: Root, manifest: Manifest, users: np.ndarray) -> Iterator
     bucket = bucket_of(users, manifest.settings["layout"]["user_buckets"])
     parts = manifest.parts("histories")
     for number in np.unique(bucket).tolist():
-        rows = read_files(root, parts.get(number, []))
-        mine = rows.filter(pa.array(np.isin(rows["user_id"].to_numpy(), users[bucket == number]))).to_pylist()
+        asked = np.sort(users[bucket == number])
+        mine = read_rows_of(root, parts.get(number, []), "user_id", asked).to_pylist()
         for user in users[bucket == number].tolist():
             yield user, [row for row in mine if row["user_id"] == user]
 

@@ -18,8 +18,7 @@ from stores.manifests import Manifest, read_manifest
 from stores.pin_vectors import describe_vectors
 from stores.releases import chain, current_release
 from stores.rewritten import advise, find_rewritten_logs
-from stores.schemas import from_binary_column
-from stores.tables import read_files
+from stores.tables import read_dim
 from stores.user_lists import read_erased, read_user_list
 from transforms.verification import (
     MIN_COSINE,
@@ -172,7 +171,7 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
     found.note(f"rows and order of {release}", check_tables(root, manifest))
     if whole and manifest.tables["pin_embeddings"]:
         entry = manifest.tables["pin_embeddings"][0]
-        dim = from_binary_column(read_files(root, [entry], ["embedding"])["embedding"]).shape[1]
+        dim = read_dim(root, entry)
         found.note("indexes", check_indexes(root, manifest, dim))
     if not manifest.rows("user_embeddings"):
         return

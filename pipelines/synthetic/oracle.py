@@ -10,7 +10,7 @@ import numpy as np
 from pinnerformer_model.days import day_of
 from pipelines.synthetic.world import INTERESTS, World, engagement_shares, interests_on, make_pins, spread_ids
 from stores.errors import InputError
-from stores.pin_vectors import find_sorted
+from stores.ids import find_sorted
 
 
 def read_world(folder: str) -> World:

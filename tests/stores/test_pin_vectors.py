@@ -9,7 +9,7 @@ import pytest
 
 from stores.errors import InputError
 from stores.files import Root
-from stores.ids import bucket_of
+from stores.ids import bucket_of, find_sorted
 from stores.pin_topics import read_topics
 from stores.pin_vectors import (
     LEAST_NORM,
@@ -17,7 +17,6 @@ from stores.pin_vectors import (
     WIDTH,
     VectorTable,
     describe_vectors,
-    find_sorted,
     map_vector_table,
     norms_of,
     read_vector_table,
