@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pinnerformer_model.config import ModelConfig, ModelError
+from pinnerformer_model.config import TOWERS, ModelConfig, ModelError
 from pinnerformer_model.initialisation import initialise
 from pinnerformer_model.pin_tower import PinTower, build_pin_tower
 from pinnerformer_model.user_tower import UserTower, build_user_tower
@@ -60,10 +60,31 @@ def _tensors(user_tower: UserTower, pin_tower: PinTower) -> dict[str, torch.Tens
     return {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in sorted(named.items())}
 
 
+def mark_towers(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+    """The mark of each tower: 16 hex digits of a sha256 over the names of its parameters and the signs of their values.
+
+    Signs are what a copy in another floating-point width keeps of every number, zeros and underflow included. Two
+    trainings that begin alike differ in some of them from the first training step on.
+
+    Args:
+        parameters: (name, values) in any order; a name begins with its tower's.
+    """
+    digests: dict[str, dict[str, bytes]] = {tower: {} for tower in TOWERS}
+    for name, values in parameters:
+        signs = np.packbits(torch.signbit(values).numpy())
+        digests[name.partition(".")[0]][name] = hashlib.sha256(signs.tobytes()).digest()
+    return {
+        tower: hashlib.sha256(b"".join(name.encode() + of[name] for name in sorted(of))).hexdigest()[:16]
+        for tower, of in digests.items()
+    }
+
+
 def save_model(
     directory: str, config: ModelConfig, user_tower: UserTower, pin_tower: PinTower, *, overwrite: bool = False
 ) -> str:
     """Writes a model: a folder beside the target, fsync, rename. Returns its digest.
+
+    The config of a trained model gets the marks of these two towers: whoever puts one of them beside another's is told.
 
     Raises:
         ModelError: the directory holds another model and `overwrite` is not set, or holds other files.
@@ -72,8 +93,10 @@ def save_model(
     parent = os.path.dirname(directory)
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".model-", dir=parent)
+    tensors = _tensors(user_tower, pin_tower)
+    config = dataclasses.replace(config, tower_marks=mark_towers(tensors.items()) if config.until else {})
     try:
-        save_file(_tensors(user_tower, pin_tower), os.path.join(temporary, WEIGHTS))
+        save_file(tensors, os.path.join(temporary, WEIGHTS))
         with open(os.path.join(temporary, CONFIG), "w") as file:
             file.write(config.to_json())
         for name in (CONFIG, WEIGHTS):
@@ -166,13 +189,26 @@ def check_model(directory: str) -> tuple[ModelConfig, str]:
     """
     config = load_config(directory)
     path = os.path.join(directory, WEIGHTS)
-    for name, values in _read_weights(path, config):
+    marks = mark_towers(_finite(_read_weights(path, config), path))
+    strange = [tower for tower in TOWERS if config.tower_marks and marks[tower] != config.tower_marks[tower]]
+    if strange:
+        raise ModelError(
+            f"{path}: {' and '.join(strange)} {'is' if len(strange) == 1 else 'are'} not what {CONFIG} was written "
+            "with; towers of two trainings do not belong together: put back both files of one training. If these "
+            f"weights were changed on purpose, both towers together, remove tower_marks from {CONFIG}"
+        )
+    return config, model_digest(directory)
+
+
+def _finite(parameters: Iterable[tuple[str, torch.Tensor]], path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Passes parameters on. Raises ModelError at one that is not finite in float32."""
+    for name, values in parameters:
         if not torch.isfinite(values.to(torch.float32)).all():
             raise ModelError(
                 f"{path}: {name} holds NaN, infinity, or a number past float32; the training that wrote it went wrong: "
                 "go back to an earlier checkpoint"
             )
-    return config, model_digest(directory)
+        yield name, values
 
 
 def _read_weights(path: str, config: ModelConfig) -> Iterator[tuple[str, torch.Tensor]]:

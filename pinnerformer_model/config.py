@@ -22,6 +22,7 @@ PAPER_LABEL_RULE: dict[str, Any] = {
 
 MAX_SIZE = 1 << 20
 TRAINING = ("until", "split_salt", "evaluation_share")  # fields that say what a training saw
+TOWERS = ("user_tower", "pin_tower")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class ModelConfig:
         split_salt, evaluation_share: Which users training did not see: those with `uniform_of(id, split_salt)` below
             the share; a share of 0 where that cannot be said of everybody that trained it. These three are left out
             of `config.json` where `until` is empty, so that older models keep their digests.
+        tower_marks: Tower -> its mark (`checkpoint.mark_towers`): which two towers were trained together. Written with
+            a trained model's weights; empty, and left out, where nobody says.
     """
 
     hidden_size: int
@@ -69,6 +72,7 @@ class ModelConfig:
     until: str = ""
     split_salt: int | None = None
     evaluation_share: float = 0.0
+    tower_marks: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -106,6 +110,9 @@ class ModelConfig:
         share = self.evaluation_share
         if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share < 1:
             raise ModelError(f"evaluation_share must be a share in [0, 1), got {share!r}")
+        marks = self.tower_marks
+        if not isinstance(marks, dict) or (marks and set(marks) != set(TOWERS)):
+            raise ModelError(f"tower_marks must be a mark for each of {', '.join(TOWERS)}, got {marks!r}")
 
     def trained(self, until: datetime.date, split_salt: int | None, evaluation_share: float) -> "ModelConfig":
         """The config of a model whose training sees what was before a day, and not the users held out.
@@ -125,6 +132,8 @@ class ModelConfig:
         if not self.until:
             for name in TRAINING:
                 del found[name]
+        if not self.tower_marks:
+            del found["tower_marks"]
         return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -141,7 +150,7 @@ class ModelConfig:
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}
-        missing = names - set(found) - {"dropped_features", *TRAINING}
+        missing = names - set(found) - {"dropped_features", "tower_marks", *TRAINING}
         if missing:
             raise ModelError(f"missing keys: {', '.join(sorted(missing))}")
         if set(found) - names:

@@ -62,8 +62,10 @@ def write_vectors(folder: str, vectors: dict[int, np.ndarray], version: str = "v
         json.dump({"pinsage_version": version}, file)
 
 
-def write_model(folder: str, seed: int = 1, version: str = "v1") -> str:
+def write_model(folder: str, seed: int = 1, version: str = "v1", until: datetime.date | None = None) -> str:
+    """Writes a model of initial weights; with `until` as one that was trained up to that day."""
     config = preset("tiny", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version=version)
+    config = config.trained(until, 7, 0.1) if until else config
     save_model(folder, config, *new_model(config, seed))
     return folder
 

@@ -1,5 +1,7 @@
 """Weights from elsewhere: what cannot be a model is refused, with the way out, before anything is computed."""
 
+import datetime
+import json
 import os
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pinnerformer_model.checkpoint import check_model, load_model, model_digest
+from pinnerformer_model.checkpoint import check_model, load_model, model_digest, save_model
 from pinnerformer_model.config import ModelError
 from pinnerformer_model.plain import PlainModel
 from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS
@@ -17,6 +19,11 @@ from tests.worlds import write_model
 @pytest.fixture
 def model(tmp_path) -> str:
     return write_model(str(tmp_path / "model"))
+
+
+@pytest.fixture
+def trained(tmp_path) -> str:
+    return write_model(str(tmp_path / "trained"), until=datetime.date(2026, 11, 1))
 
 
 def change(model: str, how) -> str:
@@ -120,3 +127,52 @@ def test_truncated_and_missing_weights(model):
     with open(f"{model}/config.json", "w") as file:
         file.write("[" * 99_999)
     assert f"{model}/config.json: not valid JSON" in refusal(model)
+
+
+@pytest.mark.parametrize("towers", [("user_tower",), ("pin_tower",), ("user_tower", "pin_tower")])
+def test_towers_of_another_training_are_refused_by_name(trained, tmp_path, towers):
+    """Both begin alike, and the other is one step on: every shape fits, and half of the ranking is still right."""
+    step = {"user_tower": "user_tower.head_out.bias", "pin_tower": "pin_tower.outer.bias"}
+
+    def one_step(found):
+        for tower in towers:
+            found[step[tower]][0] -= 2e-4 * (1 if found[step[tower]][0] >= 0 else -1)
+        return found
+
+    path = change(trained, one_step)
+    verb = "is" if len(towers) == 1 else "are"
+    assert f"{path}: {' and '.join(towers)} {verb} not what config.json was written with" in refusal(trained)
+    # The way out, for weights that somebody has changed on purpose.
+    with open(f"{trained}/config.json") as file:
+        config = json.load(file)
+    del config["tower_marks"]
+    with open(f"{trained}/config.json", "w") as file:
+        json.dump(config, file)
+    assert load_model(trained).config.tower_marks == {}
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_trained_model_may_be_stored_in_another_width(trained, kind):
+    assert set(load_model(trained).config.tower_marks) == {"user_tower", "pin_tower"}
+    change(trained, lambda found: {name: (value * 1e-30).to(kind) for name, value in found.items()})  # underflow too
+    assert load_model(trained).digest == model_digest(trained)
+
+
+def test_towers_are_marked_as_they_are_written_and_initial_weights_are_not(model, trained, tmp_path):
+    assert "tower_marks" not in json.loads((tmp_path / "model" / "config.json").read_text())  # digests stay
+    loaded = load_model(trained)
+    assert save_model(str(tmp_path / "again"), loaded.config, loaded.user_tower, loaded.pin_tower) == loaded.digest
+    pin_tower = load_model(write_model(str(tmp_path / "other"), seed=2)).pin_tower
+    save_model(str(tmp_path / "both"), loaded.config, loaded.user_tower, pin_tower)  # whoever saves both answers for it
+    marks = load_model(str(tmp_path / "both")).config.tower_marks
+    assert marks["user_tower"] == loaded.config.tower_marks["user_tower"] and marks != loaded.config.tower_marks
+
+
+@pytest.mark.parametrize("marks", [None, [], "x", {"user_tower": "0" * 16}, {"user_tower": "", "other": ""}])
+def test_marks_of_another_form_are_refused(trained, marks):
+    with open(f"{trained}/config.json") as file:
+        config = json.load(file)
+    with open(f"{trained}/config.json", "w") as file:
+        json.dump({**config, "tower_marks": marks}, file)
+    with pytest.raises(ModelError, match="config.json: tower_marks must be"):
+        check_model(trained)

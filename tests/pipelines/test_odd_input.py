@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipelines.cli import main
 from pipelines.planning.daily_plan import Settings
@@ -212,6 +213,27 @@ def test_weights_that_cannot_be_used_are_refused_before_any_work(world, tmp_path
         capsys.readouterr()
         assert main(command) == 1
         assert f"{folder}/model.safetensors: not readable as safetensors (it is empty" in capsys.readouterr().err
+    assert not os.path.exists(f"{tmp_path}/root/staging")
+
+
+def test_a_tower_of_another_training_is_refused_before_any_work(world, tmp_path, capsys):
+    folder = write_model(f"{tmp_path}/model", seed=1, until=FIRST)
+    theirs = load_file(f"{write_model(f'{tmp_path}/other', seed=2, until=FIRST)}/model.safetensors")
+    mine = load_file(f"{folder}/model.safetensors")
+    mixed = mine | {name: value for name, value in theirs.items() if name.startswith("pin_tower.")}
+    save_file(mixed, f"{folder}/model.safetensors")
+    given = [*inputs(world)[:2], f"--model={folder}", f"--root={tmp_path}/root", "--publish=none"]
+    for command in (
+        ["plan", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["daily", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["backfill", *given, f"--start={day(0)}", f"--end={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["evaluate", f"--model={folder}", "--timelines=nowhere"],
+    ):
+        capsys.readouterr()
+        assert main(command) == 1
+        said = capsys.readouterr().err
+        assert f"{folder}/model.safetensors: pin_tower is not what config.json was written with" in said
+        assert "put back both files of one training" in said
     assert not os.path.exists(f"{tmp_path}/root/staging")
 
 
