@@ -25,6 +25,7 @@ from stores.upgrades import LAYOUT, MANIFEST, RUN_OUTCOME, STAGED_RUN, Change, K
 from tests.old_roots import OLD_ROOTS
 from tests.old_roots.make import write_inputs
 from tests.worlds import day
+from transforms.publish import PublishTarget, publish
 from transforms.release import read_outcome, read_staged
 from transforms.step_reports import StepReport
 from transforms.training_data import load_training_data
@@ -76,6 +77,23 @@ def test_a_night_goes_on_from_an_old_root_and_publishes_what_changed(old, kv, tm
     with open_store(kv) as store:
         assert store.current().release == str(day(2)) and store.current().generation == generation
         assert store.generations()[generation].release == str(day(2))
+
+
+def test_a_store_that_an_old_version_wrote_since_is_compared_and_not_believed(old, kv, tmp_path, capsys):
+    """`rollback` of 0.1.0 runs on a root with an id, and leaves the store saying of itself what it held before."""
+    inputs = write_inputs(str(tmp_path), 3)
+    assert main(["daily", f"--root={old.url}", *inputs, f"--date={day(2)}", f"--kv={kv}", "--quiet"]) == 0
+    with open_store(kv) as store:
+        said = store.contents()
+    assert main(["rollback", f"--root={old.url}", f"--kv={kv}", "--reason=x"]) == 0
+    with open_store(kv) as store, store.hold_writes("as an old version leaves it"):
+        store.set_contents(said)
+    capsys.readouterr()
+    assert main(["verify", f"--root={old.url}", f"--kv={kv}"]) == 1
+    assert f"says that it holds {day(2)}" in capsys.readouterr().err
+    # By what the store says there would be nothing to send.
+    assert publish(old, str(day(2)), PublishTarget(kv, "pinnerformer"))["users_sent"] > 0
+    assert main(["verify", f"--root={old.url}", f"--release={day(2)}", f"--kv={kv}"]) == 0
 
 
 def test_what_a_run_of_an_old_version_staged_is_released(old):
