@@ -18,7 +18,7 @@ TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries
 DICTIONARIES = ("action", "surface")  # columns of few strings
 PIECE_ROWS = 1 << 13  # decoded at a time where few rows of a file are kept
 EMBEDDING_BYTES = 2  # of a float16
-PIECE_BYTES = 1 << 20  # of a column read at a time there
+PIECE_BYTES = 4 << 20  # of a column read at a time there; on an object store a request each
 
 
 def footer_digest(metadata: pq.FileMetaData) -> str:

@@ -93,8 +93,8 @@ def held_at_most(work) -> int:
 def test_memory_follows_the_rows_asked_for_and_not_the_file(root, monkeypatch, mapped):
     if not mapped:  # as from an object store: what is read is copied
         monkeypatch.setattr(Root, "open_input", lambda self, relative: pa.OSFile(self.path(relative)))
-    entry = write_rows(root, FOLDER, 0, pins(200_000))
-    assert entry.bytes > 27_000_000 and pq.read_metadata(root.path(entry.path)).num_row_groups == 1
+    entry = write_rows(root, FOLDER, 0, pins(200_000, dim=128))
+    assert entry.bytes > 52_000_000 and pq.read_metadata(root.path(entry.path)).num_row_groups == 1
     asked = np.arange(0, 400_000, 400)
     whole = held_at_most(lambda: read_files(root, [entry]))
     rows = held_at_most(lambda: read_rows_of(root, [entry], "pin_id", asked))
