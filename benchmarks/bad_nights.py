@@ -4,8 +4,8 @@
 
 Makes a synthetic world, trains a model on what was before its nights, and runs the nights with the trained model and
 with initial weights. Then, for each, the next night is run once as it is, and once for every way of spoiling it; the
-gates that close are printed. Users' margins are kept, so that the look back can be told of other sizes: nights of 100,
-1,000 and 10,000 users are drawn from them, usual ones and spoiled ones.
+gates that close are printed. What the nights left of users and pins is kept, so that the gates can be told of other
+sizes: nights of 100, 1,000 and 10,000 users are drawn from it, usual ones (`benchmarks.equal_nights`) and spoiled ones.
 """
 
 import argparse
@@ -24,25 +24,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.equal_nights import (
+    HOUR_MS,
+    NOTHING,
+    SIZES,
+    START,
+    UNKNOWN,
+    Kept,
+    draw_hours,
+    draw_margins,
+    draw_vocabulary,
+    look_back_rows,
+    print_table,
+    rhythm_rows,
+    rows_by_hour,
+    share_closed,
+    unknown_by_user,
+)
 from pinnerformer_model.checkpoint import load_model, save_model
 from pinnerformer_model.days import DAY_MS, midnight_ms
+from pinnerformer_model.inference import encode_pins
 from pipelines.cli import main as pinnerformer
 from stores.files import Root
 from stores.manifests import Manifest
-from stores.names import Counter, Step
 from stores.releases import read_current
-from stores.tables import TABLES
 from transforms import hindsight
-from transforms.acts import JUDGED_USERS
-from transforms.gates import CANNOT_SEE, GateSpec, StagedRelease, Thresholds, blind_gates
-from transforms.gates.hindsight import HINDSIGHT, hindsight_fall, new_model_hindsight
-from transforms.gates.rhythm import HOURS, hours_shift, rows_per_user
-from transforms.margins import Acts, Ranks, describe
+from transforms.gates import CANNOT_SEE
+from transforms.gates.hindsight import HINDSIGHT, hindsight_fall
+from transforms.gates.rhythm import hours_shift, rows_per_user, vocabulary_rise
+from transforms.hindsight import Vectors, pin_movements
+from transforms.margins import Acts, Ranks
 
-START = datetime.date(2026, 11, 1)
 BOOTSTRAP = 14  # days before the first night
-SIZES = (100, 1_000, 10_000)
-HOUR_MS = 3_600_000
+NOISE = 0.3  # of a pin vector that is computed again, in lengths of it: the median pin's
 Spoil = Callable[[pa.Table, np.random.Generator], pa.Table]
 
 
@@ -138,26 +152,47 @@ PINS = {
 
 @dataclasses.dataclass
 class Site:
-    """A folder with logs, pins, models, and roots; `margins` of every look back, by what was ranked."""
+    """A folder with logs, pins, models, and roots.
+
+    Attributes:
+        ranked: Of the night that was run last (margins, acts), by what was ranked: consistency, foresight.
+        moved: Of it, how far pins moved.
+        lost: Of it, what each user judged loses under a new model.
+    """
 
     folder: str
-    margins: list[np.ndarray] = dataclasses.field(default_factory=list)
+    ranked: list[tuple[np.ndarray, Acts]] = dataclasses.field(default_factory=list)
+    moved: list[np.ndarray] = dataclasses.field(default_factory=list)
+    lost: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
-        describe = hindsight.describe_ranks
+        """Looks over the shoulder of the look back: a manifest keeps no more than means and spreads."""
+        describe_ranks, describe, movements = hindsight.describe_ranks, hindsight.describe, hindsight.pin_movements
 
-        def watched(ranks: Ranks, acts: Acts, drawn: int) -> dict:
-            self.margins.append(ranks.margin)
-            return describe(ranks, acts, drawn)
+        def watch_ranks(ranks: Ranks, acts: Acts, drawn: int) -> dict:
+            self.ranked.append((ranks.margin, acts))
+            return describe_ranks(ranks, acts, drawn)
 
-        hindsight.describe_ranks = watched  # type: ignore[assignment]
+        def watch_lost(values: np.ndarray) -> dict:
+            self.lost.append(values)
+            return describe(values)
+
+        def watch_movements(before: Vectors, tonight: Vectors) -> np.ndarray | None:
+            found = movements(before, tonight)
+            self.moved += [] if found is None else [found]
+            return found
+
+        hindsight.describe_ranks = watch_ranks  # type: ignore[assignment]
+        hindsight.describe = watch_lost  # type: ignore[assignment]
+        hindsight.pin_movements = watch_movements  # type: ignore[assignment]
 
     def day(self, number: int) -> datetime.date:
         return START + datetime.timedelta(number)
 
     def night(self, number: int, root: str, model: str, logs: str = "logs", pins: str = "pins", first: bool = False):
         """Runs a night; returns its manifest as far as it came, and the margins: consistency, foresight."""
-        self.margins.clear()
+        for kept in (self.ranked, self.moved, self.lost):
+            kept.clear()
         flags = [f"--root={self.folder}/{root}", f"--model={self.folder}/{model}", f"--date={self.day(number)}"]
         flags += [f"--logs={self.folder}/{logs}", f"--pins={self.folder}/{pins}", "--publish=none", "--quiet"]
         flags += ["--index-m=32", "--index-ef-construction=400"]  # crowds of near pins
@@ -170,7 +205,7 @@ class Site:
                 sys.stderr = stderr
         if code not in (0, 3):
             sys.exit(f"{root}, {model}, {logs}, {pins}: exit code {code}")
-        return self.checked(root, code), list(self.margins)
+        return self.checked(root, code), [margins for margins, _ in self.ranked]
 
     def checked(self, root: str, code: int) -> Manifest:
         opened = Root(f"{self.folder}/{root}")
@@ -243,111 +278,84 @@ def said(manifest: Manifest) -> tuple[list[str], dict[str, str]]:
     return [gate["name"] for gate in manifest.gates if not gate["passed"]], manifest.statistics[CANNOT_SEE]
 
 
-def release_stats(number: int, counters: dict[str, int], statistics: dict) -> Manifest:
-    """A release that is nothing but figures."""
-    date = (START + datetime.timedelta(number)).isoformat()
-    tables: dict[str, list] = {name: [] for name in TABLES}
-    nothing: dict = {"tables": tables, "inputs": [], "settings": {}, "gates": [], "timings": {}, "retry_users": []}
-    counted = {Step.UPDATE_HISTORIES: counters}
-    return Manifest(date, date, None, "", counters=counted, statistics=statistics, **nothing)
+def read_rows(site: Site, number: int) -> pa.Table:
+    folder = f"{site.folder}/logs/ds={site.day(number)}"
+    parts = [pq.read_table(f"{folder}/{name}") for name in sorted(os.listdir(folder)) if name.endswith(".parquet")]
+    return pa.concat_tables(parts).unify_dictionaries()
 
 
-def looked_back(number: int, margins: np.ndarray) -> Manifest:
-    found = {"judged": "before", "model": "m", "days": 1, "foresight": {"users": len(margins), **describe(margins)}}
-    return release_stats(number, {}, {HINDSIGHT: {**found, "new_model": None}})
-
-
-def share_closed(gate: GateSpec, draw: Callable[[int], Manifest], nights: int, trials: int) -> str:
-    """Of how many drawn nights a gate closes, in words; the drawn night of number `nights` is tonight's."""
-    closed = blind = 0
-    for _ in range(trials):
-        newest_first = [draw(number) for number in range(nights, -1, -1)]
-        staged = StagedRelease(Root("/nowhere"), newest_first[0], {}, newest_first[1:], Thresholds())
-        found = gate(staged)
-        closed += found is not None and not found.passed
-        blind += bool(blind_gates([gate], staged))
-    return f"{closed / trials:.1%}" + (f" ({blind / trials:.0%} blind)" if blind else "")
-
-
-def draw_sizes(usual: np.ndarray, tonight: np.ndarray, nights: int, trials: int) -> list[str]:
-    """Of how many nights of each size, drawn from users' margins, `hindsight_fall` closes."""
+def draw_sizes(usual: np.ndarray, tonight: np.ndarray, trials: int) -> list[str]:
+    """Of how many spoiled nights of each size `hindsight_fall` closes after six usual ones."""
     random = np.random.default_rng(3)
-
-    def draw(size: int) -> Callable[[int], Manifest]:
-        return lambda number: looked_back(number, random.choice(tonight if number == nights else usual, size))
-
-    return [share_closed(hindsight_fall, draw(size), nights, trials) for size in SIZES]
+    return [share_closed(hindsight_fall, draw_margins(usual, tonight, 6, n, random), 6, trials) for n in SIZES]
 
 
 def draw_rhythm(site: Site, number: int, trials: int) -> None:
-    """How often the gates on rows close on nights of users drawn from one night's, each with all of their rows."""
-    folder, random = f"{site.folder}/logs/ds={site.day(number)}", np.random.default_rng(3)
-    parts = [pq.read_table(f"{folder}/{name}") for name in os.listdir(folder) if name.endswith(".parquet")]
-    rows = pa.concat_tables(parts)
-    midnight = midnight_ms(site.day(number))
-
-    def by_user(some: pa.Table) -> np.ndarray:
-        """int64 [users, 26]: rows per hour of the partition's day."""
-        users, place = np.unique(some["user_id"].to_numpy(), return_inverse=True)
-        hours = np.zeros((len(users), 26), np.int64)
-        hour = np.clip((some["timestamp_ms"].to_numpy() - midnight) // HOUR_MS, -1, 24) + 1
-        np.add.at(hours, (place, hour), 1)
-        return hours
-
-    usual = by_user(rows)
-
-    def draw(size: int, tonight: np.ndarray) -> Callable[[int], Manifest]:
-        def night(at: int) -> Manifest:
-            source = tonight if at == 8 else usual
-            drawn = source[random.integers(0, len(source), size)].sum(axis=0)
-            return release_stats(
-                at, {Counter.ROWS_NEW: int(drawn.sum()), Counter.USERS_CHANGED: size}, {HOURS: drawn.tolist()}
-            )
-
-        return night
-
-    nights = {"as it is": usual} | {name: by_user(ROWS[name](rows, random)) for name in OF_RHYTHM}
-    for name, hours in nights.items():
+    """How often the gates on rows close on nights of users drawn from a spoiled one, each with all of his rows."""
+    rows, midnight, random = read_rows(site, number), midnight_ms(site.day(number)), np.random.default_rng(3)
+    usual = rows_by_hour(rows, midnight)
+    for name in OF_RHYTHM:
+        tonight = rows_by_hour(ROWS[name](rows, random), midnight)
         for gate in (rows_per_user, hours_shift):
-            shares = [share_closed(gate, draw(size, hours), 8, trials if hours is usual else 200) for size in SIZES]
+            shares = [share_closed(gate, draw_hours(usual, tonight, 8, size, random), 8, trials) for size in SIZES]
             print(f"drawn nights, {name}: `{gate.name}`, 8 usual: {shares}", flush=True)
+    known = unknown_by_user(rows, *NOTHING)
+    for column, word in UNKNOWN:
+        unknown = unknown_by_user(rows, column, word)
+        shares = [
+            share_closed(vocabulary_rise, draw_vocabulary(known, unknown, 8, size, random), 8, trials) for size in SIZES
+        ]
+        print(f"drawn nights, {column} {word} renamed: `vocabulary_rise`, 8 usual: {shares}", flush=True)
 
 
-def draw_judged(figures: dict, trials: int) -> None:
-    """How often a new model as good as the one before is refused: differences drawn about zero."""
-    random = np.random.default_rng(3)
+def move_pins(site: Site, model: str) -> np.ndarray:
+    """How far pins move between two exports whose vectors were computed again: `pin_movements`.
 
-    def draw(size: int) -> Callable[[int], Manifest]:
-        def night(number: int) -> Manifest:
-            judged = {**describe(random.normal(0.0, figures["spread"], size)), "users": size, "served": 0, "new": 0}
-            return release_stats(number, {}, {HINDSIGHT: {"new_model": {"saw_tonight": False, "judged": judged}}})
+    Every vector is off by noise of its own size, lognormal about `NOISE` of its length: most pins move a little, some a
+    good deal.
+    """
+    names = sorted(name for name in os.listdir(f"{site.folder}/pins") if name.endswith(".parquet"))
+    pins = pa.concat_tables([pq.read_table(f"{site.folder}/pins/{name}") for name in names]).combine_chunks()
+    vectors = pins["vector"].combine_chunks().flatten().to_numpy().reshape(pins.num_rows, -1).astype(np.float32)
+    tower, random = load_model(f"{site.folder}/{model}").pin_tower, np.random.default_rng(3)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    size = NOISE * length * random.lognormal(0.0, 0.5, length.shape)
 
-        return night
+    def export() -> Vectors:
+        noise = random.standard_normal(vectors.shape) / np.sqrt(vectors.shape[1])
+        return Vectors.of(pins["pin_id"].to_numpy(), encode_pins(tower, (vectors + size * noise).astype(np.float16)))
 
-    sizes = [min(size, JUDGED_USERS) for size in SIZES]
-    print(
-        f"equal models, `new_model_hindsight`: {[share_closed(new_model_hindsight, draw(n), 0, trials) for n in sizes]}"
-    )
+    found = pin_movements(export(), export())
+    assert found is not None
+    return found
+
+
+def run_usual(site: Site, kind: str, last: int) -> Kept:
+    """Runs the usual nights of one model, the first one too."""
+    kept = Kept()
+    for number in range(BOOTSTRAP - 1, last):
+        manifest, margins = site.night(number, f"root-{kind}", f"{kind}-1", first=number < BOOTSTRAP)
+        figures = manifest.statistics[HINDSIGHT]
+        print(
+            f"{manifest.release}: {json.dumps(figures['foresight'])} {json.dumps(figures['consistency'])}", flush=True
+        )
+        print(f"  {said(manifest)}", flush=True)
+        kept.consistency.append(margins[0])
+        kept.foresight += margins[1:]
+        kept.acts.append(site.ranked[-1][1])
+        kept.movements += site.moved
+        kept.pins = sum(entry.rows for entry in manifest.tables["pin_embeddings"])
+    return kept
 
 
 def run_model(site: Site, kind: str, arguments: argparse.Namespace) -> None:
     """The usual nights, and every bad one, of one model."""
     model, root = f"{kind}-1", f"root-{kind}"
     last = BOOTSTRAP + arguments.nights
-    pool = []
-    for number in range(BOOTSTRAP - 1, last):
-        manifest, margins = site.night(number, root, model, first=number < BOOTSTRAP)
-        figures = manifest.statistics[HINDSIGHT]
-        print(
-            f"{manifest.release}: {json.dumps(figures['foresight'])} {json.dumps(figures['consistency'])}", flush=True
-        )
-        print(f"  {said(manifest)}", flush=True)
-        pool += margins[1:]
-    usual = np.concatenate(pool)
+    kept = run_usual(site, kind, last)
+    usual = np.concatenate(kept.foresight)
     print(f"\n## {kind}: usual margin {usual.mean():.4f}, spread between users {usual.std():.4f}\n")
-    for nights in (1, 6):
-        print(f"equal nights, `hindsight_fall`, {nights} usual: {draw_sizes(usual, usual, nights, arguments.trials)}")
-    draw_rhythm(site, last, arguments.trials)
+    draw_rhythm(site, last, arguments.trials // 5)
     print(
         "\n| night | gates that close | cannot see | margin | consistency | 100 users | 1,000 | 10,000 |\n|"
         + "---|" * 8
@@ -360,7 +368,7 @@ def run_model(site: Site, kind: str, arguments: argparse.Namespace) -> None:
         for key in ("foresight", "consistency"):
             f = figures[key]
             cells.append(f"{f['margin']:.3f} ± {f['error']:.3f}" if f else "-")
-        cells += draw_sizes(usual, margins[1], 6, arguments.trials // 4) if len(margins) > 1 else ["-"] * 3
+        cells += draw_sizes(usual, margins[1], arguments.trials // 4) if len(margins) > 1 else ["-"] * 3
         extra = figures["new_model"] and figures["new_model"]["judged"]
         print(f"| {' | '.join(cells)} |" + (f" {json.dumps(extra)}" if extra else ""), flush=True)
 
@@ -378,8 +386,10 @@ def run_model(site: Site, kind: str, arguments: argparse.Namespace) -> None:
     other = "initial" if kind == "trained" else "trained"
     manifest, margins = site.night(last, site.copy(root, "again"), f"{kind}-2")
     show(f"another {kind} model", manifest, margins)
-    draw_judged(manifest.statistics[HINDSIGHT]["new_model"]["judged"], arguments.trials)
+    lost = site.lost[-1]
     show(f"{kind} -> {other}", *site.night(last, site.copy(root, "again"), f"{other}-1"))
+    print_table(look_back_rows(kept, lost, move_pins(site, model)), arguments.trials)
+    print_table(rhythm_rows(read_rows(site, last), midnight_ms(site.day(last))), arguments.trials)
 
 
 def main() -> int:

@@ -154,20 +154,34 @@ def foresee(
     return figures
 
 
-def pins_moved(before: Vectors, tonight: Vectors) -> dict[str, Any] | None:
-    """The share of pins that moved while others did not; None without a pin in both.
-
-    A pin has moved if 1 - cosine is more than `MOVED` above the median pin's: a set of vectors that is made again as a
-    whole moves all pins alike.
-    """
+def pin_movements(before: Vectors, tonight: Vectors) -> np.ndarray | None:
+    """1 - cosine of the pins in both, float32 [N], by id; None without one, or in spaces of different widths."""
     common, at, now = np.intersect1d(before.ids, tonight.ids, assume_unique=True, return_indices=True)
     if not len(common) or before.vectors.shape[1] != tonight.vectors.shape[1]:
         return None
     a, b = before.vectors[at].astype(np.float32), tonight.vectors[now].astype(np.float32)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    way = 1.0 - np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1.0)
-    moved = way > np.median(way) + MOVED
-    return {"pins": len(common), "moved": int(moved.sum()), "median_cosine": round(1.0 - float(np.median(way)), 6)}
+    return 1.0 - np.einsum("nd,nd->n", a, b) / np.where(lengths > 0, lengths, 1.0)
+
+
+def describe_movements(way: np.ndarray) -> dict[str, Any]:
+    """How many pins moved while others did not, of `pin_movements` of at least one.
+
+    A pin has moved if 1 - cosine is more than `MOVED` above the median pin's: a set of vectors that is made again as a
+    whole moves all pins alike.
+    """
+    median = np.median(way)
+    return {
+        "pins": len(way),
+        "moved": int((way > median + MOVED).sum()),
+        "median_cosine": round(1.0 - float(median), 6),
+    }
+
+
+def pins_moved(before: Vectors, tonight: Vectors) -> dict[str, Any] | None:
+    """The share of pins that moved while others did not; None without a pin in both."""
+    way = pin_movements(before, tonight)
+    return None if way is None else describe_movements(way)
 
 
 def judge(

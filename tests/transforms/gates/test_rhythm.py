@@ -91,6 +91,29 @@ def test_words_that_the_model_does_not_know():
     assert closed_on(night(1, unknown=800), [night(0)]) == ["vocabulary_rise"]  # from the second release on
 
 
+def test_a_few_users_with_many_unknown_rows_are_chance():
+    # Seven users of a hundred with nothing but unknown words, on the second night of a root.
+    few = {"users": 100, "rows": 10.0}
+    assert closed_on(night(1, unknown=70, **few), [night(0, **few)]) == []
+    assert closed_on(night(1, unknown=130, **few), [night(0, **few)]) == ["vocabulary_rise"]
+    many = {"users": 10_000, "rows": 10.0}
+    assert closed_on(night(1, unknown=7_000, **many), [night(0, **many)]) == ["vocabulary_rise"]
+
+
+def test_the_limit_of_unknown_words_is_the_formula():
+    chain = [night(9 - n, users=100, rows=10, unknown=unknown) for n, unknown in enumerate([200, 160, 240])]
+    (gate,) = check_gates([vocabulary_rise], staged_of(night(10, users=50, rows=10, unknown=150), chain))
+
+    def variance(share: float, users: int) -> float:
+        p = (share * users + 1) / (users + 2)
+        return p * (1 - p) * (1 + 1.5**2) / users
+
+    e2 = (variance(0.2, 100) + variance(0.16, 100) + variance(0.24, 100)) / 3
+    s2 = (3 * e2 + 2 * 0.04**2) / (3 + 3 - 1)
+    assert gate.measured == pytest.approx(0.1)
+    assert gate.threshold == pytest.approx(0.05 + 3 * (s2 * (1 + 1 / 3) + variance(0.2, 50) - e2) ** 0.5)
+
+
 def test_less_than_a_week_is_no_rhythm_and_a_catch_up_is_no_night():
     assert closed_on(night(6, rows=1, hours=DAYTIME[::-1]), week()[-6:]) == []
     assert closed_on(night(11, rows=1, hours=DAYTIME[::-1]), week()) == []
