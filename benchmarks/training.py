@@ -1,25 +1,41 @@
-"""Training throughput beside the bare forward and backward of the same batches.
+"""Training throughput against the bare matrix products of the same tokens, and two processes against one.
 
     python -m benchmarks.training --cache .cache/training
+    python -m benchmarks.training --cache .cache/training --processes 2
 
 Alternates, round by round: `train`, as `pinnerformer train` runs it (drawing, gathering, moving, clipping, optimiser,
-prefetch thread), and `bare`, forward and backward of the very same batches, made beforehand and held in memory.
+prefetch thread), and `floor`, the matrix products that the same steps cannot do without, forward and backward, at the
+same shapes, into memory that is there already. Only real tokens count, the last block and the head count at the
+positions that predict, and of attention nothing counts: a floor that a training without any overhead would miss.
+
+With `--processes N` also `group`: N processes of one thread each, that train as one, beside one process of one thread.
+
+On a machine that others use, pin OMP_NUM_THREADS=1 and take `--clock cpu`: the CPU time of the process.
 """
 
 import argparse
+import dataclasses
+import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from benchmarks.measuring import alternate, median_ratio
 from pinnerformer_model.checkpoint import new_model
-from pinnerformer_model.config import PRESETS, preset
+from pinnerformer_model.config import PRESETS, ModelConfig, preset
+from pinnerformer_model.distributed import ALONE, Group
+from pinnerformer_model.memory import keep_freed_memory
 from pinnerformer_model.negatives import Negatives
-from pinnerformer_model.objectives import Objective
-from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
+from pinnerformer_model.objectives import OBJECTIVES, Objective
+from pinnerformer_model.step_batches import BatchMaker, Feed, StepBatch
+from pinnerformer_model.training import Trainer
+from pinnerformer_model.training_settings import TrainingSettings
+from pinnerformer_model.user_tower import build_user_tower
 from pipelines.cli import main as pinnerformer
 from transforms.training_data import load_training_data
 
@@ -36,7 +52,64 @@ def make_timelines(cache: str, users: int, pins: int) -> str:
     return timelines
 
 
-def main() -> int:
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """x [rows, inputs] times W' [inputs, outputs], and in the backward the gradients of W and, if asked, of x."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    input_gradient: bool = True
+
+
+def products_of(batch: StepBatch, config: ModelConfig) -> list[Product]:
+    """The matrix products of a step, attention's left out."""
+    hidden, ffn, out = config.hidden_size, config.ffn_size, config.embedding_dim
+    features = build_user_tower(config).features.width
+    found = []
+    for windows, row, _ in batch.windows:
+        tokens, queries = len(windows.age), len(row)
+        found.append(Product(tokens, features, hidden))
+        for layer in range(config.num_layers):
+            rest = queries if layer == config.num_layers - 1 else tokens
+            # Keys and values of every token; queries and what comes after them of those that are asked for.
+            found += [Product(tokens, hidden, 2 * hidden), Product(rest, hidden, hidden), Product(rest, hidden, hidden)]
+            found += [Product(rest, hidden, ffn), Product(rest, ffn, hidden)]
+        found += [Product(queries, hidden, 4 * hidden), Product(queries, 4 * hidden, out)]
+    pins = len(batch.pins)
+    found.append(Product(pins, config.pin_vector_dim, config.pin_hidden_size, input_gradient=False))
+    found.append(Product(pins, config.pin_hidden_size, out))
+    return [*found, Product(len(batch.query_order), out, pins)]
+
+
+class Floor:
+    """Runs products in memory that is made beforehand."""
+
+    def __init__(self, steps: list[list[Product]]):
+        self._steps = steps
+        shapes = {(p.inputs, p.outputs) for products in steps for p in products}
+        rows = {shape: max(p.rows for s in steps for p in s if (p.inputs, p.outputs) == shape) for shape in shapes}
+        self._memory = {
+            (i, o): tuple(torch.randn(*size) for size in ((n, i), (o, i), (n, o), (n, i), (o, i)))
+            for (i, o), n in rows.items()
+        }
+
+    @property
+    def flops(self) -> int:
+        """Of all products, forward and backward."""
+        return sum(2 * p.rows * p.inputs * p.outputs * (2 + p.input_gradient) for s in self._steps for p in s)
+
+    def __call__(self) -> None:
+        for products in self._steps:
+            for p in products:
+                x, weight, y, x_gradient, weight_gradient = self._memory[p.inputs, p.outputs]
+                torch.mm(x[: p.rows], weight.T, out=y[: p.rows])
+                torch.mm(y[: p.rows].T, x[: p.rows], out=weight_gradient)
+                if p.input_gradient:
+                    torch.mm(y[: p.rows], weight, out=x_gradient[: p.rows])
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", required=True, metavar="DIR", help="where the world is kept between runs")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
@@ -44,9 +117,17 @@ def main() -> int:
     parser.add_argument("--pins", type=int, default=50_000)
     parser.add_argument("--users-per-step", type=int, default=64)
     parser.add_argument("--random-negatives", type=int, default=4096)
+    parser.add_argument("--objective", choices=OBJECTIVES, default=Objective().name)
+    parser.add_argument("--token-budget", type=int, default=TrainingSettings().token_budget)
     parser.add_argument("--steps", type=int, default=8, help="a round (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="(default %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="also N processes as one")
+    return parser
+
+
+def make_trainer(arguments: argparse.Namespace, group: Group = ALONE) -> tuple[Trainer, BatchMaker]:
+    """What trains, and what draws its steps."""
     data = load_training_data(make_timelines(arguments.cache, arguments.users, arguments.pins), "train")
     config = preset(
         arguments.preset,
@@ -55,39 +136,113 @@ def main() -> int:
         pinsage_version=data.description["pinsage_version"],
     )
     settings = TrainingSettings(
-        objective=Objective(),
+        objective=Objective(arguments.objective),
         negatives=Negatives(random=arguments.random_negatives),
         users_per_step=arguments.users_per_step,
+        token_budget=arguments.token_budget,
     )
-    maker = BatchMaker(data.timelines, data.vectors, settings, config.max_sequence_length)
-    trainer = Trainer(config, *new_model(config, 0), settings, len(data.vectors))
+    maker = BatchMaker(data.timelines, data.vectors, settings, config.max_sequence_length, group)
+    return Trainer(config, *new_model(config, 0), settings, len(data.vectors), group=group), maker
+
+
+def train_steps(trainer: Trainer, maker: BatchMaker, steps: int) -> float:
+    """Steps 0 to `steps`; returns the share of the time that training waited for data."""
+    started = time.perf_counter()
+    feed = Feed(maker, 0, steps)
+    for _ in range(steps):
+        trainer.step(feed.next())
+    feed.close()
+    return feed.waited_s / (time.perf_counter() - started)
+
+
+def rank_of_group(rank: int, arguments: argparse.Namespace, asked, told) -> None:
+    """One of N processes: trains a round whenever it is asked to, and says when it is through."""
+    torch.set_num_threads(1)
+    where = os.path.join(arguments.cache, f"group-{os.getppid()}")
+    dist.init_process_group("gloo", init_method=f"file://{where}", rank=rank, world_size=arguments.processes)
+    keep_freed_memory()
+    trainer, maker = make_trainer(arguments, Group(rank, arguments.processes))
+    train_steps(trainer, maker, 1)
+    told.put(rank)
+    while asked.get():
+        train_steps(trainer, maker, arguments.steps)
+        told.put(rank)
+    dist.destroy_process_group()
+
+
+class GroupOfProcesses:
+    """N processes that wait to train rounds together."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        context = multiprocessing.get_context("spawn")
+        self._told, self._asked = context.Queue(), [context.Queue() for _ in range(arguments.processes)]
+        self._ranks = [
+            context.Process(target=rank_of_group, args=(rank, arguments, asked, self._told), daemon=True)
+            for rank, asked in enumerate(self._asked)
+        ]
+        for rank in self._ranks:
+            rank.start()
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in self._ranks:
+            self._told.get(timeout=600)
+
+    def __call__(self) -> None:
+        """Trains a round."""
+        for asked in self._asked:
+            asked.put(True)
+        self._wait()
+
+    def close(self) -> None:
+        for asked, rank in zip(self._asked, self._ranks, strict=True):
+            asked.put(False)
+            rank.join(60)
+
+
+def main() -> int:
+    arguments = make_parser().parse_args()
+    keep_freed_memory()
+    if arguments.processes > 1:
+        torch.set_num_threads(1)
+    trainer, maker = make_trainer(arguments)
     batches = [maker.make(step) for step in range(arguments.steps)]
     tokens = sum(batch.tokens for batch in batches)
+    floor = Floor([products_of(batch, trainer.config) for batch in batches])
     waits = []
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
 
-    def train() -> float:
-        started = time.perf_counter()
-        feed = Feed(maker, 0, arguments.steps)
-        for _ in range(arguments.steps):
-            trainer.step(feed.next())
-        feed.close()
-        seconds = time.perf_counter() - started
-        waits.append(feed.waited_s / seconds)
-        return tokens / seconds
+    def measured(work: Callable[[], object], clock=clock) -> Callable[[], float]:
+        def once() -> float:
+            started = clock()
+            work()
+            return tokens / (clock() - started)
 
-    def bare() -> float:
-        started = time.perf_counter()
-        for batch in batches:
-            for parameter in trainer.parameters:
-                parameter.grad = None
-            trainer.loss(batch).backward()
-        return tokens / (time.perf_counter() - started)
+        return once
 
-    bare()  # the first pass allocates
-    print(f"{tokens:,} tokens a round of {arguments.steps} steps, {torch.get_num_threads()} threads; tokens/s:")
-    figures = alternate(arguments.rounds, {"train": train, "bare": bare})
-    print(f"train / bare forward + backward: {median_ratio(figures['train'], figures['bare']):.3f} (median)")
-    print(f"median tokens/s: train {statistics.median(figures['train']):,.0f}, bare {np.median(figures['bare']):,.0f}")
+    candidates = {
+        "train": measured(lambda: waits.append(train_steps(trainer, maker, arguments.steps))),
+        "floor": measured(floor),
+    }
+    group = GroupOfProcesses(arguments) if arguments.processes > 1 else None
+    if group:
+        alone = lambda: train_steps(trainer, maker, arguments.steps)  # noqa: E731
+        candidates = {"one": measured(alone, time.perf_counter), "group": measured(group, time.perf_counter)}
+    for once in candidates.values():
+        once()  # the first pass allocates
+    padded = sum(len(windows.lengths) * windows.longest for batch in batches for windows, _, _ in batch.windows)
+    print(
+        f"{tokens:,} tokens a round of {arguments.steps} steps, {padded / tokens - 1:.0%} more where attention pads; "
+        f"{floor.flops / tokens / 1e6:.1f} MFLOP a token; {torch.get_num_threads()} threads; "
+        f"load {os.getloadavg()[0]:.1f}; tokens/s ({arguments.clock}):"
+    )
+    figures = alternate(arguments.rounds, candidates)
+    if group:
+        group.close()
+        print(f"{arguments.processes} processes / one: {median_ratio(figures['group'], figures['one']):.2f} (median)")
+        return 0
+    print(f"train / floor: {median_ratio(figures['train'], figures['floor']):.3f} (median)")
+    print(f"median tokens/s: train {np.median(figures['train']):,.0f}, floor {np.median(figures['floor']):,.0f}")
     print(f"share of the time that training waited for data: {statistics.median(waits):.1%} (median)")
     return 0
 

@@ -97,15 +97,37 @@ def pair_losses(
     Returns:
         float32 [P]. A pair without any negative costs 0.
     """
-    # The bias of the pool rides along in the one large product: Q x N logits are never copied to add it.
-    logits = torch.addmm(pool_bias, queries, (pins / temperature).T)  # [Q, N]
-    # After the product and not by leaving pins out: which pins are no negatives differs from query to query.
-    logits.index_put_((masked_query, masked_pin), logits.new_tensor(ABSENT))
     # One number per query, shared by its pairs: without that, dense all-action would hold P x N logits.
-    negatives = torch.logsumexp(logits, dim=1)  # [Q]
+    negatives = _LogSumOfPool.apply(queries, pins / temperature, pool_bias, masked_query, masked_pin)  # [Q]
     positive = (queries[pair_query] * pins[pair_pin]).sum(-1) / temperature + pair_bias  # [P]
     # softplus(n - p) is -log(e^p / (e^p + e^n)), and stays finite where either exponential would not.
     return nn.functional.softplus(negatives[pair_query] - positive)
+
+
+class _LogSumOfPool(torch.autograd.Function):
+    """log sum_j e^{<u, p_j> + b_j} of every query over the pool, float32 [Q].
+
+    By hand, since Q x N numbers are by far the most that a step holds: they are written once, and become their own
+    gradient in place.
+    """
+
+    @staticmethod
+    def forward(ctx, queries, pins, bias, masked_query, masked_pin):
+        # The bias of the pool rides along in the one large product: Q x N logits are never copied to add it.
+        logits = torch.addmm(bias, queries, pins.T)  # [Q, N]
+        # After the product and not by leaving pins out: which pins are no negatives differs from query to query.
+        logits.index_put_((masked_query, masked_pin), logits.new_tensor(ABSENT))
+        found = torch.logsumexp(logits, dim=1)
+        ctx.save_for_backward(queries, pins, found)
+        ctx.logits = logits
+        return found
+
+    @staticmethod
+    def backward(ctx, gradient):
+        queries, pins, found = ctx.saved_tensors
+        share = ctx.logits.sub_(found[:, None]).exp_().mul_(gradient[:, None])  # softmax; 0 where masked
+        ctx.logits = None  # spent: a second backward would read what is no logit any more
+        return share @ pins, share.T @ queries, None, None, None
 
 
 def sampled_softmax(*arguments: torch.Tensor, pair_weight: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:

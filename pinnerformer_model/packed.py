@@ -58,7 +58,7 @@ class PackedWindows:
         """[T, W] -> [B, L, W]; zeros after a window's newest token."""
         if self.place is not None:
             padded = values.new_zeros(len(self.lengths) * self.longest, values.shape[1])
-            values = padded.index_copy(0, self.place, values)
+            values = padded.index_copy_(0, self.place, values)
         return values.view(len(self.lengths), self.longest, -1)
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:

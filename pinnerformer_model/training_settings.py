@@ -48,7 +48,7 @@ class TrainingSettings:
     users_per_step: int = 128
     windows_per_user: int = 1
     window_share: float = 1.0
-    token_budget: int = 1024
+    token_budget: int = 2048
     precision: str = "float32"
     temperature: float = 0.05
     dropout: float = 0.0

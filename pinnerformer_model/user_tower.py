@@ -168,7 +168,7 @@ class Queries:
     def side_by_side(self, values: torch.Tensor) -> torch.Tensor:
         """[K, W] -> [B, most, W]; zeros where a window has fewer."""
         padded = values.new_zeros(self._windows * self._most, values.shape[1])
-        return padded.index_copy(0, self.place, values).view(self._windows, self._most, -1)
+        return padded.index_copy_(0, self.place, values).view(self._windows, self._most, -1)
 
     def visible(self, longest: int) -> torch.Tensor:
         """bool [B, 1, most, L]: a query sees itself and what is older; where there is none, the oldest token."""
