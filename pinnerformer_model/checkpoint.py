@@ -17,10 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from pinnerformer_model.config import TOWERS, ModelConfig, ModelError
 from pinnerformer_model.initialisation import initialise
+from pinnerformer_model.loss import check_temperature
 from pinnerformer_model.pin_tower import PinTower, build_pin_tower
 from pinnerformer_model.user_tower import UserTower, build_user_tower
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TEMPERATURE = "temperature"  # a word of the weights' header
 FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors calls them; what is narrower comes with scales of its own
 DECORATIONS = {
     "module",
@@ -80,11 +82,22 @@ def mark_towers(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str
 
 
 def save_model(
-    directory: str, config: ModelConfig, user_tower: UserTower, pin_tower: PinTower, *, overwrite: bool = False
+    directory: str,
+    config: ModelConfig,
+    user_tower: UserTower,
+    pin_tower: PinTower,
+    *,
+    temperature: float | None = None,
+    overwrite: bool = False,
 ) -> str:
     """Writes a model: a folder beside the target, fsync, rename. Returns its digest.
 
     The config of a trained model gets the marks of these two towers: whoever puts one of them beside another's is told.
+
+    Args:
+        temperature: Of the loss, where training stopped: a later training goes on from it. It stands in the header of
+            the weights, as no parameter: inference has no use for it.
+        overwrite: Whether another model there is replaced.
 
     Raises:
         ModelError: the directory holds another model and `overwrite` is not set, or holds other files.
@@ -97,6 +110,9 @@ def save_model(
     config = dataclasses.replace(config, tower_marks=mark_towers(tensors.items()) if config.until else {})
     try:
         save_file(tensors, os.path.join(temporary, WEIGHTS))
+
+        header = None if temperature is None else {TEMPERATURE: repr(temperature)}
+        save_file(_tensors(user_tower, pin_tower), os.path.join(temporary, WEIGHTS), header)
         with open(os.path.join(temporary, CONFIG), "w") as file:
             file.write(config.to_json())
         for name in (CONFIG, WEIGHTS):
@@ -161,6 +177,26 @@ def load_config(directory: str) -> ModelConfig:
         raise ModelError(f"{path}: {error.strerror}; make a model with `pinnerformer init-model`") from None
     except (ModelError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: {error}") from None
+
+
+def load_temperature(directory: str) -> float | None:
+    """The temperature at which a model's training stopped; None of initial weights and of older models.
+
+    Raises:
+        ModelError: the header says something that is no temperature.
+    """
+    path = os.path.join(directory, WEIGHTS)
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get(TEMPERATURE)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not readable as safetensors ({_what_it_is(path) or error})") from None
+    if said is None:
+        return None
+    try:
+        return check_temperature(float(said))
+    except ValueError as error:
+        raise ModelError(f"{path}: {TEMPERATURE} in its header: {error}; give --temperature") from None
 
 
 def _build(config: ModelConfig) -> dict[str, nn.Module]:

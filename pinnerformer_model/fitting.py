@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pinnerformer_model.training import BatchMaker, Feed, Trainer
+from pinnerformer_model.diverging import blame
+from pinnerformer_model.step_batches import BatchMaker, Feed
+from pinnerformer_model.training import Trainer
 from pinnerformer_model.training_state import TrainingState
 
 
@@ -102,7 +104,8 @@ def fit(
             loss, norm = trainer.step(batch)
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise DivergedError(
-                    f"step {trainer.step_number + 1}: the loss is {loss} and its gradient's norm {norm}; "
+                    f"step {trainer.step_number + 1}: the loss is {loss} and its gradient's norm {norm}: "
+                    f"{blame(trainer, batch)}; "
                     "lower the learning rate or lengthen the warm-up"
                 )
             step, tokens = trainer.step_number, tokens + batch.tokens

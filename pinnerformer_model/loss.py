@@ -31,10 +31,15 @@ class Temperature(nn.Module):
         return LEAST_TEMPERATURE + self.log.exp()
 
 
-def check_temperature(initial: float) -> None:
-    """Raises ValueError where training cannot start from a temperature."""
+def check_temperature(initial: float) -> float:
+    """Returns a temperature if training can start from it.
+
+    Raises:
+        ValueError: it is not above the floor, or absurd.
+    """
     if not LEAST_TEMPERATURE < initial <= 100:
         raise ValueError(f"the temperature must start above {LEAST_TEMPERATURE}, and not above 100, got {initial}")
+    return initial
 
 
 @dataclasses.dataclass(frozen=True)

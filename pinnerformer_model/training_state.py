@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from pinnerformer_model.config import ModelError
 
 STATE = "state.safetensors"
+# Of the form; 2: the temperature's logarithm is that of what it has above its floor, recent losses are kept.
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class TrainingState:
     """What goes on.
 
     Attributes:
-        tensors: Weights, moments of the optimiser, counts of labels; see `Trainer.tensors`.
+        tensors: Weights, moments of the optimiser, counts of labels, recent losses; see `Trainer.tensors`.
         step: Steps done: the data and the learning rate of the next one follow from this number.
         settings: What must not change on the way, as JSON: settings, model config, digest of the timelines.
         best: The evaluation that the kept checkpoint has, `{"step", "recall"}`; None before the first.
@@ -38,7 +40,7 @@ def save_state(directory: str, state: TrainingState) -> None:
     os.makedirs(directory, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=directory)
     os.close(descriptor)
-    kept = {"step": state.step, "settings": state.settings, "best": state.best}
+    kept = {"version": VERSION, "step": state.step, "settings": state.settings, "best": state.best}
     try:
         save_file(state.tensors, temporary, metadata={"state": json.dumps(kept, sort_keys=True)})
         with open(temporary, "rb+") as file:
@@ -60,18 +62,26 @@ def load_state(directory: str) -> TrainingState | None:
     """Reads the state; None where there is none.
 
     Raises:
-        ModelError: damaged; names the file.
+        ModelError: damaged, or of another version; names the file.
     """
     path = os.path.join(directory, STATE)
     if not os.path.exists(path):
         return None
     try:
         with safe_open(path, "pt") as file:
-            kept = json.loads(file.metadata()["state"])
+            kept = json.loads((file.metadata() or {})["state"])
+            if kept.get("version") != VERSION:
+                raise ModelError(
+                    f"{path}: a training state of another version of pinnerformer (form {kept.get('version', 1)}, this "
+                    f"one reads {VERSION}); end that training with the version that began it, or name another --state "
+                    "and --out to start over"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            return TrainingState(tensors, kept["step"], kept["settings"], kept["best"])
+    except ModelError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: no readable training state ({error}); remove it to start over") from None
-    return TrainingState(tensors, kept["step"], kept["settings"], kept["best"])
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

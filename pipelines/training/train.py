@@ -1,34 +1,35 @@
 """`pinnerformer train`: timelines in, a model that `daily` takes out."""
 
-import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pinnerformer_model.checkpoint import CONFIG, load_model, new_model, save_model
+from pinnerformer_model.checkpoint import CONFIG, load_model, load_temperature, new_model, save_model
 from pinnerformer_model.config import ModelConfig, ModelError, preset
 from pinnerformer_model.days import midnight_ms
-from pinnerformer_model.distributed import ALONE, Group
+from pinnerformer_model.distributed import Group
 from pinnerformer_model.evaluation import Moments, moments_of
 from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, fit
 from pinnerformer_model.inference import UserEncoder, encode_pins
+from pinnerformer_model.memory import keep_freed_memory
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import hits_at_k, recall, vector_scorer
+from pinnerformer_model.step_batches import BatchMaker
 from pinnerformer_model.timelines import Timelines, sequences_ending
-from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
+from pinnerformer_model.training import Trainer
+from pinnerformer_model.training_settings import TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
+from pipelines.training.processes import join_group, run_processes, started_as_rank
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
 from transforms.training_data import TrainingData, load_training_data
@@ -91,23 +92,6 @@ class Evaluation:
         return recall(hits, moments.target_user)[0]
 
 
-@contextlib.contextmanager
-def join_group(device: str) -> Iterator[tuple[Group, str]]:
-    """The processes that torchrun started, and the device of this one; alone where it did not."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield ALONE, device
-        return
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield Group(dist.get_rank(), size), device
-    finally:
-        dist.destroy_process_group()
-
-
 def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
     """The towers that training starts from, and what names them.
 
@@ -160,7 +144,7 @@ def explain_nothing_to_draw(data: TrainingData, until: datetime.date, error: Val
 
 
 class Display:
-    """The bar and the scalars of a run; says nothing on other ranks than the first."""
+    """The bar and the scalars of a run: the loss shown is the mean of the latest steps, those before a stop too."""
 
     def __init__(self, folder: str, first: int, steps: int, shown: bool):
         from torch.utils.tensorboard import SummaryWriter
@@ -183,8 +167,8 @@ class Display:
         self._started = self._said = time.perf_counter()
         self._bar.start()
 
-    def on_step(self, step: int, loss: float, norm: float, rate: float, temperature: float) -> None:
-        self._loss = loss if self._loss != self._loss else 0.98 * self._loss + 0.02 * loss
+    def on_step(self, step: int, loss: float, recent: float, norm: float, rate: float, temperature: float) -> None:
+        self._loss = recent
         scalars = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "temperature": temperature}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
@@ -220,7 +204,7 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     end = datetime.date.fromisoformat(data.description["end"]) + datetime.timedelta(1)
     until = request.until or end - datetime.timedelta(request.held_out.days)
     config, user_tower, pin_tower, origin = choose_model(request, data)
-    settings = request.settings_for(len(data.vectors))
+    settings = choose_settings(request, len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
     described = data.description
     config = config.trained(until, described.get("split_salt"), described.get("evaluation_share", 0.0))
@@ -230,7 +214,11 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     maker = make_batches(data, settings, config, until, group)
     trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
     if state is not None:
-        trainer.load(state.tensors, state.step)
+        resume(trainer, state, request.state)
+    elif group.rank == 0:
+        # Before any model is kept: a first attempt that is killed early leaves a state to go on from, not only a model
+        # folder that the same command would refuse to write to.
+        save_state(request.state, TrainingState(trainer.tensors(), 0, identity, None))
 
     first = group.rank == 0
     display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
@@ -242,11 +230,13 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
 
     def keep() -> None:
         if first:
-            save_model(request.out, config, user_tower, pin_tower, overwrite=True)
+            tau = float(trainer.temperature().detach())
+            save_model(request.out, config, user_tower, pin_tower, temperature=tau, overwrite=True)
 
     def on_step(step: int, loss: float, norm: float) -> None:
         if display:
-            display.on_step(step, loss, norm, settings.rate_at(step - 1), float(trainer.temperature().detach()))
+            tau = float(trainer.temperature().detach())
+            display.on_step(step, loss, trainer.recent_loss, norm, settings.rate_at(step - 1), tau)
 
     hooks = Hooks(
         evaluate=evaluate if evaluation else None,
@@ -264,6 +254,36 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     finally:
         if display:
             display.close()
+
+
+def choose_settings(request: TrainRequest, corpus_size: int) -> TrainingSettings:
+    """The settings of a training, those included that the flags leave to the corpus and to the model gone on with.
+
+    Raises:
+        InputError: the model's header is damaged.
+    """
+    settings = request.settings_for(corpus_size)
+    if not (request.model and request.default_temperature):
+        return settings
+    try:
+        temperature = load_temperature(request.model)
+    except ModelError as error:
+        raise InputError(str(error)) from None
+    return settings if temperature is None else dataclasses.replace(settings, temperature=temperature)
+
+
+def resume(trainer: Trainer, state: TrainingState, folder: str) -> None:
+    """Goes on from a state.
+
+    Raises:
+        InputError: it is not of this training, though its settings are.
+    """
+    try:
+        trainer.load(state.tensors, state.step)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"--state {folder}: the state there does not fit the model ({error}); name another --state and --out"
+        ) from None
 
 
 def identify(
@@ -337,7 +357,7 @@ def make_batches(
     """
     seen = data.timelines.before(midnight_ms(until))
     try:
-        return BatchMaker(seen, data.vectors, settings, config.max_sequence_length, group)
+        return BatchMaker(seen, data.vectors, settings, config.max_sequence_length, group, midnight_ms(until))
     except ValueError as error:
         if "random negatives" in str(error):
             raise UsageError(f"--random-negatives: {error}") from None
@@ -353,6 +373,9 @@ def main(argv: list[str]) -> int:
     request = parse(argv)
     if request.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
+    if request.processes > 1 and not started_as_rank():
+        return run_processes(["train", *argv], request.processes)
+    keep_freed_memory()
     with join_group(request.device) as (group, device):
         fitted = train(request, group, device)
     if group.rank == 0 and not request.quiet:

@@ -17,7 +17,8 @@ that of the evaluation with the best recall@10 on held-out users, or the last wh
 
 Training sees what was before --until; evaluation asks the held-out users, embedded at that moment, for what they
 engaged with positively in the 14 days after it. Killed? Run the same command again: it goes on from the last
-saved state, with the same result. Several devices: torchrun --nproc-per-node N -m pinnerformer train ...
+saved state, with the same result. Several cores or devices: --processes N; several machines: torchrun ... -m
+pinnerformer train ...
 """
 
 EPILOG = """\
@@ -50,8 +51,10 @@ class TrainRequest:
         held_out: The evaluation during training.
         settings: Of training.
         default_negatives: Whether the flags leave the number of random negatives open: no more than the corpus has.
+        default_temperature: Whether they leave the temperature open: that of `model`, if it has one.
         schedule: When there is an evaluation, when a state is saved, when training ends early.
         device: `cpu` or `cuda`.
+        processes: That train together, on this machine.
         quiet: Without progress display and summary.
     """
 
@@ -65,8 +68,10 @@ class TrainRequest:
     held_out: HeldOut
     settings: TrainingSettings
     default_negatives: bool
+    default_temperature: bool
     schedule: Schedule
     device: str
+    processes: int
     quiet: bool
 
     def settings_for(self, corpus_size: int) -> TrainingSettings:
@@ -97,6 +102,10 @@ def make_parser() -> Parser:
     what.add_argument("--days", type=float, default=default.objective.days, help="K, of all-action (%(default)s)")
     what.add_argument("--positions", type=positive, default=32, help="of a window, dense all-action (%(default)s)")
     what.add_argument("--labels", type=positive, default=32, help="of a window, all-action (%(default)s)")
+    what.add_argument(
+        "--newest-weight", type=float, metavar="SHARE", help="of a user's weight, for the newest position"
+    )
+    what.add_argument("--full-windows", action="store_true", help="no labels whose K days pass the end of training")
     what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="(%(default)s)")
     what.add_argument("--random-negatives", type=positive, metavar="N", help="8192, or the corpus if it is smaller")
     what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most (%(default)s)")
@@ -111,12 +120,16 @@ def make_parser() -> Parser:
     how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
     how.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
     how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
+    how.add_argument("--temperature", type=float, help="to start from (that of --model, or 0.05)")
+    how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks (%(default)s)")
     how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
     how.add_argument("--windows-per-user", type=positive, default=1, help="(%(default)s)")
+    how.add_argument("--window-share", type=float, default=1.0, metavar="SHARE", help="of all windows (%(default)s)")
     how.add_argument("--evaluate-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
     how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall (%(default)s)")
     how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
     how.add_argument("--seed", type=int, default=0, help="of weights and draws (%(default)s)")
+    how.add_argument("--processes", type=positive, default=1, metavar="N", help="that train together (%(default)s)")
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train on (%(default)s)")
     how.add_argument("--precision", choices=("float32", "bfloat16"), help="of the towers (bfloat16 on cuda)")
     parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
@@ -130,11 +143,13 @@ def parse(argv: list[str]) -> TrainRequest:
         UsageError: with the line to show.
     """
     found = make_parser().parse_args(argv)
-    default = Negatives()
+    random_negatives, default = Negatives().random, TrainingSettings()
     try:
         settings = TrainingSettings(
-            objective=Objective(found.objective, found.days, found.positions, found.labels),
-            negatives=Negatives(found.negatives, found.random_negatives or default.random, found.in_batch_limit),
+            objective=Objective(
+                found.objective, found.days, found.positions, found.labels, found.newest_weight, found.full_windows
+            ),
+            negatives=Negatives(found.negatives, found.random_negatives or random_negatives, found.in_batch_limit),
             log_q=not found.no_logq,
             positive_q=found.positive_q,
             exact_counts=found.exact_counts,
@@ -144,6 +159,9 @@ def parse(argv: list[str]) -> TrainRequest:
             weight_decay=found.weight_decay,
             users_per_step=found.users_per_step,
             windows_per_user=found.windows_per_user,
+            window_share=found.window_share,
+            temperature=default.temperature if found.temperature is None else found.temperature,
+            dropout=found.dropout,
             precision=found.precision or ("bfloat16" if found.device == "cuda" else "float32"),
             seed=found.seed,
         )
@@ -160,7 +178,9 @@ def parse(argv: list[str]) -> TrainRequest:
         held_out=HeldOut(found.evaluation_days, found.evaluation_users, found.no_evaluation),
         settings=settings,
         default_negatives=found.random_negatives is None,
+        default_temperature=found.temperature is None,
         schedule=Schedule(found.evaluate_every, found.patience, found.save_every),
         device=found.device,
+        processes=found.processes,
         quiet=found.quiet,
     )

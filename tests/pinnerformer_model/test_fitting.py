@@ -64,3 +64,11 @@ def test_it_stops_early_and_keeps_the_best(timelines):
     )
     assert kept == [2, 4] and fitted.stopped_early and fitted.steps == 10
     assert fitted.best == {"step": 4, "recall": 0.3}
+
+
+def test_a_training_that_ends_early_saves_where_it_ended(timelines):
+    trainer, maker = make(timelines, dataclasses.replace(SETTINGS, steps=100))
+    figures, saved = iter([0.3, 0.2, 0.1]), []
+    schedule = Schedule(evaluate_every=2, patience=2, save_every=200)
+    fitted = fit(trainer, maker, schedule, hooks(evaluate=lambda: next(figures), save=saved.append), {})
+    assert fitted.stopped_early and [(state.step, state.best["step"]) for state in saved] == [(6, 2)]

@@ -182,3 +182,23 @@ def test_q_given_the_user_counts_the_users_own_draws():
     counts.add(torch.tensor([0, 0, 1, 2]))
     got = LogQ(counts, 8, 2, 4)(torch.tensor([0, 1, 3]), torch.tensor([0.5, 0.0, 1.0]))
     torch.testing.assert_close(got, torch.tensor([8 * 0.5 + 0.5 + 0.5, 8 * 0.25 + 0.5, 0.5 + 1.0]).log())
+
+
+@pytest.mark.parametrize("start, wanted", [(0.0101, 0.05), (0.5, 0.05)])
+def test_the_temperature_comes_back_from_its_floor_and_down_from_above(start, wanted):
+    """At 0.0101 it has lost nearly all that it may lose, and the loss wants it to rise."""
+    temperature = Temperature(start)
+    assert float(temperature().detach()) == pytest.approx(start, rel=1e-5)
+    optimiser = torch.optim.Adam(temperature.parameters(), lr=0.05)
+    for _ in range(300):
+        optimiser.zero_grad()
+        (temperature() / wanted).log().square().backward()
+        assert temperature.log.grad != 0
+        optimiser.step()
+    assert float(temperature().detach()) == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.parametrize("initial", [0.01, 0.0, -1.0, float("nan"), 1e9])
+def test_a_temperature_at_the_floor_or_below_is_no_start(initial):
+    with pytest.raises(ValueError, match="the temperature must start above 0.01"):
+        Temperature(initial)

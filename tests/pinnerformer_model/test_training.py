@@ -8,10 +8,11 @@ import torch
 
 from pinnerformer_model.checkpoint import load_model, new_model, save_model
 from pinnerformer_model.config import FEATURES, ModelConfig, ModelError, preset
+from pinnerformer_model.distributed import Group
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.timelines import pad_windows
-from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
+from pinnerformer_model.training import RECENT, BatchMaker, Feed, Trainer, TrainingSettings
 from pinnerformer_model.training_state import TrainingState, load_state, save_state
 from tests.pinnerformer_model.test_timelines import vectors_of
 
@@ -177,3 +178,57 @@ def test_a_dropped_feature_is_dropped_in_training_and_inference(timelines, tmp_p
     assert ModelConfig.from_json(cfg.to_json()) == cfg
     with pytest.raises(ModelError, match="dropped_features must be distinct"):
         config(dropped_features=("colour",))
+
+
+def test_the_temperature_moves_where_the_loss_wants_it_and_does_so_within_a_short_training(timelines):
+    """At the learning rate of everything else, 40 steps of 1e-3 would move it by 4 % at most."""
+    settings = dataclasses.replace(SETTINGS, steps=40, learning_rate=1e-3, temperature=0.02)
+    trainer, maker = make(timelines, settings)
+    before = trainer.temperature().item()
+    for step in range(40):
+        trainer.step(maker.make(step))
+    assert abs(trainer.temperature().item() / before - 1) > 0.06
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dropout_follows_from_the_step_and_leaves_the_generators_alone(timelines, tmp_path, dropout):
+    settings = dataclasses.replace(SETTINGS, dropout=dropout)
+    whole, maker = make(timelines, settings)
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    for step in range(8):
+        whole.step(maker.make(step))
+    assert torch.equal(torch.rand(1), expected)
+    first, maker = make(timelines, settings)
+    for step in range(3):
+        first.step(maker.make(step))
+    second, _ = make(timelines, settings)
+    second.load(first.tensors(), 3)
+    for step in range(3, 8):
+        second.step(maker.make(step))
+    assert equal(second.tensors(), whole.tensors())
+    plain, maker = make(timelines, dataclasses.replace(settings, dropout=0.0))
+    assert (plain.step(maker.make(0))[0] == float(whole.tensors()["losses"][0])) == (dropout == 0)
+
+
+def test_the_loss_shown_is_the_recent_one_and_is_kept(timelines):
+    settings = dataclasses.replace(SETTINGS, steps=RECENT + 20, warmup_steps=1)
+    trainer, maker = make(timelines, settings)
+    assert np.isnan(trainer.recent_loss)
+    losses = [trainer.step(maker.make(step))[0] for step in range(RECENT + 20)]
+    assert trainer.recent_loss == pytest.approx(np.mean(losses[20:]))
+    again, _ = make(timelines, settings)
+    again.load(trainer.tensors(), trainer.step_number)
+    assert again.recent_loss == trainer.recent_loss
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_process_gets_its_share_of_the_tokens(timelines, size):
+    settings = dataclasses.replace(SETTINGS, users_per_step=24)
+    alone = BatchMaker(timelines, vectors_of(PINS), settings, 32)
+    makers = [BatchMaker(timelines, vectors_of(PINS), settings, 32, Group(rank, size)) for rank in range(size)]
+    for step in range(5):
+        tokens = [maker.make(step).tokens for maker in makers]
+        assert sum(tokens) == alone.make(step).tokens
+        assert max(tokens) - min(tokens) <= 32  # a window at most

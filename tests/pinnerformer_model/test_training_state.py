@@ -1,8 +1,11 @@
 """A training's state on disk: whole or not at all, and of the same settings."""
 
+import json
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pinnerformer_model.config import ModelError
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
@@ -29,3 +32,21 @@ def test_killed_while_it_writes_the_old_state_stays(timelines, tmp_path, monkeyp
 def test_changed_settings_are_named():
     before, now = {"a": {"b": 1, "c": [2]}, "d": 3}, {"a": {"b": 5, "c": [2]}, "e": 3}
     assert changed_settings(before, now) == ["a.b: 1 before, 5 now", "d: 3 before, None now", "e: None before, 3 now"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"state": json.dumps({"step": 3, "settings": {}, "best": None})},  # as it was before there were versions
+        {"state": json.dumps({"version": 1, "step": 3})},
+        {"state": json.dumps({"version": 2, "step": 3})},  # a key is missing
+        {"state": "[]"},
+        {"state": "{"},
+        {},
+        None,
+    ],
+)
+def test_a_state_of_another_version_or_none_at_all_is_refused_by_name(tmp_path, header):
+    save_file({"weight": torch.zeros(2)}, f"{tmp_path}/state.safetensors", header)
+    with pytest.raises(ModelError, match=r"state\.safetensors: (a training state of another version|no readable)"):
+        load_state(str(tmp_path))
