@@ -11,10 +11,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pinnerformer_model.baselines import popularity
-from pinnerformer_model.checkpoint import load_config, load_model, model_digest, new_model
+from pinnerformer_model.checkpoint import (
+    load_config,
+    load_model,
+    load_temperature,
+    model_digest,
+    new_model,
+    save_model,
+)
 from pinnerformer_model.config import preset
 from pinnerformer_model.evaluation import moments_of
 from pinnerformer_model.fitting import Hooks, Schedule, fit
@@ -104,7 +111,20 @@ def by_hand(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
     return run_together([code] * 2, *command, envs=[{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
 
 
-@pytest.mark.parametrize("launch", [by_hand, pytest.param(by_torchrun, marks=pytest.mark.slow)])
+def by_flag(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    launch = [sys.executable, "-m", "pipelines.cli", *command, "--processes=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return [subprocess.run(launch, env=environment, capture_output=True, text=True)]
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        by_hand,
+        pytest.param(by_torchrun, marks=pytest.mark.slow),
+        pytest.param(by_flag, marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
     flags = ["--steps=6", "--evaluate-every=3", "--negatives=mixed", "--in-batch-limit=40"]
     assert train(timelines, tmp_path / "one", *flags) == 0
@@ -224,3 +244,82 @@ def test_it_learns_and_the_test_of_learning_can_fail(timelines):
     assert trained > 2 * popular > 0
     assert trained > 1.5 * fresh
     assert shuffled < 0.6 * trained
+
+
+def test_several_processes_say_what_is_wrong_once(timelines, tmp_path):
+    [done] = by_flag(["train", f"--timelines={timelines}", f"--out={tmp_path}/m", *FLAGS, f"--until={START}"])
+    assert done.returncode == 1 and done.stderr.count("nothing to evaluate: no user") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_temperature_is_kept_and_gone_on_with(timelines, tmp_path, capsys):
+    flags = ["--steps=3", "--no-evaluation"]
+    assert train(timelines, tmp_path / "a", *flags, "--temperature=0.2") == 0
+    kept = load_temperature(f"{tmp_path}/a")
+    assert kept == pytest.approx(0.2, rel=0.1) and kept != 0.2
+    on = [f for f in FLAGS if "preset" not in f] + [f"--timelines={timelines}", f"--model={tmp_path}/a", *flags]
+    assert main(["train", *on, f"--out={tmp_path}/b"]) == 0
+    assert load_state(f"{tmp_path}/b-training").settings["training"]["temperature"] == kept
+    assert main(["train", *on, f"--out={tmp_path}/c", "--temperature=0.3"]) == 0
+    assert load_state(f"{tmp_path}/c-training").settings["training"]["temperature"] == 0.3
+    # A model of before has none: it loads as it did, and training starts where it starts by default.
+    loaded = load_model(f"{tmp_path}/a")
+    save_model(f"{tmp_path}/old", loaded.config, loaded.user_tower, loaded.pin_tower)
+    assert load_temperature(f"{tmp_path}/old") is None
+    on[-3] = f"--model={tmp_path}/old"
+    assert main(["train", *on, f"--out={tmp_path}/d"]) == 0
+    assert load_state(f"{tmp_path}/d-training").settings["training"]["temperature"] == 0.05
+    for name, value in loaded.user_tower.state_dict().items():
+        assert torch.equal(load_model(f"{tmp_path}/old").user_tower.state_dict()[name], value)
+    save_file(weights(tmp_path / "a"), f"{tmp_path}/a/model.safetensors", {"temperature": "hot"})
+    capsys.readouterr()
+    assert main(["train", *on[:-3], f"--model={tmp_path}/a", *flags, f"--out={tmp_path}/e"]) == 1
+    assert "model.safetensors: temperature in its header" in capsys.readouterr().err
+
+
+def test_killed_before_the_first_saved_state_it_begins_again(timelines, tmp_path, monkeypatch):
+    """With a model kept already, which alone would be refused as another training's."""
+    flags = ["--steps=6", "--evaluate-every=2", "--save-every=200"]
+    assert train(timelines, tmp_path / "whole", *flags) == 0
+    real = Trainer.step
+
+    def step(self, batch):
+        if self.step_number == 3:
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    assert train(timelines, tmp_path / "m", *flags) == 1
+    assert os.path.exists(tmp_path / "m" / "config.json")
+    monkeypatch.setattr(Trainer, "step", real)
+    assert train(timelines, tmp_path / "m", *flags) == 0
+    assert model_digest(f"{tmp_path}/m") == model_digest(f"{tmp_path}/whole")
+
+
+def test_the_flags_of_windows_and_weights_reach_the_training(timelines, tmp_path, capsys):
+    asked = ["--newest-weight=0.5", "--full-windows", "--window-share=0.5", "--dropout=0.1", "--days=14"]
+    assert train(timelines, tmp_path / "m", "--steps=2", "--no-evaluation", *asked) == 0
+    found = load_state(f"{tmp_path}/m-training").settings["training"]
+    assert found["objective"]["newest_weight"] == 0.5 and found["objective"]["full_windows"] is True
+    assert (found["window_share"], found["dropout"]) == (0.5, 0.1)
+    for wrong in ("--dropout=1", "--window-share=0", "--temperature=0.01", "--newest-weight=2"):
+        capsys.readouterr()
+        assert train(timelines, tmp_path / "n", "--steps=2", wrong) == 2
+        assert wrong.split("=")[0].strip("-").replace("-", "_") in capsys.readouterr().err
+
+
+def test_a_state_of_an_older_version_is_refused_by_name(timelines, tmp_path, capsys):
+    flags = ["--steps=2", "--no-evaluation"]
+    assert train(timelines, tmp_path / "m", *flags) == 0
+    path = f"{tmp_path}/m-training/state.safetensors"
+    state = load_state(f"{tmp_path}/m-training")
+    told = {"step": 1, "settings": state.settings, "best": None}
+    save_file(state.tensors, path, {"state": json.dumps(told)})
+    capsys.readouterr()
+    assert train(timelines, tmp_path / "m", *flags) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: a training state of another version" in said and "name another --state" in said
+    tensors = {name: value for name, value in state.tensors.items() if name != "temperature.log"}
+    save_file(tensors, path, {"state": json.dumps({**told, "version": 2})})
+    assert train(timelines, tmp_path / "m", *flags) == 1
+    assert "the state there does not fit the model" in capsys.readouterr().err
