@@ -109,10 +109,8 @@ def save_model(
     tensors = _tensors(user_tower, pin_tower)
     config = dataclasses.replace(config, tower_marks=mark_towers(tensors.items()) if config.until else {})
     try:
-        save_file(tensors, os.path.join(temporary, WEIGHTS))
-
         header = None if temperature is None else {TEMPERATURE: repr(temperature)}
-        save_file(_tensors(user_tower, pin_tower), os.path.join(temporary, WEIGHTS), header)
+        save_file(tensors, os.path.join(temporary, WEIGHTS), header)
         with open(os.path.join(temporary, CONFIG), "w") as file:
             file.write(config.to_json())
         for name in (CONFIG, WEIGHTS):
