@@ -35,6 +35,7 @@ class Baseline:
         measure: (evaluation, setting, frequency, with diversity) -> its figures.
         frequencies: At which it is measured; empty: at every one asked for.
         missing: -> what must be installed for it; None where nothing must.
+        once: Whether it has one row, and none for what the other kind of recall would choose.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Baseline:
     measure: Callable[[Evaluation, Any, str, bool], Figures]
     frequencies: tuple[str, ...] = ("once",)
     missing: Callable[[], str | None] = lambda: None
+    once: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +212,9 @@ BASELINES: tuple[Baseline, ...] = (
     ),
     Baseline(
         "ease",
-        lambda e: [Learned(kind, "once", None, (penalty,)) for kind in kinds_of(e) for penalty in (100.0, 1000.0)],
+        lambda e: [
+            Learned(kind, "once", None, (penalty,)) for kind in kinds_of(e) for penalty in (100.0, 1000.0, 10_000.0)
+        ],
         title_ease,
         folded("ease", learn_ease),
     ),
@@ -242,10 +246,12 @@ BASELINES: tuple[Baseline, ...] = (
             lambda evaluation, threshold, _, diversity, count=count: evaluation.pinnersage(  # type: ignore[misc]
                 evaluation.clusters(threshold), count, diversity
             ),
+            once=True,
         )
         for count in (5, 20)
     ),
 )
+ORACLES = ("pinnersage_5", "pinnersage_20")  # which know what is asked, and are no baselines to be beaten
 NAMES = tuple(baseline.name for baseline in BASELINES)
 
 
@@ -299,15 +305,15 @@ def baseline_rows(
         say: Told what is measured.
     """
     rows = []
-    other = CHOOSE_BY[1 - CHOOSE_BY.index(choose_by)]
+    kinds = (choose_by, *(kind for kind in CHOOSE_BY if kind != choose_by))
     for baseline in BASELINES:
         if baseline.name not in names or baseline.missing():
             continue
         say(baseline.name)
         chosen = choose_settings(baseline, choosing)
-        agree = chosen[choose_by] == chosen[other]
-        for by in (choose_by,) if agree else (choose_by, other):
-            title = baseline.title(chosen[by], reporting[0]) + ("" if agree else f" (by {by})")
+        agree = chosen["new"] == chosen["all"]
+        for by in kinds[:1] if agree or baseline.once else kinds:
+            title = baseline.title(chosen[by], reporting[0]) + ("" if agree or baseline.once else f" (by {by})")
             for frequency in baseline.frequencies or frequencies:
                 made = "-" if baseline.name == "popularity" else frequency
                 figures = measure_baseline(baseline, chosen[by], reporting, frequency)

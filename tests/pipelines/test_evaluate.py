@@ -10,6 +10,7 @@ from pipelines.cli import main
 from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.synthetic.world import interests_on, spread_ids
 from tests.worlds import write_model
+from transforms.baselines import NAMES
 from transforms.training_data import load_training_data
 
 CUT_MS = 20_634 * 86_400_000  # 2026-06-30
@@ -40,7 +41,7 @@ def test_the_table_holds_models_baselines_and_the_ceiling(world, capsys):
     found = json.loads(evaluate(world, capsys, *flags, f"--oracle={world}/world", "--json")[0])
     by_name = {(row["name"], row["made"]): row for row in found["rows"]}
     names = {name for name, _ in by_name}
-    assert found["window"] == "2026-06-30 to 2026-07-13" and len(found["rows"]) == 3 + 1 + 3 + 2 + 1
+    assert found["window"] == "2026-06-30 to 2026-07-13" and found["reference"] == f"{world}/model"
     oracle = by_name["oracle of the generator", "once"]["recall"][0]
     (popularity,) = (row["recall"][0] for (name, _), row in by_name.items() if name.startswith("popularity"))
     mean = max(row["recall"][0] for (name, _), row in by_name.items() if name.startswith("mean"))
@@ -50,7 +51,10 @@ def test_the_table_holds_models_baselines_and_the_ceiling(world, capsys):
     for row in found["rows"]:
         share = row["positives_new"] / row["positives"]
         assert 0 < share < 1 and 0 <= row["recall"][0] <= 1
-    assert len(names) == 6
+    kinds = {row["kind"] for row in found["rows"]}
+    assert kinds == {f"{world}/model", "untrained", "oracle", *NAMES} and len(found["rows"]) >= 3 + 3 + 3 + 3 + 8 + 1
+    (own_start,) = (name for name in names if "untrained" in name)
+    assert own_start.endswith("since its own is not known") and "not known" in found[f"seen by {world}/model"]
 
     table, _ = evaluate(world, capsys, *flags, "--frequency=once", "--corpus=popular", "--corpus-size=300")
     assert (
