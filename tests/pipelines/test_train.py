@@ -25,7 +25,7 @@ from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import load_state
 from pipelines.cli import main
 from pipelines.training import train as train_command
-from pipelines.training.train import Evaluation
+from pipelines.training.choosing import Evaluation
 from tests.redis_server import free_port
 from tests.warm import run_together
 from transforms.training_data import TrainingData, load_training_data
