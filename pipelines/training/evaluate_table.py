@@ -42,18 +42,8 @@ def print_rows(rows: list[Row], k: int, facts: list[str]) -> None:
     reference = reference_of(rows)
     table = Table(box=box.SIMPLE)
     table.add_column("", overflow="fold", min_width=24)
-    names = (
-        "made",
-        f"recall@{k} new",
-        "behind",
-        f"recall@{k} all",
-        "behind",
-        "again",
-        "entropy@50",
-        "P90@10",
-        "overlap",
-    )
-    for name in (*names, "|mean|"):
+    recalls = (f"recall@{k}\nnew", "\nbehind", f"recall@{k}\nall", "\nbehind", "\nagain")
+    for name in ("made", *recalls, "entropy\n@50", "P90\n@10", "over-\nlap", "mean\nlength"):
         table.add_column(name, justify="left" if name == "made" else "right")
     for row in rows:
         figures, behind = row.figures, differences(row, reference[row.made])
@@ -71,7 +61,7 @@ def print_rows(rows: list[Row], k: int, facts: list[str]) -> None:
     if ceiling and ceiling.coverage_ceiling:
         lines.append(
             f"P90@10: {ceiling.users:,} users allow {ceiling.coverage_ceiling:.4f} at most; overlap: of the ten best "
-            "of two users, the share that both are answered; |mean|: 1 if all users have one vector"
+            "of two users, the share that both are answered; mean length: 1 if all users have one vector"
         )
     for line in [*lines, *facts]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -81,7 +71,8 @@ def shown(value: float | None, error: float | None = None) -> str:
     """A figure, with its error where there is one."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{value:.4f}" if error is None or math.isnan(error) else f"{value:.4f} ± {error:.4f}"
+    told = "" if error is None or math.isnan(error) else f"±{error:.4f}".replace("0.", ".")
+    return f"{value:.4f}{told}"
 
 
 def as_json(rows: list[Row], facts: dict[str, str]) -> dict[str, Any]:
