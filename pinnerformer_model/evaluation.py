@@ -15,6 +15,8 @@ from pinnerformer_model.user_errors import USER_IDS, difference, pool, ratio
 from pinnerformer_model.user_tower import UserTower
 
 FREQUENCIES = ("once", "daily", "realtime")
+FIGURE_OF = {"new": "recall_new", "all": "recall"}  # what a choice may be made by -> the field of `Figures`
+CHOOSE_BY = tuple(FIGURE_OF)
 _QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
 
 

@@ -34,10 +34,8 @@ from pinnerformer_model.pinnersage import (
 from pinnerformer_model.ranking import Scorer, choose_corpus, constant_scorer, round_robin, top_k, vector_scorer
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.user_tower import UserTower
-from stores.ids import splitmix64, uniform_of
+from transforms.halves import are_choosers
 
-HALVES = ("choice", "report", "both")
-_HALF_SALT = 77
 POPULARITY_DAYS = (7, 28, None)
 KMEANS_TOPICS = 350  # as many as the paper has
 
@@ -200,15 +198,6 @@ class Evaluation:
             return served_lists(clusters, self.unit, moments, self.in_corpus, k)
 
         return measure_diversity(figures, best, self.in_corpus, self.topic) if diversity else figures
-
-
-def are_choosers(user_ids: np.ndarray) -> np.ndarray:
-    """bool [N]: which evaluation users choose settings and checkpoints; figures are of the others.
-
-    Hashed once more than the split of training and evaluation users is: with one of its salts, the half would be those
-    very users, or none of them.
-    """
-    return uniform_of(splitmix64(user_ids).view(np.int64), _HALF_SALT) < 0.5
 
 
 def make_evaluation(

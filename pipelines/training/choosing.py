@@ -10,7 +10,7 @@ import numpy as np
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import midnight_ms
-from pinnerformer_model.evaluation import Moments, find_hits, measure, moments_of
+from pinnerformer_model.evaluation import FIGURE_OF, Moments, find_hits, measure, moments_of
 from pinnerformer_model.fitting import Hooks
 from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.pin_tower import PinTower
@@ -21,8 +21,7 @@ from pinnerformer_model.training_state import TrainingState
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.train_request import TrainRequest
 from stores.errors import InputError
-from transforms.baselines import FIGURE_OF
-from transforms.evaluation import are_choosers
+from transforms.halves import are_choosers
 from transforms.training_data import TrainingData
 
 CORPUS = 1_000_000  # pins that a positive competes with in the evaluation, as in the paper

@@ -4,11 +4,11 @@ import dataclasses
 import datetime
 import itertools
 
-from pinnerformer_model.evaluation import FREQUENCIES
+from pinnerformer_model.evaluation import CHOOSE_BY, FREQUENCIES
 from pipelines.arguments import Parser, add_json, date, positive
 from stores.errors import UsageError
-from transforms.baselines import CHOOSE_BY, NAMES
-from transforms.evaluation import HALVES
+from transforms.baselines import NAMES
+from transforms.halves import HALVES
 
 UNTRAINED = "untrained"
 

@@ -28,7 +28,7 @@ from pipelines.training import train as train_command
 from pipelines.training.choosing import Evaluation
 from tests.redis_server import free_port
 from tests.warm import run_together
-from transforms.evaluation import are_choosers
+from transforms.halves import are_choosers
 from transforms.training_data import TrainingData, load_training_data
 
 FLAGS = [

@@ -19,7 +19,8 @@ from transforms.baselines import (
     measure_baseline,
     training_counts,
 )
-from transforms.evaluation import Evaluation, are_choosers, make_evaluation
+from transforms.evaluation import Evaluation, make_evaluation
+from transforms.halves import are_choosers
 
 CUT = 20_000 * DAY_MS
 PINS, GROUPS = 120, 6
