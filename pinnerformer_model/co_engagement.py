@@ -15,6 +15,7 @@ import torch
 from pinnerformer_model.ranking import Scorer
 
 EASE_ITEMS = 15_000  # its matrix is items x items: 900 MB, and a minute to invert
+USERS_AT_ONCE = 1 << 24  # numbers, 64 MB: likenesses of queries and training users
 UNKNOWN = -1e30  # the score of a pin that a baseline knows nothing of; finite, so that such pins tie
 
 Fold = Callable[[sparse.csr_array], Scorer]  # histories of the users asked [Q, P] -> how they score every pin
@@ -45,8 +46,13 @@ def item_cosine(training: sparse.csr_array, own: bool) -> Fold:
         known = history @ sparse.diags_array((norm > 0).astype(np.float32))
 
         def score(rows: np.ndarray) -> torch.Tensor:
-            users = (history[rows] @ across).toarray()  # [B, U]
-            scores = np.ascontiguousarray((across @ users.T).T)
+            scores = np.empty((len(rows), history.shape[1]), np.float32)
+            # A block of queries is sized by pins; there may be many more training users than that.
+            size = max(1, USERS_AT_ONCE // max(1, normed.shape[0]))
+            for start in range(0, len(rows), size):
+                piece = rows[start : start + size]
+                users = (history[piece] @ across).toarray()  # [B, U]
+                scores[start : start + size] = (across @ users.T).T
             return torch.from_numpy(scores if own else scores - known[rows].toarray())
 
         return score

@@ -220,7 +220,7 @@ BASELINES: tuple[Baseline, ...] = (
         lambda e: [
             Learned(kind, "log", None, (float(factors), regularization, alpha))
             for kind in kinds_of(e)
-            for factors in (32, 128)
+            for factors in (32, 64, 128)
             for regularization, alpha in ((0.01, 1.0), (1.0, 10.0))
         ],
         title_als,

@@ -233,7 +233,6 @@ def describe(
 ) -> dict[str, str]:
     """What the figures are of."""
     days = [day_of(half.cut_ms) for half in halves]
-    moments = [half.moments("once") for half in halves]
     popular = pool_figures([half.popularity(None, diversity=False) for half in halves])
     missing = missing_baselines(tuple(name for name in request.baselines if name != UNTRAINED))
     return {
@@ -243,12 +242,12 @@ def describe(
         "positives": f"{popular.positives:,}, {popular.positives_new:,} of them new to the user",
         "corpus": f"{int(halves[0].in_corpus.sum()):,} pins, {request.corpus}",
         "topics": topics,
-        "error": what_users_allow(popular, sum(map(len, moments))),
+        "error": what_users_allow(popular, request.k),
         **{f"left out: {name}": why for name, why in missing.items()},
     }
 
 
-def what_users_allow(popular: Figures, queries: int) -> str:
+def what_users_allow(popular: Figures, k: int) -> str:
     """How well so many users tell recall, from the figures of popularity on them: known before any model is asked."""
     told = []
     few = popular.users < 2
@@ -256,7 +255,7 @@ def what_users_allow(popular: Figures, queries: int) -> str:
         value, error = getattr(popular, name)[0], popular.errors[name]
         told.append(f"{error:.4f} of {what}" if error == error else f"nothing of {what}")
         few |= not error < 0.2 * value
-    text = f"{popular.users:,} users tell the recall@10 of a row to about ±{', ±'.join(told)} (popularity's error)"
+    text = f"{popular.users:,} users tell the recall@{k} of a row to about ±{', ±'.join(told)} (popularity's error)"
     if few:
         text += "; that is little: pool windows with --cuts, or hold out more users with --evaluation-share"
     return text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 
+from pinnerformer_model import co_engagement
 from pinnerformer_model.co_engagement import UNKNOWN, als, ease, item_cosine, most_engaged, weigh
 
 PINS = 40
@@ -18,7 +19,8 @@ def some(users: int, seed: int) -> sparse.csr_array:
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_item_cosine_is_the_matrix_of_all_pairs(own):
+def test_item_cosine_is_the_matrix_of_all_pairs(own, monkeypatch):
+    monkeypatch.setattr(co_engagement, "USERS_AT_ONCE", 120)  # two queries at a time
     training, history = weigh(some(60, 0), "log"), weigh(some(9, 1), "log")
     x, norm = training.toarray(), np.linalg.norm(training.toarray(), axis=0)
     cosine = x.T @ x / np.maximum(np.outer(norm, norm), 1e-12)

@@ -275,7 +275,9 @@ def test_a_training_killed_after_its_start_was_kept_goes_on(timelines, tmp_path,
 
 def test_a_model_says_where_it_comes_from(timelines, tmp_path, capsys):
     flags = ["--steps=2", "--evaluate-every=2", "--seed=3", "--keep-last"]
-    assert train(timelines, tmp_path / "a", *flags, "--objective=sasrec") == 0
+    more = [flag for flag in FLAGS if "quiet" not in flag]
+    assert main(["train", f"--timelines={timelines}", f"--out={tmp_path}/a", *more, *flags, "--objective=sasrec"]) == 0
+    assert "the start has recall@10" in capsys.readouterr().err  # and how well the users tell it, before it begins
     known = load_config(f"{tmp_path}/a").provenance
     assert known["timelines"] == load_training_data(timelines, "train").digest
     assert known["objective"]["name"] == "sasrec" and (known["steps"], known["seed"], known["start"]) == (
