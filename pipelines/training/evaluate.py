@@ -175,7 +175,9 @@ def untrained_rows(
         known = model.config.provenance
         own = known.get("start") == "initial" and isinstance(known.get("seed"), int)
         seed = known["seed"] if own else 0
-        config = dataclasses.replace(model.config, until="", split_salt=None, evaluation_share=0.0, provenance={})
+        config = dataclasses.replace(
+            model.config, until="", split_salt=None, evaluation_share=0.0, tower_marks={}, provenance={}
+        )
         if (config.to_json(), seed) in made:
             continue
         made.add((config.to_json(), seed))
