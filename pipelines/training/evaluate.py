@@ -21,7 +21,7 @@ from pinnerformer_model.user_tower import UserTower
 from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, parse
 from pipelines.training.evaluate_table import as_json, print_rows
-from pipelines.training.seen import check_unseen
+from pipelines.training.seen import check_unseen, check_vectors
 from stores.errors import InputError, UsageError
 from stores.pin_topics import read_topics
 from transforms.baselines import Row, baseline_rows, missing_baselines
@@ -214,12 +214,12 @@ def main(argv: list[str]) -> int:
     halves = [evaluation.half(request.half) for evaluation in evaluations]
     if not any(len(half.moments("once").targets) for half in halves):
         raise InputError(f"--half {request.half}: no positives of these users in the window; try --half both")
+    vectors = check_vectors(request.timelines, data.description, evaluations, request.allow_seen)
     models = [(folder, open_model(folder, data)) for folder in request.models]
     seen = {
-        folder: check_unseen(folder, model.config, data.description, halves, request.half, request.allow_seen)
-        for folder, model in models
+        folder: check_unseen(folder, model.config, halves, request.half, request.allow_seen) for folder, model in models
     }
-    facts = describe(request, halves, topics, seen)
+    facts = {**describe(request, halves, topics, seen), "vectors": vectors}
     say = functools.partial(print, file=sys.stderr, flush=True) if not request.as_json else lambda what: None
     say(facts["error"])  # before the slow part: whether it is worth waiting for
     rows = measure(request, evaluations, halves, models, data, say)

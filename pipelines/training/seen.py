@@ -16,7 +16,6 @@ from transforms.evaluation import Evaluation
 def check_unseen(
     folder: str,
     config: ModelConfig,
-    description: dict[str, Any],
     halves: Sequence[Evaluation],
     half: str,
     allow: bool,
@@ -25,7 +24,6 @@ def check_unseen(
 
     Args:
         folder: Of the model, for messages.
-        description: `timelines.json`.
         halves: What is measured, one a cut.
         half: Which users they are: `choice`, `report` or `both`.
         allow: Say it only.
@@ -37,7 +35,7 @@ def check_unseen(
         InputError: it saw users or a window, and `allow` is not set; says how many, and what to do.
     """
     first = day_of(min(evaluation.cut_ms for evaluation in halves))
-    wrong = [late] if (late := late_vectors(config, description, first)) else []
+    wrong = [late] if (late := late_vectors(config, first)) else []
     if not config.until:
         told = "not known: its config.json does not say what it was trained on, or whether it was"
     else:
@@ -51,6 +49,33 @@ def check_unseen(
             "it was trained with, or --allow-seen to measure it nevertheless"
         )
     return f"{'; '.join(wrong)} (--allow-seen): its figures flatter"
+
+
+def check_vectors(folder: str, description: dict[str, Any], evaluations: Sequence[Evaluation], allow: bool) -> str:
+    """What the item vectors of the timelines know of the windows: baselines are made of them too.
+
+    Args:
+        folder: Of the timelines, for messages.
+
+    Returns:
+        One sentence.
+
+    Raises:
+        InputError: they know what lies in a window, and `allow` is not set.
+    """
+    until = description.get("vectors_until")
+    if until is None:
+        return "what the item vectors know is not known: their version.json says no `until`"
+    first = day_of(min(evaluation.cut_ms for evaluation in evaluations))
+    if datetime.date.fromisoformat(until) <= first:
+        return f"the item vectors know what was before {until}"
+    wrong = f"the item vectors know what was before {until}, and the first window begins on {first}"
+    if not allow:
+        raise InputError(
+            f"--timelines {folder}: {wrong}; give a later --cut, item vectors of before it, or --allow-seen to measure "
+            "nevertheless"
+        )
+    return f"{wrong} (--allow-seen): what is made of them flatters"
 
 
 def seen_by_training(config: ModelConfig, halves: Sequence[Evaluation], first: datetime.date) -> list[str]:
@@ -71,10 +96,9 @@ def seen_by_training(config: ModelConfig, halves: Sequence[Evaluation], first: d
     return wrong
 
 
-def late_vectors(config: ModelConfig, description: dict[str, Any], first: datetime.date) -> str | None:
-    """Whether item vectors know what lies in a window, where they say what they know."""
-    days = [config.provenance.get("vectors_until"), description.get("vectors_until")]
-    latest = max((day for day in days if day), default=None)
+def late_vectors(config: ModelConfig, first: datetime.date) -> str | None:
+    """Whether the item vectors of a training know what lies in a window, where they said what they know."""
+    latest = config.provenance.get("vectors_until")
     if latest is None or datetime.date.fromisoformat(latest) <= first:
         return None
     return f"its item vectors know what was before {latest}, and the first window begins on {first}"

@@ -162,6 +162,17 @@ def test_a_model_that_saw_what_it_is_asked_is_refused_by_name(world, capsys):
     assert "before 2026-07-01, and the first window begins on 2026-06-30" in told(code=1, until="2026-07-01")
     assert "item vectors know" in told(code=1, provenance={"vectors_until": "2026-07-02"})
     assert "flatter" in told("--allow-seen", until="2026-07-01")
+    # Baselines are made of the vectors too: those of the timelines are refused without a model.
+    shutil.copytree(f"{world}/timelines", f"{world}/late", dirs_exist_ok=True)
+    with open(f"{world}/timelines/timelines.json") as file:
+        described = json.load(file)
+    for until, code in (("2026-06-30", 0), ("2026-07-01", 1)):
+        with open(f"{world}/late/timelines.json", "w") as file:
+            json.dump({**described, "vectors_until": until}, file)
+        late = [f"--timelines={world}/late", "--baseline=popularity", "--json"]
+        out, err = evaluate(world, capsys, *late, code=code)
+        assert f"the item vectors know what was before {until}" in (err if code else json.loads(out)["vectors"])
+    assert "flatters" in json.loads(evaluate(world, capsys, *late, "--allow-seen")[0])["vectors"]
     # Of several windows, the first one counts.
     assert "begins on 2026-06-14" in told("--cuts", "2026-06-30", "2026-06-14", code=1)
 
