@@ -152,6 +152,20 @@ def measure_start(
     return {"step": 0, "recall": figure}
 
 
+def with_provenance(
+    config: ModelConfig, request: TrainRequest, data: TrainingData, origin: str, until: datetime.date
+) -> ModelConfig:
+    """The config of a model that says what its training saw, and where its weights come from.
+
+    Args:
+        origin: Digest of the model that training starts from; of no meaning for new weights.
+        until: Training sees what was before.
+    """
+    described = data.description
+    known = provenance_of(request, data, origin)
+    return config.trained(until, described.get("split_salt"), described.get("evaluation_share", 0.0), known)
+
+
 def provenance_of(request: TrainRequest, data: TrainingData, origin: str) -> dict[str, Any]:
     """What `config.json` says of where the weights come from, beside the fields of `ModelConfig.trained`."""
     chooses = not request.held_out.skip and not request.keep_last

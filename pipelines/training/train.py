@@ -24,7 +24,7 @@ from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
-from pipelines.training.choosing import make_evaluation, measure_start, provenance_of
+from pipelines.training.choosing import make_evaluation, measure_start, with_provenance
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
 from transforms.training_data import TrainingData, load_training_data
@@ -163,9 +163,7 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     config, user_tower, pin_tower, origin = choose_model(request, data)
     settings = request.settings_for(len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
-    described = data.description
-    known = provenance_of(request, data, origin)
-    config = config.trained(until, described.get("split_salt"), described.get("evaluation_share", 0.0), known)
+    config = with_provenance(config, request, data, origin, until)
     # Before the slow parts: a state of other settings is refused in a second, not after the evaluation was prepared.
     state = open_state(request, identity)
     evaluation = make_evaluation(request, held_out, config, until, device)
@@ -185,9 +183,8 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
 
     def keep() -> None:
         if first:
-            known = {**config.provenance, "steps": trainer.step_number}
-            kept = dataclasses.replace(config, provenance=known)
-            save_model(request.out, kept, user_tower, pin_tower, overwrite=True)
+            done = dataclasses.replace(config, provenance={**config.provenance, "steps": trainer.step_number})
+            save_model(request.out, done, user_tower, pin_tower, overwrite=True)
 
     def on_step(step: int, loss: float, norm: float) -> None:
         if display:
