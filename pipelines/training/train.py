@@ -169,9 +169,9 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     evaluation = make_evaluation(request, held_out, config, until, device)
     maker = make_batches(data, settings, config, until, group)
     trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
+    best = state.best if state else None
     if state is not None:
         trainer.load(state.tensors, state.step)
-
     first = group.rank == 0
     display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
 
@@ -197,13 +197,11 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
         on_step=on_step,
         on_evaluation=lambda step, figure: display.on_evaluation(step, figure) if display else None,
     )
-    best = state.best if state else None
     try:
         if evaluation and best is None and trainer.step_number == 0:
             best = measure_start(trainer, evaluation, figures, hooks, identity, say=first and not request.quiet)
         fitted = fit(trainer, maker, request.schedule, hooks, identity, best)
-        if request.keep_last:
-            keep()
+        keep() if request.keep_last else None
         return fitted
     except DivergedError as error:
         kept = os.path.join(request.out, CONFIG)
