@@ -248,7 +248,9 @@ def main() -> int:
         make_inputs(folder, users, users, 0, pins, buckets)
         write_logs(folder, users, days, arguments.active_share, pins)
         with open(f"{folder}/gates", "w") as file:  # vectors are random: answers change, recall is about 0.95
-            file.write("max_coverage_fall: 1000000\nmin_coverage_pins: 0\nmin_recall_at_10: 0.9\n")
+            file.write(
+                "max_coverage_fall: 1000000\nmin_coverage_pins: 0\nmin_coverage_share: 0\nmin_recall_at_10: 0.9\n"
+            )
         if arguments.memory_days:
             measure_memory(folder, arguments.memory_days, arguments.days_per_pass, beam_flags)
             return 0

@@ -4,7 +4,8 @@
 the same vectors; everybody's settings are chosen on one half of the held-out users, and the figure is of the other:
 recall@10 among products that the household had never bought. ALS is that of `implicit`, held-out users folded in;
 SASRec that of `rectools`, with and without the vectors; both in an environment that is made under CACHE (downloads a
-few hundred MB once). Five seeds: mean and standard deviation.
+few hundred MB once). Five seeds: their mean; ± is the standard error over households, then the deviation over seeds.
+"ahead" is how far the last row is ahead of another, paired by household.
 """
 
 import argparse
@@ -27,16 +28,18 @@ from examples.completejourney.import_receipts import import_receipts
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import DAY_MS
-from pinnerformer_model.evaluation import Moments
+from pinnerformer_model.evaluation import Figures, Moments
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
-from pinnerformer_model.ranking import Pairs, recall
+from pinnerformer_model.ranking import Pairs
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training import BatchMaker, Feed, Trainer, TrainingSettings
+from pinnerformer_model.user_errors import USER_IDS, difference, ratio
 from pipelines.cli import main as pinnerformer
 from pipelines.training.evaluate import load_evaluation
 from stores.files import replace_atomically
-from transforms.evaluation import MEAN_WINDOWS, POPULARITY_DAYS, Evaluation
+from transforms.baselines import baseline_rows
+from transforms.evaluation import Evaluation
 from transforms.training_data import TrainingData
 
 CUT = datetime.date(2017, 11, 1)
@@ -131,26 +134,43 @@ def write_input(evaluation: Evaluation, data: TrainingData, path: str) -> None:
         np.savez(file, asked=asked, **columns)
 
 
-def recall_of_lists(ranked: np.ndarray, asked: np.ndarray, evaluation: Evaluation, k: int = 10) -> float:
-    """Recall@k of new items, a positive, from ranked lists of items that the user does not have."""
+Sums = dict[str, np.ndarray]  # `user_ids`, and the hits and targets among new items of each
+
+
+def sums_of(figures: Figures) -> Sums:
+    return {name: figures.by_user[name] for name in (USER_IDS, "hits_new", "targets_new")}
+
+
+def recall_of(sums: Sums) -> tuple[float, float]:
+    """Recall@k of new items, a positive, and its standard error over households."""
+    return ratio(sums["hits_new"], sums["targets_new"])
+
+
+def hits_of_lists(ranked: np.ndarray, asked: np.ndarray, evaluation: Evaluation, k: int = 10) -> Sums:
+    """Hits of new items from ranked lists of items that the user does not have."""
     moments = evaluation.moments("once")
     fresh = new_targets(moments)
-    lists = ranked[np.searchsorted(asked, evaluation.timelines.user_ids[moments.user])]  # [Q, n]
+    ids = evaluation.timelines.user_ids[moments.user]
+    lists = ranked[np.searchsorted(asked, ids)]  # [Q, n]
     base = int(max(lists.max(), fresh.row.max())) + 1
     key = np.where(lists >= 0, np.arange(len(lists))[:, None] * base + lists, -1)
     own = np.isin(key, fresh.query * base + fresh.row)
     before = np.cumsum(~own, axis=1)  # others up to a place: a target with fewer than k of them is a hit
     hit = key[own & (before < k)]
     hits = np.isin(fresh.query * base + fresh.row, hit).astype(np.float64)
-    return recall(hits, fresh.query)[0]
+    counted = {
+        "hits_new": np.bincount(fresh.query, hits, len(ids)),
+        "targets_new": np.bincount(fresh.query, minlength=len(ids)).astype(np.float64),
+    }
+    return {USER_IDS: ids, **counted}
 
 
 def new_targets(moments: Moments) -> Pairs:
     return Pairs(moments.targets.query[moments.new], moments.targets.row[moments.new])
 
 
-def run_peer(cache: str, peer: str, settings: dict[str, Any], seed: int, evaluation: Evaluation) -> dict[str, float]:
-    """One fit of a peer: recall on either half; kept under the cache."""
+def run_peer(cache: str, peer: str, settings: dict[str, Any], seed: int, evaluation: Evaluation) -> dict[str, Sums]:
+    """One fit of a peer: hits on either half; kept under the cache."""
     name = f"{peer}-{'-'.join(str(v) for v in settings.values())}-{seed}"
     target = os.path.join(cache, "runs", f"{name}.npz")
     if not os.path.exists(target):
@@ -162,7 +182,7 @@ def run_peer(cache: str, peer: str, settings: dict[str, Any], seed: int, evaluat
         os.rename(f"{target}.part.npz", target)
     ranked = np.load(target)["ranked"]
     asked = np.load(os.path.join(cache, "input.npz"))["asked"]
-    return {half: recall_of_lists(ranked, asked, evaluation.half(half)) for half in ("choice", "report")}
+    return {half: hits_of_lists(ranked, asked, evaluation.half(half)) for half in ("choice", "report")}
 
 
 def first_purchases(timelines: Timelines, burn_in_days: int) -> Timelines:
@@ -177,12 +197,12 @@ def first_purchases(timelines: Timelines, burn_in_days: int) -> Timelines:
     return dataclasses.replace(timelines, positive=timelines.positive & positive)
 
 
-def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: TrainingData) -> dict[str, float]:
-    """One training of our own model: recall on either half; kept under the cache."""
-    path = os.path.join(cache, "runs", f"ours-{'-'.join(str(v) for v in dataclasses.astuple(ours))}-{seed}.json")
+def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: TrainingData) -> dict[str, Sums]:
+    """One training of our own model: hits on either half; kept under the cache."""
+    path = os.path.join(cache, "runs", f"ours-{'-'.join(str(v) for v in dataclasses.astuple(ours))}-{seed}-users.json")
     if os.path.exists(path):
         with open(path) as file:
-            return json.load(file)
+            return {half: {n: np.array(v) for n, v in sums.items()} for half, sums in json.load(file).items()}
     config = ModelConfig(
         hidden_size=ours.hidden_size,
         num_layers=1,
@@ -216,20 +236,20 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
     towers = trainer.user_tower.eval(), trainer.pin_tower.eval()
     found = {}
     for half in ("choice", "report"):
-        found[half] = evaluation.half(half).model(*towers, ours.length, ("once",))["once"].recall_new[0]
+        found[half] = sums_of(evaluation.half(half).model(*towers, ours.length, ("once",))["once"])
     with open(path, "w") as file:
-        json.dump(found, file)
+        json.dump({half: {name: v.tolist() for name, v in sums.items()} for half, sums in found.items()}, file)
     return found
 
 
 def contest(
-    name: str, tried: list[Any], once: Callable[[Any, int], dict[str, float]], seeds: int
-) -> tuple[str, list[float]]:
-    """Chooses a setting with the first seed on the first half; then every seed's figure on the other."""
+    name: str, tried: list[Any], once: Callable[[Any, int], dict[str, Sums]], seeds: int
+) -> tuple[str, list[Sums]]:
+    """Chooses a setting with the first seed on the first half; then every seed's hits on the other."""
     figures = []
     for setting in tried:
         started = time.perf_counter()
-        figures.append(once(setting, 0)["choice"])
+        figures.append(recall_of(once(setting, 0)["choice"])[0])
         shown = dataclasses.asdict(setting) if dataclasses.is_dataclass(setting) else setting  # type: ignore[arg-type]
         print(f"  {name} {shown}: {figures[-1]:.4f} ({time.perf_counter() - started:.0f} s)", flush=True)
     best = tried[int(np.argmax(figures))]
@@ -249,11 +269,11 @@ def main() -> int:
     evaluation, data = prepare(cache)
     write_input(evaluation, data, os.path.join(cache, "input.npz"))
     choice, report = evaluation.half("choice"), evaluation.half("report")
-    rows: list[tuple[str, str, list[float]]] = []
-    days = max(POPULARITY_DAYS, key=lambda d: choice.popularity(d).recall_new[0])
-    rows.append(("popularity", f"of {days or 'all'} days", [report.popularity(days).recall_new[0]]))
-    window = max(MEAN_WINDOWS, key=lambda w: choice.mean_of_last(w).recall_new[0])
-    rows.append(("mean of last vectors", f"of {window}", [report.mean_of_last(window).recall_new[0]]))
+    rows: list[tuple[str, str, list[Sums]]] = []
+    ours_beside = ("popularity", "mean_of_last", "whitened_mean", "item_cosine", "ease")
+    for row in baseline_rows([choice], [report], names=ours_beside):
+        if row.chosen_by in ("new", "both"):
+            rows.append((row.name, row.title, [sums_of(row.figures)]))
     asked = arguments.only or ["als", "sasrec", "ours"]
     als, sasrec, ours = ALS, SASREC, OURS
     if arguments.smoke:
@@ -268,12 +288,31 @@ def main() -> int:
     if "ours" in asked:
         fit = functools.partial(run_ours, cache, evaluation=evaluation, data=data)
         rows.append(("ours, dense all action", *contest("ours", ours, lambda s, seed: fit(s, seed), arguments.seeds)))
-    figures = report.popularity(days)
-    print(f"\nrecall@10 of {figures.positives_new:,} new products of {figures.users:,} households, mean ± deviation")
-    for name, setting, values in rows:
-        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        print(f"{name:24}{statistics.fmean(values):.4f}{spread:10}  {setting}")
+    print_rows(rows)
     return 0
+
+
+def print_rows(rows: list[tuple[str, str, list[Sums]]]) -> None:
+    """Prints every row with its errors, and how far the last one is ahead of it."""
+    # The seeds' mean of every household first: it is households that were drawn.
+    means = [{name: np.mean([seed[name] for seed in seeds], axis=0) for name in seeds[0]} for _, _, seeds in rows]
+    last = means[-1]
+    new, households = int(last["targets_new"].sum()), len(last[USER_IDS])
+    print(f"\nrecall@10 of {new:,} new products of {households:,} households")
+    for (name, setting, seeds), mean in zip(rows, means, strict=True):
+        value, error = recall_of(mean)
+        spread = f" (seeds ± {statistics.stdev(recall_of(s)[0] for s in seeds):.4f})" if len(seeds) > 1 else ""
+        ahead = ""
+        if mean is not last:
+            order, its = np.argsort(last[USER_IDS]), np.argsort(mean[USER_IDS])
+            pairs = [
+                last["hits_new"][order],
+                last["targets_new"][order],
+                mean["hits_new"][its],
+                mean["targets_new"][its],
+            ]
+            ahead = "{:+.4f} ± {:.4f}".format(*difference(*pairs))
+        print(f"{name:24}{value:.4f} ± {error:.4f}{spread:20} ahead {ahead:18}  {setting}")
 
 
 if __name__ == "__main__":

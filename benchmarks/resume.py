@@ -100,7 +100,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         make_inputs(folder, arguments.users, arguments.active, arguments.rows, arguments.pins)
         with open(f"{folder}/gates.yaml", "w") as file:  # the vectors of yesterday are all alike: no gate for them
-            file.write("max_alike: 1.0\nmax_cosine_drift: 1.0\nmin_recall_at_10: 0.0\nmin_coverage_pins: 0\n")
+            file.write("max_alike: 1.0\nmax_users_alike: 1.0\nmin_coverage_share: 0\nmin_coverage_pins: 0\n")
+            file.write("max_cosine_drift: 1.0\nmin_recall_at_10: 0.0\n")
         for number in range(arguments.rounds):
             for name in ("whole", "killed"):
                 shutil.copytree(f"{folder}/root", f"{folder}/{name}")

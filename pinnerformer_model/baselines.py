@@ -1,12 +1,19 @@
-"""What a trained model is compared with: popularity and the mean of a user's last vectors."""
+"""What a trained model is compared with, of the simple kind: popularity, a user's own counts, the mean of last vectors.
+
+What learns from who engaged with what is in `co_engagement`, clusters of a user's pins in `pinnersage`.
+"""
 
 import numpy as np
+import scipy.sparse as sparse
+import torch
 
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import Moments
-from pinnerformer_model.timelines import Timelines, ranges
+from pinnerformer_model.initialisation import whitening
+from pinnerformer_model.ranking import Scorer
+from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 
-MEAN_WINDOWS = (1, 3, 10, 30, 100)
+MEAN_WINDOWS = (1, 3, 10, 30, 100, 300)
 
 
 def popularity(timelines: Timelines, cut_ms: int, pins: int, days: int | None = None) -> np.ndarray:
@@ -21,6 +28,22 @@ def popularity(timelines: Timelines, cut_ms: int, pins: int, days: int | None = 
     if days is not None:
         counted &= timelines.timestamp_ms >= cut_ms - days * DAY_MS
     return np.bincount(timelines.pin_row[counted], minlength=pins).astype(np.float64)
+
+
+def whiten(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as a fresh model begins with them: float32 [P, D], whitened, at unit length.
+
+    Args:
+        vectors: float [P, D].
+    """
+    turn = whitening(vectors, vectors.shape[1]).numpy()
+    return unit(np.asarray(vectors, np.float32) @ turn.T)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The same vectors at unit length, float32; those of zeros stay."""
+    vectors = np.array(vectors, np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def mean_of_last(timelines: Timelines, vectors: np.ndarray, moments: Moments, window: int) -> np.ndarray:
@@ -39,4 +62,75 @@ def mean_of_last(timelines: Timelines, vectors: np.ndarray, moments: Moments, wi
         edges = np.concatenate([[0], np.cumsum(lengths[piece])[:-1]])
         # Sums of ragged runs in one call; no run is empty, since every query has an event before it.
         out[piece] = np.add.reduceat(gathered, edges, axis=0)
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+    return unit(out)
+
+
+def count_engagements(
+    timelines: Timelines,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    rows: np.ndarray,
+    pins: int,
+    *,
+    positive: bool = False,
+    last: int | None = None,
+) -> sparse.csr_array:
+    """How often users engaged with each pin: float32 [K, P], sparse.
+
+    Args:
+        starts, stops: int64 [K], where the events counted begin and end in the timelines.
+        rows: int64 [K], which row of the result each range counts in, rising.
+        pins: P.
+        positive: Count positive events only.
+        last: Of every user, only so many of the newest that count; None: all.
+    """
+    event = ranges(starts, np.maximum(stops - starts, 0))
+    row = np.repeat(np.arange(len(rows)), np.maximum(stops - starts, 0))
+    if positive:
+        kept = timelines.positive[event]
+        event, row = event[kept], row[kept]
+    if last is not None:
+        ends = np.cumsum(np.bincount(row, minlength=len(rows)))
+        kept = ends[row] - np.arange(len(row)) <= last
+        event, row = event[kept], row[kept]
+    ones = np.ones(len(event), np.float32)
+    found = sparse.coo_array((ones, (rows[row], timelines.pin_row[event])), (len(rows), pins)).tocsr()
+    found.sum_duplicates()
+    return found
+
+
+def own_history(
+    timelines: Timelines,
+    moments: Moments,
+    pins: int,
+    *,
+    positive: bool,
+    last: int | None = None,
+    days: int | None = None,
+) -> sparse.csr_array:
+    """How often the user of every query engaged with each pin before its moment: float32 [Q, P], sparse.
+
+    Args:
+        pins: P.
+        positive, last: See `count_engagements`.
+        days: Only so many days before the moment; None: all.
+    """
+    starts = timelines.offsets[moments.user]
+    if days is not None:
+        begins = moments.cut_ms - days * DAY_MS
+        starts = search_sorted(timelines.timestamp_ms, starts, moments.stop, begins)
+    rows = np.arange(len(moments))
+    return count_engagements(timelines, starts, moments.stop, rows, pins, positive=positive, last=last)
+
+
+def own_counts_scorer(own: sparse.csr_array, popular: np.ndarray) -> Scorer:
+    """Scores by how often the user engaged with a pin; among equals, and all that are new, by popularity.
+
+    Args:
+        own: [Q, P], counts.
+        popular: float64 [P], >= 0.
+    """
+    # One engagement of one's own outweighs everybody else's. Exact in float32 up to 16 million.
+    weight = float(popular.max(initial=0.0)) + 1.0
+    row = torch.from_numpy(popular.astype(np.float32))
+    return lambda rows: torch.from_numpy(own[rows].toarray() * np.float32(weight)) + row

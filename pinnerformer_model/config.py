@@ -23,6 +23,9 @@ PAPER_LABEL_RULE: dict[str, Any] = {
 MAX_SIZE = 1 << 20
 TRAINING = ("until", "split_salt", "evaluation_share")  # fields that say what a training saw
 TOWERS = ("user_tower", "pin_tower")
+PROVENANCE = frozenset(  # what else is said of a training, as far as it is known
+    {"timelines", "objective", "steps", "seed", "start", "vectors_until", "choose_by", "choosers"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,11 @@ class ModelConfig:
             of `config.json` where `until` is empty, so that older models keep their digests.
         tower_marks: Tower -> its mark (`checkpoint.mark_towers`): which two towers were trained together. Written with
             a trained model's weights; empty, and left out, where nobody says.
+        provenance: Where the weights come from, of the keys of `PROVENANCE`: digest of the `timelines`, the
+            `objective`, the `steps` until these weights, the `seed`, what training `start`ed from (`initial`, or a
+            model's digest), the day that the item vectors know of (`vectors_until`), the kind of recall that chose the
+            checkpoint (`choose_by`: new, all, last) and the users that did (`choosers`: choice, nobody, unknown). Left
+            out of `config.json` where it is empty.
     """
 
     hidden_size: int
@@ -73,6 +81,7 @@ class ModelConfig:
     split_salt: int | None = None
     evaluation_share: float = 0.0
     tower_marks: dict[str, str] = dataclasses.field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -113,16 +122,35 @@ class ModelConfig:
         marks = self.tower_marks
         if not isinstance(marks, dict) or (marks and set(marks) != set(TOWERS)):
             raise ModelError(f"tower_marks must be a mark for each of {', '.join(TOWERS)}, got {marks!r}")
+        if not isinstance(self.provenance, dict) or set(self.provenance) - PROVENANCE:
+            raise ModelError(f"provenance must be an object of {', '.join(sorted(PROVENANCE))}")
 
-    def trained(self, until: datetime.date, split_salt: int | None, evaluation_share: float) -> "ModelConfig":
+    def trained(
+        self,
+        until: datetime.date,
+        split_salt: int | None,
+        evaluation_share: float,
+        provenance: dict[str, Any] | None = None,
+    ) -> "ModelConfig":
         """The config of a model whose training sees what was before a day, and not the users held out.
 
-        Of one that was trained before, on another split of the users, nobody is known to be unseen: a share of 0.
+        Of one that was trained before, on another split of the users, nobody is known to be unseen: a share of 0. Of
+        one whose checkpoint was chosen before, by nobody knows whom, the choosers are unknown.
+
+        Args:
+            provenance: What else is known of it; see the class.
         """
+        found = dict(provenance or {})
+        if self.until and self.provenance.get("choosers") not in ("choice", "nobody"):
+            found["choosers"] = "unknown"
+        elif self.provenance.get("choosers") == "choice" and found.get("choosers") == "nobody":
+            found["choosers"] = "choice"
         if self.until and (self.split_salt, self.evaluation_share) != (split_salt, evaluation_share):
             evaluation_share = 0.0
         latest = max(self.until, until.isoformat())
-        return dataclasses.replace(self, until=latest, split_salt=split_salt, evaluation_share=evaluation_share)
+        return dataclasses.replace(
+            self, until=latest, split_salt=split_salt, evaluation_share=evaluation_share, provenance=found
+        )
 
     def to_json(self) -> str:
         """JSON text with sorted keys: equal configs give equal bytes."""
@@ -134,6 +162,8 @@ class ModelConfig:
                 del found[name]
         if not self.tower_marks:
             del found["tower_marks"]
+        if not self.provenance:
+            del found["provenance"]
         return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -150,7 +180,7 @@ class ModelConfig:
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}
-        missing = names - set(found) - {"dropped_features", "tower_marks", *TRAINING}
+        missing = names - set(found) - {"dropped_features", "tower_marks", "provenance", *TRAINING}
         if missing:
             raise ModelError(f"missing keys: {', '.join(sorted(missing))}")
         if set(found) - names:

@@ -1,18 +1,22 @@
 """What is asked of an embedding: moments, the positives they must foresee, and the figures (paper, section 7)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from pinnerformer_model.collapse import mean_length, most_covering_pins, overlap
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.inference import UserEncoder
-from pinnerformer_model.ranking import Pairs, Scorer, coverage, hits_at_k, interest_entropy, recall, top_k
+from pinnerformer_model.ranking import Pairs, Scorer, coverage, hits_at_k, interest_entropy, top_k
 from pinnerformer_model.timelines import Timelines, ranges, sequences_ending, stops_before
+from pinnerformer_model.user_errors import USER_IDS, difference, pool, ratio
 from pinnerformer_model.user_tower import UserTower
 
 FREQUENCIES = ("once", "daily", "realtime")
+FIGURE_OF = {"new": "recall_new", "all": "recall"}  # what a choice may be made by -> the field of `Figures`
+CHOOSE_BY = tuple(FIGURE_OF)
 _QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
 
 
@@ -157,9 +161,13 @@ class Figures:
         recall: Of all positives, among all pins of the corpus.
         recall_new: Of pins new to the user, among the pins new to the user (as `retrieve --exclude-engaged` serves).
         recall_repeat: Of pins that the user had engaged with before, among all pins.
+        errors: Standard errors over users of the three per positive; see `user_errors`.
         entropy: Interest entropy@50 in nats; None without topics.
         coverage: P90 coverage@10.
-        by_user: See `Hits.by_user`; not in the JSON.
+        coverage_ceiling: What coverage can be at most with so many users.
+        overlap: Of two users' ten best, on average, the share that both are answered.
+        mean_length: Length of the mean of the users' unit vectors; None where users have none.
+        by_user: See `Hits.by_user`, and `user_ids`; not in the JSON.
     """
 
     users: int
@@ -168,14 +176,75 @@ class Figures:
     recall: tuple[float, float]
     recall_new: tuple[float, float]
     recall_repeat: tuple[float, float]
+    errors: dict[str, float] = dataclasses.field(default_factory=dict)
     entropy: float | None = None
     coverage: float | None = None
+    coverage_ceiling: float | None = None
+    overlap: float | None = None
+    mean_length: float | None = None
     by_user: dict[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         found = dataclasses.asdict(self)
         del found["by_user"]
         return found
+
+    def less(self, other: "Figures") -> dict[str, tuple[float, float]]:
+        """How far this is ahead of another row: `recall` and `recall_new`, each (difference, its standard error).
+
+        Raises:
+            ValueError: the two are not of the same users.
+        """
+        mine, theirs = self.by_user, other.by_user
+        if not np.array_equal(mine[USER_IDS], theirs[USER_IDS]):
+            raise ValueError("figures of other users: a difference is taken over the same ones")
+        return {
+            name: difference(
+                mine[f"hits{kind}"], mine[f"targets{kind}"], theirs[f"hits{kind}"], theirs[f"targets{kind}"]
+            )
+            for name, kind in (("recall", ""), ("recall_new", "_new"))
+        }
+
+
+DIVERSITY = ("entropy", "coverage", "coverage_ceiling", "overlap", "mean_length")
+
+
+def figures_of(by_user: dict[str, np.ndarray]) -> Figures:
+    """Recall and its errors from the sums of every user, without the figures of diversity.
+
+    Args:
+        by_user: `user_ids`, and what `Hits.by_user` gives.
+    """
+
+    def both(kind: str) -> tuple[tuple[float, float], float]:
+        hits, targets = by_user[f"hits{kind}"], by_user[f"targets{kind}"]
+        value, error = ratio(hits, targets)
+        asked = targets > 0
+        return (value, float((hits[asked] / targets[asked]).mean()) if asked.any() else float("nan")), error
+
+    found = {name: both(kind) for name, kind in (("recall", ""), ("recall_new", "_new"), ("recall_repeat", "_repeat"))}
+    return Figures(
+        users=len(by_user[USER_IDS]),
+        positives=int(by_user["targets"].sum()),
+        positives_new=int(by_user["targets_new"].sum()),
+        recall=found["recall"][0],
+        recall_new=found["recall_new"][0],
+        recall_repeat=found["recall_repeat"][0],
+        errors={name: error for name, (_, error) in found.items()},
+        by_user=by_user,
+    )
+
+
+def pool_figures(parts: Sequence[Figures]) -> Figures:
+    """Several folds or cuts in time as one; of diversity, the mean over them."""
+    if len(parts) == 1:
+        return parts[0]
+    pooled = figures_of(pool([part.by_user for part in parts]))
+    diversity: dict[str, Any] = {}
+    for name in DIVERSITY:
+        values = [getattr(part, name) for part in parts]
+        diversity[name] = None if None in values else float(np.mean(values))
+    return dataclasses.replace(pooled, **diversity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,14 +260,21 @@ class Hits:
     among_new: np.ndarray
 
     def by_user(self, moments: Moments) -> dict[str, np.ndarray]:
-        """Sums a user, float64 [U] each, users in their order: `hits` of `targets`, `hits_new` of `targets_new`."""
+        """Sums a user, float64 [U] each, users in their order: `hits` of `targets`, and the same of what is `_new` to
+        the user and of what the user had engaged with before, `_repeat`."""
         users, user = np.unique(moments.target_user, return_inverse=True)
-        new = user[moments.new]
+        new, again = user[moments.new], user[~moments.new]
+
+        def sums(user: np.ndarray, hits: np.ndarray | None = None) -> np.ndarray:
+            return np.bincount(user, hits, len(users)).astype(np.float64)
+
         return {
-            "hits": np.bincount(user, self.everything, len(users)),
-            "targets": np.bincount(user, minlength=len(users)).astype(np.float64),
-            "hits_new": np.bincount(new, self.among_new, len(users)),
-            "targets_new": np.bincount(new, minlength=len(users)).astype(np.float64),
+            "hits": sums(user, self.everything),
+            "targets": sums(user),
+            "hits_new": sums(new, self.among_new),
+            "targets_new": sums(new),
+            "hits_repeat": sums(again, self.everything[~moments.new]),
+            "targets_repeat": sums(again),
         }
 
 
@@ -217,33 +293,42 @@ def find_hits(score: Scorer, moments: Moments, in_corpus: np.ndarray, k: int = 1
     )
 
 
-def measure(hits: Hits, moments: Moments) -> Figures:
-    """Recall, without the figures of diversity."""
-    user, new = moments.target_user, moments.new
-    return Figures(
-        users=len(np.unique(moments.user)),
-        positives=len(user),
-        positives_new=int(new.sum()),
-        recall=recall(hits.everything, user),
-        recall_new=recall(hits.among_new, user[new]),
-        recall_repeat=recall(hits.everything[~new], user[~new]),
-        by_user=hits.by_user(moments),
-    )
+def measure(hits: Hits, moments: Moments, user_ids: np.ndarray | None = None) -> Figures:
+    """Recall, without the figures of diversity.
+
+    Args:
+        user_ids: int64 [N], of the timelines that the moments are of; None: users are named by their rows.
+    """
+    users = np.unique(moments.target_user)
+    return figures_of({USER_IDS: users if user_ids is None else user_ids[users], **hits.by_user(moments)})
 
 
 def measure_diversity(
-    figures: Figures, best: Callable[[int], np.ndarray], in_corpus: np.ndarray, topic: np.ndarray | None
+    figures: Figures,
+    best: Callable[[int], np.ndarray],
+    in_corpus: np.ndarray,
+    topic: np.ndarray | None,
+    queries: np.ndarray | None = None,
 ) -> Figures:
-    """Adds interest entropy@50 and P90 coverage@10.
+    """Adds how personal the answers are: interest entropy@50, P90 coverage@10 and its ceiling, overlap, mean length.
 
     Args:
         best: k -> the k best candidates of every user, int64 [U, k].
         in_corpus: bool [P].
         topic: int64 [P], >= 0; None: no entropy.
+        queries: float [U, d], the users' vectors; None: users have none.
     """
-    top = best(min(50, int(in_corpus.sum())))
-    entropy = None if topic is None else interest_entropy(topic[top])
-    return dataclasses.replace(figures, entropy=entropy, coverage=coverage(top[:, :10], int(in_corpus.sum())))
+    pins = int(in_corpus.sum())
+    top = best(min(50, pins))
+    ten = top[:, :10]
+    return dataclasses.replace(
+        figures,
+        entropy=None if topic is None else interest_entropy(topic[top]),
+        coverage=coverage(ten, pins),
+        coverage_ceiling=most_covering_pins(len(ten), ten.shape[1], pins) / pins,
+        overlap=overlap(ten),
+        mean_length=None if queries is None else mean_length(queries),
+    )
 
 
 def best_of(score: Scorer, moments: Moments, in_corpus: np.ndarray) -> Callable[[int], np.ndarray]:

@@ -6,14 +6,15 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from pinnerformer_model.days import DAY_MS
-from pinnerformer_model.evaluation import Moments, pairs_per_query
-from pinnerformer_model.ranking import Pairs
+from pinnerformer_model.evaluation import Hits, Moments, pairs_per_query
+from pinnerformer_model.ranking import Pairs, hits_in_lists, round_robin, top_k, vector_scorer
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 
 DAYS = 90
 MOST_EVENTS = 400  # Ward linkage grows with their square
 DECAY_A_DAY = 0.01
 THRESHOLDS = (0.7, 1.0, 1.4, 2.0)
+SERVED = 3  # medoids that a request asks with, as in the paper (section 5.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,4 +138,51 @@ def oracle_moments(clusters: Clusters, vectors: np.ndarray, moments: Moments) ->
         new=moments.new[placed],
         others=pairs_per_query(query_user, moments.others.query, moments.others.row),
         known=pairs_per_query(query_user, moments.known.query, moments.known.row),
+    )
+
+
+def served_lists(
+    clusters: Clusters, vectors: np.ndarray, moments: Moments, in_corpus: np.ndarray, k: int, new: bool = False
+) -> np.ndarray:
+    """What PinnerSage serves: the lists of a user's three most important medoids share k places, in turns.
+
+    No oracle: nobody knows beforehand which medoid a positive belongs to.
+
+    Args:
+        clusters: Of the moments' users, in their order.
+        vectors: float [P, D], unit vectors.
+        moments: With one query a user.
+        in_corpus: bool [P].
+        new: Leave out what the user had engaged with before.
+
+    Returns:
+        int64 [Q, min(k, size of the corpus)], best first.
+    """
+    asked = clusters.first(SERVED)
+    lengths = np.diff(asked.offsets)
+    excluded = None
+    if new:
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        excluded = pairs_per_query(owner, *engaged_before(moments))
+    scorer = vector_scorer(vectors[asked.pin_row], vectors)
+    lists = top_k(scorer, len(asked.pin_row), in_corpus, k, excluded)
+    return round_robin(lists, lengths, lists.shape[1])
+
+
+def engaged_before(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """(query, pin), int64 each: what users had engaged with before the window; of moments with one query a user."""
+    known = moments.known
+    pins = int(known.row.max(initial=0)) + 1
+    fresh = moments.targets.query[moments.new] * pins + moments.targets.row[moments.new]
+    # `known` holds the window's positives too: those that were new are the ones not engaged with before.
+    before = ~np.isin(known.query * pins + known.row, fresh)
+    return known.query[before], known.row[before]
+
+
+def served_hits(clusters: Clusters, vectors: np.ndarray, moments: Moments, in_corpus: np.ndarray, k: int) -> Hits:
+    """Which targets are among the k pins served; see `served_lists`. The targets compete for the places."""
+    fresh = Pairs(moments.targets.query[moments.new], moments.targets.row[moments.new])
+    return Hits(
+        hits_in_lists(served_lists(clusters, vectors, moments, in_corpus, k), moments.targets),
+        hits_in_lists(served_lists(clusters, vectors, moments, in_corpus, k, new=True), fresh),
     )

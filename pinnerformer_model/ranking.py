@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pinnerformer_model.collapse import SHARE, covering_pins
 from pinnerformer_model.timelines import ranges
 
 # Row numbers of queries, int64 [B] -> their scores of every candidate, float32 [B, P]; the caller owns the result.
@@ -137,15 +138,34 @@ def hits_at_k(
     return out
 
 
-def top_k(score: Scorer, num_queries: int, in_corpus: np.ndarray, k: int) -> np.ndarray:
-    """The k best candidates of the corpus of every query, best first: int64 [Q, min(k, size of the corpus)]."""
+def top_k(score: Scorer, num_queries: int, in_corpus: np.ndarray, k: int, excluded: Pairs | None = None) -> np.ndarray:
+    """The k best candidates of the corpus of every query, best first: int64 [Q, min(k, size of the corpus)].
+
+    Args:
+        excluded: Pairs that stand after all others; None: none.
+    """
     outside = torch.from_numpy(~in_corpus)
     out = np.empty((num_queries, min(k, int(in_corpus.sum()))), np.int64)
     for start, stop in _blocks(num_queries, len(in_corpus)):
         scores = score(np.arange(start, stop))
         scores[:, outside] = -torch.inf
+        if excluded is not None:
+            apart = excluded.of(start, stop)
+            scores[torch.from_numpy(excluded.query[apart] - start), torch.from_numpy(excluded.row[apart])] = -torch.inf
         out[start:stop] = scores.topk(out.shape[1], dim=1).indices.numpy()
     return out
+
+
+def hits_in_lists(lists: np.ndarray, targets: Pairs) -> np.ndarray:
+    """Whether each target is in its query's list; unlike in `hits_at_k`, the targets compete for its places.
+
+    Args:
+        lists: int64 [Q, k], rows of candidates.
+
+    Returns:
+        float64 [T], 0 or 1, in the order of `targets`.
+    """
+    return (lists[targets.query] == targets.row[:, None]).any(axis=1).astype(np.float64)
 
 
 def recall(hits: np.ndarray, user: np.ndarray) -> tuple[float, float]:
@@ -176,7 +196,7 @@ def interest_entropy(topics: np.ndarray) -> float:
     return float((np.log(k) - np.bincount(user, count * np.log(count), users) / k).mean())
 
 
-def coverage(top: np.ndarray, corpus_size: int, share: float = 0.9) -> float:
+def coverage(top: np.ndarray, corpus_size: int, share: float = SHARE) -> float:
     """The smallest share of the corpus that makes up a share of all users' best pins; P90 coverage at 0.9.
 
     Args:
@@ -184,10 +204,7 @@ def coverage(top: np.ndarray, corpus_size: int, share: float = 0.9) -> float:
         corpus_size: > 0.
         share: In (0, 1].
     """
-    count = np.sort(np.unique(top, return_counts=True)[1])[::-1]
-    # The small number keeps a share that is met exactly from asking for one more pin.
-    needed = int(np.searchsorted(np.cumsum(count), share * top.size - 1e-9)) + 1
-    return needed / corpus_size
+    return covering_pins(top, share) / corpus_size
 
 
 def round_robin(lists: np.ndarray, lengths: np.ndarray, k: int) -> np.ndarray:

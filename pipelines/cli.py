@@ -60,7 +60,7 @@ def usage() -> str:
             "Every night: logs in; user embeddings in a key-value store and pin embeddings in an HNSW index out.",
             *groups,
             "pinnerformer COMMAND --help says more; pinnerformer --version says which one this is.\n"
-            "exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate",
+            "exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate, 4 of train: nothing beat its start",
         ]
     )
 

@@ -35,7 +35,7 @@ from stores.files import Root
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.names import Counter, Step
 from stores.partitions import PartitionDays
-from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table, read_version
+from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table, read_until, read_version
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
 from transforms.model import local_model
@@ -177,6 +177,7 @@ class TrainingDataPlan:
         buckets, shards: How many tasks users and vectors are cut into.
         erased_root: The root whose erased users are left out; None: nobody is.
         days: Which moments the days of the partitions have.
+        vectors_until: What the vectors know of lies before this day; None where they do not say.
     """
 
     run: RunFolder
@@ -188,6 +189,7 @@ class TrainingDataPlan:
     rules: TimelineRules
     erased_root: Root | None
     days: PartitionDays = PartitionDays()
+    vectors_until: datetime.date | None = None
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str) -> None:
@@ -277,6 +279,7 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             "events": kinds,
             "files": files,
             **({"partition_days": days} if (days := plan.days.to_json()) else {}),
+            **({"vectors_until": plan.vectors_until.isoformat()} if plan.vectors_until else {}),
         },
     )
 
@@ -360,7 +363,16 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     run = RunFolder(root, f"{RUN_PREFIX}{request.end}-{name}")
     return TrainingDataPlan(
-        run, request.buckets, request.shards, inputs, request.columns, vectors, rules, request.erased_root, request.days
+        run,
+        request.buckets,
+        request.shards,
+        inputs,
+        request.columns,
+        vectors,
+        rules,
+        request.erased_root,
+        request.days,
+        vectors_until=read_until(request.pins),
     )
 
 

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 
-from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity
+from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity, unit, whiten
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import (
     Figures,
@@ -21,14 +23,19 @@ from pinnerformer_model.evaluation import (
 )
 from pinnerformer_model.inference import encode_pins
 from pinnerformer_model.pin_tower import PinTower
-from pinnerformer_model.pinnersage import THRESHOLDS, Clusters, cluster_users, oracle_moments
+from pinnerformer_model.pinnersage import (
+    THRESHOLDS,
+    Clusters,
+    cluster_users,
+    oracle_moments,
+    served_hits,
+    served_lists,
+)
 from pinnerformer_model.ranking import Scorer, choose_corpus, constant_scorer, round_robin, top_k, vector_scorer
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.user_tower import UserTower
-from stores.ids import uniform_of
+from transforms.halves import are_choosers
 
-HALVES = ("choice", "report", "both")
-_HALF_SALT = 77
 POPULARITY_DAYS = (7, 28, None)
 KMEANS_TOPICS = 350  # as many as the paper has
 
@@ -46,6 +53,7 @@ class Evaluation:
         days: Length of the window.
         topic: int64 [P]; None: no interest entropy.
         k: Of recall@k.
+        shared: What was learned and may be used again; see `once`.
     """
 
     timelines: Timelines
@@ -56,6 +64,7 @@ class Evaluation:
     days: int
     topic: np.ndarray | None
     k: int = 10
+    shared: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def moments(self, frequency: str) -> Moments:
         """See `pinnerformer_model.evaluation.moments_of`."""
@@ -67,18 +76,34 @@ class Evaluation:
     def _moments(self) -> dict[str, Moments]:
         return {}
 
-    @functools.cached_property
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was learned from `past` before the cut under a key, made if it is not there.
+
+        Both halves share it, and so does every other cut or fold that was made of this one by `dataclasses.replace`.
+        """
+        return self._keep((key, self.cut_ms, id(self.past)), self.past, make)
+
+    def _keep(self, key: Any, source: Any, make: Callable[[], Any]) -> Any:
+        if key not in self.shared:
+            self.shared[key] = (source, make())  # the source too: while it is held, its `id` is nobody else's
+        return self.shared[key][1]
+
+    @property
     def unit(self) -> np.ndarray:
         """float32 [P, D]: the vectors at unit length, as the baselines compare them."""
-        vectors = np.array(self.vectors, np.float32)
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return self._keep(("unit", id(self.vectors)), self.vectors, lambda: unit(self.vectors))
+
+    @property
+    def whitened(self) -> np.ndarray:
+        """float32 [P, D]: the vectors as a fresh model begins with them."""
+        return self._keep(("whitened", id(self.vectors)), self.vectors, lambda: whiten(self.vectors))
 
     def half(self, name: str) -> "Evaluation":
         """The same evaluation of one half of its users: choices are made on `choice`, figures are of `report`."""
         if name == "both":
             return self
         if name not in self._halves:
-            first = uniform_of(self.timelines.user_ids, _HALF_SALT) < 0.5
+            first = are_choosers(self.timelines.user_ids)
             chosen = self.timelines.users(first if name == "choice" else ~first)
             self._halves[name] = dataclasses.replace(self, timelines=chosen)
         return self._halves[name]
@@ -87,13 +112,21 @@ class Evaluation:
     def _halves(self) -> dict[str, "Evaluation"]:
         return {}
 
-    def score(self, scorer: Scorer, frequency: str = "once") -> Figures:
-        """What a scorer of the moments' queries gets; diversity where there is one query a user."""
+    def score(
+        self, scorer: Scorer, frequency: str = "once", queries: np.ndarray | None = None, diversity: bool = True
+    ) -> Figures:
+        """What a scorer of the moments' queries gets; diversity where there is one query a user.
+
+        Args:
+            queries: float [Q, d], the vectors that it scores by, if it does.
+            diversity: Leave it out where a setting is chosen only.
+        """
         moments = self.moments(frequency)
-        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments)
-        if frequency != "once":
+        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments, self.timelines.user_ids)
+        if frequency != "once" or not diversity:
             return figures
-        return measure_diversity(figures, best_of(scorer, moments, self.in_corpus), self.in_corpus, self.topic)
+        best = best_of(scorer, moments, self.in_corpus)
+        return measure_diversity(figures, best, self.in_corpus, self.topic, queries)
 
     def model(
         self, user_tower: UserTower, pin_tower: PinTower, max_sequence_length: int, frequencies: tuple[str, ...]
@@ -109,23 +142,37 @@ class Evaluation:
         for frequency in frequencies:
             moments = self.moments(frequency)
             queries = embed_moments(user_tower, self.timelines, self.vectors, moments, max_sequence_length)
-            out[frequency] = self.score(vector_scorer(queries, pins), frequency)
+            out[frequency] = self.score(vector_scorer(queries, pins), frequency, queries)
         return out
 
-    def popularity(self, days: int | None) -> Figures:
+    def popularity(self, days: int | None, diversity: bool = True) -> Figures:
         """What everybody gets who is shown the pins that training users engaged with most, of the last `days`."""
-        return self.score(constant_scorer(popularity(self.past, self.cut_ms, len(self.vectors), days)))
+        return self.score(constant_scorer(self.popular(days)), diversity=diversity)
 
-    def mean_of_last(self, window: int, frequency: str = "once") -> Figures:
+    def popular(self, days: int | None) -> np.ndarray:
+        """See `pinnerformer_model.baselines.popularity`: of training users, before the cut."""
+        key = ("popular", days)
+        return self.once(key, lambda: popularity(self.past, self.cut_ms, len(self.vectors), days))
+
+    def mean_of_last(
+        self, window: int, frequency: str = "once", whitened: bool = False, diversity: bool = True
+    ) -> Figures:
         """What the mean of a user's last vectors gets."""
-        queries = mean_of_last(self.timelines, self.unit, self.moments(frequency), window)
-        return self.score(vector_scorer(queries, self.unit), frequency)
+        vectors = self.whitened if whitened else self.unit
+        queries = mean_of_last(self.timelines, vectors, self.moments(frequency), window)
+        return self.score(vector_scorer(queries, vectors), frequency, queries, diversity)
 
     def clusters(self, threshold: float) -> Clusters:
         """PinnerSage's clusters of the users asked."""
-        return cluster_users(self.timelines, self.unit, self.moments("once"), threshold)
+        if threshold not in self._clusters:
+            self._clusters[threshold] = cluster_users(self.timelines, self.unit, self.moments("once"), threshold)
+        return self._clusters[threshold]
 
-    def pinnersage(self, clusters: Clusters, count: int) -> Figures:
+    @functools.cached_property
+    def _clusters(self) -> dict[float, Clusters]:
+        return {}
+
+    def pinnersage(self, clusters: Clusters, count: int, diversity: bool = True) -> Figures:
         """What PinnerSage gets whose oracle may pick among a user's `count` most important clusters.
 
         Diversity is that of the clusters' results taken in turns.
@@ -133,13 +180,24 @@ class Evaluation:
         clusters = clusters.first(count)
         moments = oracle_moments(clusters, self.unit, self.moments("once"))
         scorer = vector_scorer(self.unit[clusters.pin_row], self.unit)
-        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments)
+        figures = measure(find_hits(scorer, moments, self.in_corpus, self.k), moments, self.timelines.user_ids)
         lengths = np.diff(clusters.offsets)
 
         def best(k: int) -> np.ndarray:
             return round_robin(top_k(scorer, len(moments), self.in_corpus, k), lengths, k)
 
-        return measure_diversity(figures, best, self.in_corpus, self.topic)
+        return measure_diversity(figures, best, self.in_corpus, self.topic) if diversity else figures
+
+    def pinnersage_served(self, clusters: Clusters, diversity: bool = True) -> Figures:
+        """What PinnerSage gets as it is served: see `pinnerformer_model.pinnersage.served_lists`."""
+        moments = self.moments("once")
+        hits = served_hits(clusters, self.unit, moments, self.in_corpus, self.k)
+        figures = measure(hits, moments, self.timelines.user_ids)
+
+        def best(k: int) -> np.ndarray:
+            return served_lists(clusters, self.unit, moments, self.in_corpus, k)
+
+        return measure_diversity(figures, best, self.in_corpus, self.topic) if diversity else figures
 
 
 def make_evaluation(

@@ -26,6 +26,8 @@ from transforms.step_reports import StepReport
 
 MIN_COSINE = 0.9999
 INDEX_GATES = (vectors.users_alike, vectors.pins_alike, recall.index_recall_at_10, recall.coverage_pins)
+# Damage is looked for here: whether answers are personal enough was the night's to decide, by the limits of that night.
+INDEX_LIMITS = dataclasses.replace(Thresholds(), max_users_alike=0.9999)
 BATCH = 100_000
 
 
@@ -108,7 +110,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
             problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
     # At the width that it is served with, and no narrower one.
     reports = {Step.BUILD_INDEXES: StepReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
-    gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], Thresholds()))
+    gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], INDEX_LIMITS))
     problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
     return problems
 

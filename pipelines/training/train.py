@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,79 +16,21 @@ from pinnerformer_model.checkpoint import CONFIG, load_model, load_temperature, 
 from pinnerformer_model.config import ModelConfig, ModelError, preset
 from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.distributed import Group
-from pinnerformer_model.evaluation import Moments, moments_of
 from pinnerformer_model.fitting import DivergedError, Fitted, Hooks, fit
-from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.memory import keep_freed_memory
 from pinnerformer_model.pin_tower import PinTower
-from pinnerformer_model.ranking import hits_at_k, recall, vector_scorer
 from pinnerformer_model.step_batches import BatchMaker
-from pinnerformer_model.timelines import Timelines, sequences_ending
 from pinnerformer_model.training import Trainer
 from pinnerformer_model.training_settings import TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
+from pipelines.training.choosing import make_evaluation, measure_start, with_provenance
 from pipelines.training.processes import join_group, run_processes, started_as_rank
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
 from transforms.training_data import TrainingData, load_training_data
 
-CORPUS = 1_000_000  # pins that a positive competes with in the evaluation, as in the paper
-RECALL_OF = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Recall@10 of held-out users, embedded at a moment, over the days after it; by exact search.
-
-    Attributes:
-        timelines: Of the users asked.
-        vectors: float [P, D], as the model takes them.
-        moments: When they are embedded, and what they must foresee.
-        in_corpus: bool [P], the pins that compete.
-        length: M.
-        device: `cpu` or `cuda`.
-    """
-
-    timelines: Timelines
-    vectors: np.ndarray
-    moments: Moments
-    in_corpus: np.ndarray
-    length: int
-    device: str
-
-    @classmethod
-    def of(cls, data: TrainingData, cut_ms: int, days: int, users: int, length: int, device: str) -> "Evaluation":
-        """Prepares an evaluation at a moment.
-
-        Args:
-            data: Of the users held out.
-            days: Length of the window.
-            users: How many are asked at most.
-        """
-        timelines = data.timelines
-        if len(timelines) > users:
-            # From a fixed seed: figures of one training compare only if the same users are asked every time. Drawn and
-            # not the first ones, though the order by id should say nothing of them.
-            chosen = np.random.default_rng(0).choice(len(timelines), users, replace=False)
-            timelines = timelines.users(np.sort(chosen))
-        pins = np.zeros(len(data.vectors), bool)
-        pins[np.random.default_rng(1).permutation(len(pins))[:CORPUS]] = True
-        return cls(timelines, data.vectors, moments_of(timelines, cut_ms, days), pins, length, device)
-
-    @property
-    def targets(self) -> int:
-        """How many positives are to be foreseen."""
-        return len(self.moments.targets)
-
-    def __call__(self, user_tower: UserTower, pin_tower: PinTower) -> float:
-        """Recall of the towers as they are now."""
-        moments = self.moments
-        sequences = sequences_ending(self.timelines, self.vectors, moments.user, moments.stop, self.length)
-        users = UserEncoder(user_tower, device=self.device).encode(sequences)
-        score = vector_scorer(users, encode_pins(pin_tower, self.vectors))
-        hits = hits_at_k(score, len(moments), self.in_corpus, moments.targets, moments.others, RECALL_OF)
-        return recall(hits, moments.target_user)[0]
+NOT_BETTER = 4  # the exit code where no checkpoint beat the start
 
 
 def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
@@ -206,13 +147,13 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     config, user_tower, pin_tower, origin = choose_model(request, data)
     settings = choose_settings(request, len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
-    described = data.description
-    config = config.trained(until, described.get("split_salt"), described.get("evaluation_share", 0.0))
+    config = with_provenance(config, request, data, origin, until)
     # Before the slow parts: a state of other settings is refused in a second, not after the evaluation was prepared.
     state = open_state(request, identity)
     evaluation = make_evaluation(request, held_out, config, until, device)
     maker = make_batches(data, settings, config, until, group)
     trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
+    best = state.best if state else None
     if state is not None:
         resume(trainer, state, request.state)
     elif group.rank == 0:
@@ -224,14 +165,16 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     display = Display(request.state, trainer.step_number, settings.steps, not request.quiet) if first else None
 
     # On every rank, since `sum` waits for all; the first computes, the others add nothing.
-    def evaluate() -> float:
-        figure = torch.tensor(evaluation(user_tower, pin_tower) if first and evaluation else 0.0, device=device)
-        return float(group.sum(figure))
+    def figures() -> tuple[float, float]:
+        found = evaluation.figures(user_tower, pin_tower) if first and evaluation else (0.0, 0.0)
+        figure, error = group.sum(torch.tensor(found, device=device)).tolist()
+        return figure, error
 
     def keep() -> None:
         if first:
+            done = dataclasses.replace(config, provenance={**config.provenance, "steps": trainer.step_number})
             tau = float(trainer.temperature().detach())
-            save_model(request.out, config, user_tower, pin_tower, temperature=tau, overwrite=True)
+            save_model(request.out, done, user_tower, pin_tower, temperature=tau, overwrite=True)
 
     def on_step(step: int, loss: float, norm: float) -> None:
         if display:
@@ -239,14 +182,18 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
             display.on_step(step, loss, trainer.recent_loss, norm, settings.rate_at(step - 1), tau)
 
     hooks = Hooks(
-        evaluate=evaluate if evaluation else None,
+        evaluate=(lambda: figures()[0]) if evaluation else None,
         keep=keep,
         save=lambda found: save_state(request.state, found) if first else None,
         on_step=on_step,
         on_evaluation=lambda step, figure: display.on_evaluation(step, figure) if display else None,
     )
     try:
-        return fit(trainer, maker, request.schedule, hooks, identity, state.best if state else None)
+        if evaluation and best is None and trainer.step_number == 0:
+            best = measure_start(evaluation, figures, hooks, say=first and not request.quiet)
+        fitted = fit(trainer, maker, request.schedule, hooks, identity, best)
+        keep() if request.keep_last else None
+        return fitted
     except DivergedError as error:
         kept = os.path.join(request.out, CONFIG)
         rest = f"the last good checkpoint is in {request.out}" if os.path.exists(kept) else "no checkpoint was kept"
@@ -303,6 +250,7 @@ def identify(
         "timelines": timelines,
         "until": until.isoformat(),
         "evaluation": [held_out.days, held_out.users, held_out.skip],
+        "choose_by": "last" if request.keep_last else request.choose_by,
         "schedule": [schedule.evaluate_every, schedule.patience],
     }
 
@@ -325,26 +273,6 @@ def open_state(request: TrainRequest, identity: dict[str, Any]) -> TrainingState
     if state is None and os.path.exists(os.path.join(request.out, CONFIG)):
         raise UsageError(f"--out {request.out}: holds a model already; name a new folder, or remove this one")
     return state
-
-
-def make_evaluation(
-    request: TrainRequest, held_out: TrainingData, config: ModelConfig, until: datetime.date, device: str
-) -> Evaluation | None:
-    """The evaluation of users held out; None if it is left out.
-
-    Raises:
-        InputError: they have nothing to foresee.
-    """
-    days, users = request.held_out.days, request.held_out.users
-    if request.held_out.skip:
-        return None
-    evaluation = Evaluation.of(held_out, midnight_ms(until), days, users, config.max_sequence_length, device)
-    if not evaluation.targets:
-        raise InputError(
-            f"nothing to evaluate: no user of {len(held_out.timelines):,} held out has an event before {until} and "
-            f"a positive in the {days} days after; give an earlier --until, or --no-evaluation"
-        )
-    return evaluation
 
 
 def make_batches(
@@ -378,10 +306,12 @@ def main(argv: list[str]) -> int:
     keep_freed_memory()
     with join_group(request.device) as (group, device):
         fitted = train(request, group, device)
+    worse = not request.keep_last and fitted.best is not None and fitted.best["step"] == 0
     if group.rank == 0 and not request.quiet:
         best = ""
         if fitted.best:
-            best = f", the model of step {fitted.best['step']:,} kept, recall@10 {fitted.best['recall']:.4f}"
+            kept = "the last model kept; the best was" if request.keep_last else "kept"
+            best = f", {kept} that of step {fitted.best['step']:,}, recall@10 {fitted.best['recall']:.4f}"
         print(
             f"{fitted.steps:,} steps{' (stopped early)' if fitted.stopped_early else ''}{best}; "
             f"{fitted.tokens / max(fitted.seconds, 1e-9):,.0f} tokens/s, "
@@ -389,7 +319,14 @@ def main(argv: list[str]) -> int:
             f"model  {os.path.abspath(request.out)}\nstate  {os.path.abspath(request.state)} (TensorBoard's too)",
             file=sys.stderr,
         )
-    return 0
+    if worse and group.rank == 0:
+        print(
+            f"pinnerformer train: no checkpoint beat the start on the users that choose: {request.out} holds the "
+            "weights that training started from; try a lower --learning-rate, more --steps with a longer "
+            "--warmup-steps, or more training data, with another --out",
+            file=sys.stderr,
+        )
+    return NOT_BETTER if worse else 0
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from stores.errors import UsageError
 
 DESCRIPTION = """\
 Trains the two towers on the timelines that `pinnerformer training-data` wrote, and writes a model that `daily` takes:
-that of the evaluation with the best recall@10 on held-out users, or the last where there is none.
+that of the evaluation with the best recall@10 on held-out users, or the last where there is none. The weights it
+starts from are evaluated first: if nothing beats them, they are kept, and the exit code is 4.
 
-Training sees what was before --until; evaluation asks the held-out users, embedded at that moment, for what they
-engaged with positively in the 14 days after it. Killed? Run the same command again: it goes on from the last
-saved state, with the same result. Several cores or devices: --processes N; several machines: torchrun ... -m
-pinnerformer train ...
+Training sees what was before --until; evaluation asks half of the held-out users, embedded at that moment, for what
+they engaged with positively in the 14 days after it; `evaluate` reports the other half. Killed? Run the same command
+again: it goes on from the last saved state, with the same result. Several cores or devices: --processes N; several
+machines: torchrun ... -m pinnerformer train ...
 """
 
 EPILOG = """\
@@ -49,6 +50,8 @@ class TrainRequest:
         drop_features: Those left out; sorted, each once.
         until: Training sees what was before; None: what was before the held-out days.
         held_out: The evaluation during training.
+        choose_by: `new` or `all`: which kind of recall chooses the checkpoint.
+        keep_last: Keep the last weights, whatever is best.
         settings: Of training.
         default_negatives: Whether the flags leave the number of random negatives open: no more than the corpus has.
         default_temperature: Whether they leave the temperature open: that of `model`, if it has one.
@@ -66,6 +69,8 @@ class TrainRequest:
     drop_features: tuple[str, ...]
     until: datetime.date | None
     held_out: HeldOut
+    choose_by: str
+    keep_last: bool
     settings: TrainingSettings
     default_negatives: bool
     default_temperature: bool
@@ -96,6 +101,13 @@ def make_parser() -> Parser:
     when.add_argument("--until", type=date, metavar="DATE", help="train on what was before (14 days before the end)")
     when.add_argument("--evaluation-days", type=positive, default=14, help="after --until (default %(default)s)")
     when.add_argument("--evaluation-users", type=positive, default=1000, help="at most (default %(default)s)")
+    when.add_argument(
+        "--choose-by",
+        choices=("new", "all"),
+        default="new",
+        help="the recall that chooses: of pins new to the user, or of all (default %(default)s)",
+    )
+    when.add_argument("--keep-last", action="store_true", help="evaluate, but keep the last weights and not the best")
     when.add_argument("--no-evaluation", action="store_true", help="train to the last step and keep that")
     what = parser.add_argument_group("what to learn")
     what.add_argument("--objective", choices=OBJECTIVES, default=default.objective.name, help="(%(default)s)")
@@ -176,6 +188,8 @@ def parse(argv: list[str]) -> TrainRequest:
         drop_features=tuple(sorted(set(found.drop_feature))),
         until=found.until,
         held_out=HeldOut(found.evaluation_days, found.evaluation_users, found.no_evaluation),
+        choose_by=found.choose_by,
+        keep_last=found.keep_last,
         settings=settings,
         default_negatives=found.random_negatives is None,
         default_temperature=found.temperature is None,

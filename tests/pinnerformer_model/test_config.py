@@ -29,6 +29,13 @@ def test_a_config_says_what_the_training_saw():
     assert (again.until, again.evaluation_share) == ("2026-11-01", 0.1)
     # Held out of one split, trained on in another: of nobody is it known that no training saw them.
     assert trained.trained(datetime.date(2026, 12, 1), 8, 0.1).evaluation_share == 0.0
-    for bad in ({"until": "yesterday"}, {"until": 3}, {"split_salt": "x"}, {"evaluation_share": 1.0}):
+    for bad in (
+        {"provenance": {"mood": 1}},
+        {"provenance": 3},
+        {"until": "yesterday"},
+        {"until": 3},
+        {"split_salt": "x"},
+        {"evaluation_share": 1.0},
+    ):
         with pytest.raises(ModelError, match=f"{next(iter(bad))} must be"):
             dataclasses.replace(plain, **bad)

@@ -1,15 +1,21 @@
 """`pinnerformer evaluate` on a small synthetic world: what it prints, what its generator would score, bad input."""
 
+import dataclasses
+import importlib.util
 import json
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
 
+from pinnerformer_model.checkpoint import load_config
 from pipelines.cli import main
 from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.synthetic.world import interests_on, spread_ids
 from tests.worlds import write_model
+from transforms.baselines import NAMES
 from transforms.training_data import load_training_data
 
 CUT_MS = 20_634 * 86_400_000  # 2026-06-30
@@ -40,7 +46,7 @@ def test_the_table_holds_models_baselines_and_the_ceiling(world, capsys):
     found = json.loads(evaluate(world, capsys, *flags, f"--oracle={world}/world", "--json")[0])
     by_name = {(row["name"], row["made"]): row for row in found["rows"]}
     names = {name for name, _ in by_name}
-    assert found["window"] == "2026-06-30 to 2026-07-13" and len(found["rows"]) == 3 + 1 + 3 + 2 + 1
+    assert found["window"] == "2026-06-30 to 2026-07-13" and found["reference"] == f"{world}/model"
     oracle = by_name["oracle of the generator", "once"]["recall"][0]
     (popularity,) = (row["recall"][0] for (name, _), row in by_name.items() if name.startswith("popularity"))
     mean = max(row["recall"][0] for (name, _), row in by_name.items() if name.startswith("mean"))
@@ -50,7 +56,10 @@ def test_the_table_holds_models_baselines_and_the_ceiling(world, capsys):
     for row in found["rows"]:
         share = row["positives_new"] / row["positives"]
         assert 0 < share < 1 and 0 <= row["recall"][0] <= 1
-    assert len(names) == 6
+    kinds = {row["kind"] for row in found["rows"]}
+    assert kinds == {f"{world}/model", "untrained", "oracle", *NAMES} and len(found["rows"]) >= 3 + 3 + 3 + 3 + 8 + 1
+    (own_start,) = (name for name in names if "untrained" in name)
+    assert own_start.endswith("since its own is not known") and "not known" in found[f"seen by {world}/model"]
 
     table, _ = evaluate(world, capsys, *flags, "--frequency=once", "--corpus=popular", "--corpus-size=300")
     assert (
@@ -119,3 +128,91 @@ def test_an_empty_window_says_what_there_is(world, capsys):
     assert main(["training-data", *inputs, *flags]) == 0
     _, error = evaluate(world, capsys, f"--timelines={world}/few", "--days=1", code=1)
     assert "evaluation" in error and ("positive" in error or "no evaluation users" in error)
+
+
+def trained(world: str, name: str, **known) -> str:
+    """The world's model with a config that says what it was trained on."""
+    path = f"{world}/{name}"
+    if not os.path.exists(path):
+        shutil.copytree(f"{world}/model", path)
+    config = load_config(f"{world}/model")
+    with open(f"{path}/config.json", "w") as file:
+        file.write(dataclasses.replace(config, **known).to_json())
+    return path
+
+
+def test_a_model_that_saw_what_it_is_asked_is_refused_by_name(world, capsys):
+    with open(f"{world}/timelines/timelines.json") as file:
+        salt = json.load(file)["split_salt"]
+    unseen = {"until": "2026-06-30", "split_salt": salt, "evaluation_share": 0.5}
+    flags = [f"--timelines={world}/timelines", "--no-baselines", "--frequency=once", "--json"]
+
+    def told(*more: str, code: int = 0, **known) -> str:
+        model = trained(world, "trained", **{**unseen, **known})
+        out, err = evaluate(world, capsys, *flags, f"--model={model}", *more, code=code)
+        return err if code else json.loads(out)[f"seen by {model}"]
+
+    assert "on none of these users" in told() and "is not known" in told()  # who chose the checkpoint
+    assert "`choice` chose" in told(provenance={"choosers": "choice"})
+    assert "and is asked here" in told("--half=both", provenance={"choosers": "choice"})
+    less = told(code=1, evaluation_share=0.4)
+    assert "it was trained on" in less and "evaluation share 0.4" in less and "--allow-seen" in less
+    assert "it was trained on" in told(code=1, split_salt=salt + 1)
+    assert "is not known" in told(code=1, evaluation_share=0.0)
+    assert "before 2026-07-01, and the first window begins on 2026-06-30" in told(code=1, until="2026-07-01")
+    assert "item vectors know" in told(code=1, provenance={"vectors_until": "2026-07-02"})
+    assert "flatter" in told("--allow-seen", until="2026-07-01")
+    # Baselines are made of the vectors too: those of the timelines are refused without a model.
+    shutil.copytree(f"{world}/timelines", f"{world}/late", dirs_exist_ok=True)
+    with open(f"{world}/timelines/timelines.json") as file:
+        described = json.load(file)
+    for until, code in (("2026-06-30", 0), ("2026-07-01", 1)):
+        with open(f"{world}/late/timelines.json", "w") as file:
+            json.dump({**described, "vectors_until": until}, file)
+        late = [f"--timelines={world}/late", "--baseline=popularity", "--json"]
+        out, err = evaluate(world, capsys, *late, code=code)
+        assert f"the item vectors know what was before {until}" in (err if code else json.loads(out)["vectors"])
+    assert "flatters" in json.loads(evaluate(world, capsys, *late, "--allow-seen")[0])["vectors"]
+    # Of several windows, the first one counts.
+    assert "begins on 2026-06-14" in told("--cuts", "2026-06-30", "2026-06-14", code=1)
+
+
+def test_several_cuts_are_one_figure_with_a_smaller_error(world, capsys):
+    flags = [f"--timelines={world}/timelines", "--baseline=popularity", "--baseline=whitened_mean", "--frequency=once"]
+    one = json.loads(evaluate(world, capsys, *flags, "--json")[0])
+    two = json.loads(evaluate(world, capsys, *flags, "--json", "--cuts", "2026-06-16", "2026-06-30")[0])
+    assert two["window"] == "2026-06-16 to 2026-06-29, 2026-06-30 to 2026-07-13"
+    first, second = ({row["kind"]: row for row in found["rows"]} for found in (one, two))
+    for kind in ("popularity", "whitened_mean"):
+        assert second[kind]["positives"] > 1.5 * first[kind]["positives"] and second[kind]["users"] <= 250
+        assert 0 < second[kind]["errors"]["recall"] < first[kind]["errors"]["recall"]
+    # Without a model, rows are compared with the best baseline.
+    assert one["reference"].startswith("mean of") and first["whitened_mean"]["behind"] == {}
+    behind, error = first["popularity"]["behind"]["recall"]
+    assert behind == pytest.approx(first["whitened_mean"]["recall"][0] - first["popularity"]["recall"][0])
+    assert (
+        0
+        < error
+        < math.hypot(first["popularity"]["errors"]["recall"], first["whitened_mean"]["errors"]["recall"]) * 1.1
+    )
+    assert first["popularity"]["overlap"] == 1 > first["whitened_mean"]["overlap"] > 0
+    assert first["whitened_mean"]["mean_length"] < 1 and first["popularity"]["mean_length"] is None
+    assert first["whitened_mean"]["coverage"] <= first["whitened_mean"]["coverage_ceiling"]
+    assert "users tell the recall@10 of a row to about" in one["error"]
+    table, _ = evaluate(world, capsys, *flags)
+    heads = [line for line in table.splitlines() if " behind " in line]
+    assert heads[0].index("new") < heads[0].index("all") and "±" in table
+    assert "behind: how far a row is behind mean of" in table
+    assert "allow" in table
+    _, error_line = evaluate(world, capsys, *flags, "--cuts", "2026-06-20", "2026-06-30", code=2)
+    assert "--cuts" in error_line and "overlap" in error_line
+
+
+def test_a_baseline_without_its_package_is_named(world, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = json.loads(
+        evaluate(world, capsys, f"--timelines={world}/timelines", "--baseline=als", "--baseline=popularity", "--json")[
+            0
+        ]
+    )
+    assert "pinnerformer[als]" in found["left out: als"] and {row["kind"] for row in found["rows"]} == {"popularity"}

@@ -32,9 +32,10 @@ from pinnerformer_model.training import BatchMaker, Trainer, TrainingSettings
 from pinnerformer_model.training_state import load_state
 from pipelines.cli import main
 from pipelines.training import train as train_command
-from pipelines.training.train import Evaluation
+from pipelines.training.choosing import Evaluation
 from tests.redis_server import free_port
 from tests.warm import run_together
+from transforms.halves import are_choosers
 from transforms.training_data import TrainingData, load_training_data
 
 FLAGS = [
@@ -323,3 +324,73 @@ def test_a_state_of_an_older_version_is_refused_by_name(timelines, tmp_path, cap
     save_file(tensors, path, {"state": json.dumps({**told, "version": 2})})
     assert train(timelines, tmp_path / "m", *flags) == 1
     assert "the state there does not fit the model" in capsys.readouterr().err
+
+
+def test_only_users_that_evaluate_does_not_report_choose(timelines):
+    held_out = load_training_data(timelines, "evaluation")
+    cut = int(np.datetime64(UNTIL).astype("datetime64[ms]").astype(np.int64))
+    evaluation = Evaluation.of(held_out, cut, 14, 1000, 32, "cpu")
+    reported = held_out.timelines.user_ids[~are_choosers(held_out.timelines.user_ids)]
+    assert 100 < len(evaluation.timelines) < len(held_out.timelines) - 100
+    assert not np.isin(evaluation.timelines.user_ids, reported).any()
+    everything = len(evaluation.moments.targets)
+    assert evaluation.targets == everything > dataclasses.replace(evaluation, choose_by="new").targets > 0
+
+
+def test_a_training_that_harms_keeps_its_start_and_says_so(timelines, tmp_path, capsys):
+    harm = ["--steps=8", "--evaluate-every=4", "--learning-rate=1.0", "--warmup-steps=1", "--choose-by=all"]
+    assert train(timelines, tmp_path / "m", *harm) == 4
+    said = capsys.readouterr().err
+    assert "no checkpoint beat the start" in said and f"{tmp_path}/m" in said
+    config = load_config(f"{tmp_path}/m")
+    start = new_model(config, 0, load_training_data(timelines, "train").vectors)
+    kept = load_model(f"{tmp_path}/m")
+    for tower, before in zip((kept.user_tower, kept.pin_tower), start, strict=True):
+        assert all(torch.equal(value, before.state_dict()[name]) for name, value in tower.state_dict().items())
+    assert config.provenance["steps"] == 0 and load_state(f"{tmp_path}/m-training").best["step"] == 0
+    assert train(timelines, tmp_path / "m", *harm) == 4  # done already, and no better
+    # --keep-last asks for the last, whatever it is.
+    assert train(timelines, tmp_path / "last", *harm, "--keep-last") == 0
+    last = load_config(f"{tmp_path}/last").provenance
+    assert (last["steps"], last["choose_by"], last["choosers"]) == (8, "last", "nobody")
+    assert model_digest(f"{tmp_path}/last") != model_digest(f"{tmp_path}/m")
+
+
+def test_a_training_killed_after_its_start_was_kept_goes_on(timelines, tmp_path, monkeypatch):
+    flags = ["--steps=4", "--evaluate-every=4"]
+    assert train(timelines, tmp_path / "whole", *flags) in (0, 4)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    real = train_command.fit
+    monkeypatch.setattr(train_command, "fit", dies)
+    assert train(timelines, tmp_path / "killed", *flags) == 1
+    assert os.path.exists(tmp_path / "killed" / "config.json")
+    monkeypatch.setattr(train_command, "fit", real)
+    assert train(timelines, tmp_path / "killed", *flags) in (0, 4)
+    assert model_digest(f"{tmp_path}/killed") == model_digest(f"{tmp_path}/whole")
+
+
+def test_a_model_says_where_it_comes_from(timelines, tmp_path, capsys):
+    flags = ["--steps=2", "--evaluate-every=2", "--seed=3", "--keep-last"]
+    more = [flag for flag in FLAGS if "quiet" not in flag]
+    assert main(["train", f"--timelines={timelines}", f"--out={tmp_path}/a", *more, *flags, "--objective=sasrec"]) == 0
+    assert "the start has recall@10" in capsys.readouterr().err  # and how well the users tell it, before it begins
+    known = load_config(f"{tmp_path}/a").provenance
+    assert known["timelines"] == load_training_data(timelines, "train").digest
+    assert known["objective"]["name"] == "sasrec" and (known["steps"], known["seed"], known["start"]) == (
+        2,
+        3,
+        "initial",
+    )
+    more = [flag for flag in FLAGS if "preset" not in flag]
+    again = ["train", f"--timelines={timelines}", f"--out={tmp_path}/b", *more, f"--model={tmp_path}/a", *flags]
+    assert main(again) == 0
+    assert load_config(f"{tmp_path}/b").provenance["start"] == model_digest(f"{tmp_path}/a")
+    # What was trained before anybody said who chose is not known to be unchosen.
+    old = dataclasses.replace(load_config(f"{tmp_path}/a"), provenance={})
+    (tmp_path / "a" / "config.json").write_text(old.to_json())
+    assert "provenance" not in json.loads(old.to_json())
+    assert main([flag.replace(f"{tmp_path}/b", f"{tmp_path}/c") for flag in again]) == 0
+    assert load_config(f"{tmp_path}/c").provenance["choosers"] == "unknown"

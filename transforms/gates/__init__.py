@@ -78,6 +78,7 @@ GATES: tuple[GateSpec, ...] = (
     vectors.pins_alike,
     recall.index_recall_at_10,
     recall.coverage_pins,
+    recall.coverage_share,
     recall.coverage_fall,
 )
 
@@ -91,6 +92,7 @@ THRESHOLDS: tuple[Threshold, ...] = tuple(
         (
             vectors.NORM_TOLERANCE,
             vectors.MAX_ALIKE,
+            vectors.MAX_USERS_ALIKE,
             counts.MAX_LOST_SHARE,
             *(threshold for gate in GATES for threshold in gate.thresholds),
         )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pinnerformer_model.collapse import most_covering_pins
 from transforms.gates.gate import Measured, at_least, at_most
 from transforms.gates.sample import RECALL_USERS, Sample, find_ef_of, sample_of, seed_of
 from transforms.gates.staged import StagedRelease
@@ -9,6 +10,9 @@ from transforms.gates.thresholds import Threshold
 
 MIN_RECALL = Threshold("min_recall_at_10", 0.95, "recall of the index against exact search over all shards")
 MIN_COVERAGE_PINS = Threshold("min_coverage_pins", 10, "pins that make up 90 % of the top 10 of the users drawn")
+MIN_COVERAGE_SHARE = Threshold(
+    "min_coverage_share", 0.03, "such pins, as a share of the most that so many users could be answered"
+)
 MAX_COVERAGE_FALL = Threshold("max_coverage_fall", 3.0, "times fewer such pins than in the previous release")
 
 
@@ -31,6 +35,21 @@ def coverage_pins(staged: StagedRelease) -> Measured | None:
     pins, share = sample.covering_pins, sample.covering_pins / sample.pins
     reads = f"pins that make up 90 % of the top 10 of {sample.users:,} users (P90 coverage@10 {share:.4f})"
     return Measured(pins, reads)
+
+
+@at_least(MIN_COVERAGE_SHARE, advice="the model: most users are answered the same few pins")
+def coverage_share(staged: StagedRelease) -> Measured | None:
+    """The pins that make up 90 % of the top 10 of users drawn are few, beside the most that so many users allow.
+
+    A thousand users have ten thousand answers, 90 % of which are 9,000 pins at most; a hundred users 900. A limit in
+    pins closes early on few users, or never on many.
+    """
+    sample = sample_of(staged)
+    if sample is None or not tells_coverage(sample):
+        return None
+    most = most_covering_pins(sample.users, sample.found.pin_ids.shape[1], sample.pins)
+    reads = f"of {most:,} pins that 90 % of the top 10 of {sample.users:,} users could be, {sample.covering_pins:,} are"
+    return Measured(sample.covering_pins / most, f"{reads}, as a share")
 
 
 @at_most(MAX_COVERAGE_FALL, advice="what changed since yesterday: the model, --pins")

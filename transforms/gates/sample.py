@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from pinnerformer_model.collapse import covering_pins
 from stores.files import FileEntry, Root
 from stores.indexes import EF_CANDIDATES, IndexShard, load_shards, search_shards
 from stores.names import Step
@@ -52,7 +53,7 @@ class Sample:
     @functools.cached_property
     def covering_pins(self) -> int:
         """Pins that make up 90 % of what was found."""
-        return count_covering(self.found.pin_ids)
+        return covering_pins(self.found.pin_ids)
 
 
 def seed_of(staged: StagedRelease) -> int:
@@ -96,16 +97,6 @@ def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> n
     """
     drawn = read_drawn(root, entries, count, seed, ["embedding"])
     return np.concatenate([from_binary_column(piece["embedding"]) for piece in drawn]).astype(np.float32)
-
-
-def count_covering(pin_ids: np.ndarray, share: float = 0.9) -> int:
-    """Pins that make up a share of all answers, the most frequent first (paper, section 7: P90 coverage, in pins).
-
-    Args:
-        pin_ids: int64 [Q, k]; -1 where there is no answer.
-    """
-    counts = np.sort(np.unique(pin_ids[pin_ids >= 0], return_counts=True)[1])[::-1]
-    return int(np.searchsorted(np.cumsum(counts), share * counts.sum())) + 1 if len(counts) else 0
 
 
 def search_well_enough(

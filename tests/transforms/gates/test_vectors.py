@@ -41,4 +41,9 @@ def test_vectors_that_are_all_alike(monkeypatch):
 
     assert passed(same, apart) == [False, True]
     assert passed(apart, same) == [True, False]
+    # The demo's first model: the mean of its users' vectors was 0.915 long.
+    leaning = apart + 1.8 * np.array([1.0, 0.0])
+    leaning /= np.linalg.norm(leaning, axis=1, keepdims=True)
+    assert 0.9 < np.linalg.norm(leaning.mean(axis=0)) < 0.95
+    assert passed(leaning, leaning) == [False, True]  # pins may have much in common: vectors that are not centred
     assert passed(same[:1], same[:1]) == [None, None]  # of one vector nothing can be said
