@@ -14,16 +14,27 @@ ABSENT = -1e9  # the score of what is not in the pool: finite, so that an empty 
 class Temperature(nn.Module):
     """tau, learned and never below 0.01.
 
-    Its logarithm is learned, so that a step changes it by a share of itself. Ours: it starts at 0.05.
+    The logarithm of what it has above 0.01 is learned: a step changes that by a share of itself, and however near the
+    floor it is, there is a gradient that leads back up. Ours: it starts at 0.05.
+
+    Args:
+        initial: Above 0.01.
     """
 
     def __init__(self, initial: float = 0.05):
         super().__init__()
-        self.log = nn.Parameter(torch.tensor(initial).log())
+        check_temperature(initial)
+        self.log = nn.Parameter(torch.tensor(initial - LEAST_TEMPERATURE, dtype=torch.float64).log().float())
 
     def forward(self) -> torch.Tensor:
         """float32 []."""
-        return self.log.exp().clamp(min=LEAST_TEMPERATURE)
+        return LEAST_TEMPERATURE + self.log.exp()
+
+
+def check_temperature(initial: float) -> None:
+    """Raises ValueError where training cannot start from a temperature."""
+    if not LEAST_TEMPERATURE < initial <= 100:
+        raise ValueError(f"the temperature must start above {LEAST_TEMPERATURE}, and not above 100, got {initial}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +68,19 @@ class LogQ:
         return expected.log().float()
 
 
-def sampled_softmax(
+def pair_losses(
     queries: torch.Tensor,
     pins: torch.Tensor,
     temperature: torch.Tensor,
     *,
     pair_query: torch.Tensor,
     pair_pin: torch.Tensor,
-    pair_weight: torch.Tensor,
     pair_bias: torch.Tensor,
     pool_bias: torch.Tensor,
     masked_query: torch.Tensor,
     masked_pin: torch.Tensor,
 ) -> torch.Tensor:
-    """The weighted sum over pairs of -log( e^{s(u,p) + b_p} / ( e^{s(u,p) + b_p} + sum_j e^{s(u,n_j) + b_j} ) ).
+    """Of every pair, -log( e^{s(u,p) + b_p} / ( e^{s(u,p) + b_p} + sum_j e^{s(u,n_j) + b_j} ) ).
 
     s = <u, p> / temperature. The sum over negatives is one number per query, so pairs of one query share it; a pin that
     stands in the pool m times is scored once, with log m in its bias.
@@ -80,13 +90,12 @@ def sampled_softmax(
         pins: float32 [N, d], unit vectors.
         temperature: float32 [].
         pair_query, pair_pin: int64 [P], rows of `queries` and `pins`.
-        pair_weight: float32 [P].
         pair_bias: float32 [P], -log Q of the pair's label; 0 without the correction.
         pool_bias: float32 [N], log copies - log Q; `ABSENT` where there is no copy.
         masked_query, masked_pin: int64 [X], pairs that are no negatives.
 
     Returns:
-        float32 []. A pair without any negative costs 0.
+        float32 [P]. A pair without any negative costs 0.
     """
     # The bias of the pool rides along in the one large product: Q x N logits are never copied to add it.
     logits = torch.addmm(pool_bias, queries, (pins / temperature).T)  # [Q, N]
@@ -96,4 +105,14 @@ def sampled_softmax(
     negatives = torch.logsumexp(logits, dim=1)  # [Q]
     positive = (queries[pair_query] * pins[pair_pin]).sum(-1) / temperature + pair_bias  # [P]
     # softplus(n - p) is -log(e^p / (e^p + e^n)), and stays finite where either exponential would not.
-    return (pair_weight * nn.functional.softplus(negatives[pair_query] - positive)).sum()
+    return nn.functional.softplus(negatives[pair_query] - positive)
+
+
+def sampled_softmax(*arguments: torch.Tensor, pair_weight: torch.Tensor, **named: torch.Tensor) -> torch.Tensor:
+    """float32 []: the sum over pairs of weight times loss.
+
+    Args:
+        pair_weight: float32 [P].
+        arguments, named: As `pair_losses` takes them.
+    """
+    return (pair_weight * pair_losses(*arguments, **named)).sum()

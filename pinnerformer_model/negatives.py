@@ -94,9 +94,22 @@ def make_pool(
     )
 
 
-def pair_weights(draw: Draw) -> np.ndarray:
-    """float64 [P], summing to 1: every user weighs the same, however many pairs it has."""
+def pair_weights(draw: Draw, newest_weight: float | None = None) -> np.ndarray:
+    """float64 [P], summing to 1: every user weighs the same, however many pairs it has.
+
+    Args:
+        newest_weight: The share of a user's weight that the pairs of newest positions get together, where the user has
+            both kinds; None: they weigh what the others do.
+    """
     _, user = np.unique(draw.rows, return_inverse=True)
     user = user[draw.query_window[draw.pair_query]]
     pairs = np.bincount(user)
-    return 1 / (np.count_nonzero(pairs) * pairs[user])
+    users = np.count_nonzero(pairs)
+    if newest_weight is None:
+        return 1 / (users * pairs[user])
+    newest = draw.query_position[draw.pair_query] == 0
+    of_newest = np.bincount(user, weights=newest)[user]
+    of_others = pairs[user] - of_newest
+    part, alike = np.where(newest, newest_weight, 1 - newest_weight), np.where(newest, of_newest, of_others)
+    alone = (of_newest == 0) | (of_others == 0)
+    return np.where(alone, 1.0, part) / (users * alike)

@@ -1,8 +1,8 @@
 """The four training objectives: which positions of a user predict which positives (paper, section 5).
 
 All four are one rule with three settings. Every event has a label range: the positives it may be asked to predict, all
-STRICTLY later than the event. A window is a user's newest M events up to an event with a label; the objective says
-which of its positions predict, and how many labels each of them draws from its range.
+STRICTLY later than the event. A window is a user's newest M events up to the end of a moment that has a label; the
+objective says which of its positions predict, and how many labels each of them draws from its range.
 
 | objective | positions | labels of each | label range of an event |
 |---|---|---|---|
@@ -11,8 +11,9 @@ which of its positions predict, and how many labels each of them draws from its 
 | `all_action` | the newest | at most `labels`, no event twice | the positives of the next K days |
 | `dense_all_action` | at most `positions`, drawn | 1 | the positives of the next K days |
 
-Ours: positives that share one moment (the lines of a receipt) are all "the next positive", and one of them is drawn. A
-label may be a later token of the same window; the causal mask keeps it from the position that predicts it.
+Ours: positives that share one moment (the lines of a receipt) are all "the next positive", and one of them is drawn; a
+window ends with the last of them, never inside a receipt, since no night serves a user in the middle of one. A label
+may be a later token of the same window; the causal mask keeps it from the position that predicts it.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import dataclasses
 import numpy as np
 
 from pinnerformer_model.days import DAY_MS
+from pinnerformer_model.permutation import permuted
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 
 OBJECTIVES = ("next_action", "sasrec", "all_action", "dense_all_action")
@@ -34,18 +36,31 @@ class Objective:
         days: K, of the all-action objectives.
         positions: Of a window, drawn by `dense_all_action`.
         labels: Of a window, drawn by `all_action`.
+        newest_weight: The share of its user's weight that the newest position gets, the others share the rest: 0.5 is
+            as much as all others together (paper, section 5, of SASRec). `dense_all_action` then draws it always.
+            None: the newest weighs what any other does.
+        full_windows: Events whose K days pass the end of training have no label: theirs were cut off.
     """
 
     name: str = "dense_all_action"
     days: float = 28.0
     positions: int = 32
     labels: int = 32
+    newest_weight: float | None = None
+    full_windows: bool = False
 
     def __post_init__(self):
         if self.name not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.name!r}")
-        if self.days <= 0 or self.positions < 1 or self.labels < 1:
+        if not self.days > 0 or self.positions < 1 or self.labels < 1:
             raise ValueError("days, positions and labels must be positive")
+        if self.newest_weight is not None:
+            if not 0 < self.newest_weight < 1:
+                raise ValueError(f"newest_weight must be a share between 0 and 1, got {self.newest_weight}")
+            if self.name in ("next_action", "all_action"):
+                raise ValueError(f"newest_weight: the newest position is the only one of {self.name}; leave it out")
+        if self.full_windows and self.horizon_ms is None:
+            raise ValueError(f"full_windows is of the objectives with days; {self.name} asks for the next positive")
 
     @property
     def horizon_ms(self) -> int | None:
@@ -68,12 +83,14 @@ class LabelRanges:
     count: np.ndarray
 
 
-def label_ranges(timelines: Timelines, horizon_ms: int | None) -> LabelRanges:
+def label_ranges(timelines: Timelines, horizon_ms: int | None, end_ms: int | None = None) -> LabelRanges:
     """The labels of every event: positives of the same user, strictly later.
 
     Args:
         horizon_ms: Labels lie within so many milliseconds, the last one included; None: the next positive only, and
             those that share its moment.
+        end_ms: The timelines hold what was before this moment, and an event whose horizon reaches it has no label;
+            None: it has those that there are.
     """
     events = len(timelines.timestamp_ms)
     positives = np.flatnonzero(timelines.positive)
@@ -90,7 +107,10 @@ def label_ranges(timelines: Timelines, horizon_ms: int | None) -> LabelRanges:
         last = np.zeros(events, np.int64)
         has_label = first < stop
         last[has_label] = time[first[has_label]]
-    return LabelRanges(positives, first, search_sorted(time, first, stop, last, "right") - first)
+    count = search_sorted(time, first, stop, last, "right") - first
+    if horizon_ms is not None and end_ms is not None:
+        count[last >= end_ms] = 0
+    return LabelRanges(positives, first, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,17 +134,23 @@ class Draw:
     pair_event: np.ndarray
 
 
-def keep_at_most(group: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+def keep_at_most(
+    group: np.ndarray, most: int, random: np.random.Generator, always: np.ndarray | None = None
+) -> np.ndarray:
     """A random choice of at most `most` of the members of every group, all choices alike.
 
     Args:
         group: int64 [C], never falls.
+        always: bool [C], members that are chosen before any other.
 
     Returns:
         int64: places in `group`, rising.
     """
     # Sorted by a random key within the group, the first `most` are a fair choice, for all groups in one sort.
-    order = np.lexsort((random.random(len(group)), group))
+    key = random.random(len(group))
+    if always is not None:
+        key[always] = -1
+    order = np.lexsort((key, group))
     start = np.searchsorted(group, group)  # group[order] == group: sorting moves members within groups only
     return np.sort(order[np.arange(len(group)) - start < most])
 
@@ -133,7 +159,8 @@ class Sampler:
     """Draws the windows and labels of any training step; the same step gives the same draw, whatever came before.
 
     Users come in a new random order every epoch, so that each is seen as often as any other; those without any event
-    that has a label are left out. A window ends at one of its user's events with a label, drawn uniformly.
+    that has a label are left out. A window ends with the last event of one of its user's moments that have a label,
+    drawn uniformly. A step costs as much as its users, however many there are.
 
     Args:
         timelines: Of the training users, cut where training ends.
@@ -141,6 +168,8 @@ class Sampler:
         max_sequence_length: M.
         users_per_step: Different users of a step; fewer, if there are fewer.
         windows_per_user: Windows drawn per user.
+        window_share: Of all windows there are, how many may be drawn (paper, section 6); every user keeps one.
+        end_ms: Where the timelines were cut, for `Objective.full_windows`; None: after their latest event.
         seed: Of everything drawn.
 
     Raises:
@@ -155,6 +184,8 @@ class Sampler:
         max_sequence_length: int,
         users_per_step: int,
         windows_per_user: int = 1,
+        window_share: float = 1.0,
+        end_ms: int | None = None,
         seed: int = 0,
     ):
         self.timelines = timelines
@@ -162,12 +193,18 @@ class Sampler:
         self._length = max_sequence_length
         self._windows = windows_per_user
         self._seed = seed
-        self._labels = label_ranges(timelines, objective.horizon_ms)
-        self._labelled = np.flatnonzero(self._labels.count)  # events a window may end at
-        self._edges = np.searchsorted(self._labelled, timelines.offsets)
+        if objective.full_windows and end_ms is None:
+            end_ms = int(timelines.timestamp_ms.max(initial=-1)) + 1
+        self._labels = label_ranges(timelines, objective.horizon_ms, end_ms if objective.full_windows else None)
+        ends = np.flatnonzero((self._labels.count > 0) & ends_of_moments(timelines))
+        self._ends = thin_out(ends, timelines, window_share, seed)  # events a window may end at
+        self._edges = np.searchsorted(self._ends, timelines.offsets)
         self.users = np.flatnonzero(np.diff(self._edges))
         if not len(self.users):
-            raise ValueError("no event has a positive of the same user later than itself, within the objective's days")
+            cut = " that training's end does not cut off" if objective.full_windows else ""
+            raise ValueError(
+                f"no event has a positive of the same user later than itself, within the objective's days{cut}"
+            )
         self.users_per_step = min(users_per_step, len(self.users))
 
     @property
@@ -177,13 +214,14 @@ class Sampler:
     def draw(self, step: int) -> Draw:
         """The draw of a step, counted from 0."""
         epoch, turn = divmod(step, self.steps_per_epoch)
-        # A permutation per epoch from its number: step 10,000 can be drawn without the 9,999 before it.
-        order = np.random.default_rng([self._seed, 1, epoch]).permutation(self.users)
-        chosen = order[turn * self.users_per_step : (turn + 1) * self.users_per_step]
+        # An order per epoch, from its number, looked up at this step's places only: step 10,000 can be drawn without
+        # the 9,999 before it, and ten million users are not shuffled to take a hundred of them.
+        places = np.arange(turn * self.users_per_step, (turn + 1) * self.users_per_step)
+        chosen = self.users[permuted(places, len(self.users), [self._seed, 1, epoch])]
         random = np.random.default_rng([self._seed, 2, step])
         rows = np.repeat(chosen, self._windows)
         first, width = self._edges[rows], self._edges[rows + 1] - self._edges[rows]
-        stops = self._labelled[first + _below(width, random)] + 1
+        stops = self._ends[first + _below(width, random)] + 1
         return self._predict(rows, stops, random)
 
     def _predict(self, rows: np.ndarray, stops: np.ndarray, random: np.random.Generator) -> Draw:
@@ -197,7 +235,8 @@ class Sampler:
             event = np.repeat(2 * stops - 1 - lengths, lengths) - ranges(stops - lengths, lengths)  # newest first
             kept = np.flatnonzero(labels.count[event])
             if name == "dense_all_action":
-                kept = kept[keep_at_most(window[kept], self._objective.positions, random)]
+                always = None if self._objective.newest_weight is None else (event == stops[window] - 1)[kept]
+                kept = kept[keep_at_most(window[kept], self._objective.positions, random, always)]
             window, event = window[kept], event[kept]
         if name == "all_action":
             pair_query = np.repeat(np.arange(len(event)), labels.count[event])
@@ -208,6 +247,34 @@ class Sampler:
             pair_query = np.arange(len(event))
             label = labels.first[event] + _below(labels.count[event], random)
         return Draw(rows, stops, window, stops[window] - 1 - event, pair_query, labels.positives[label])
+
+
+def ends_of_moments(timelines: Timelines) -> np.ndarray:
+    """bool [E]: events after which their user's next one, if there is any, is later."""
+    ends = np.ones(len(timelines.timestamp_ms), bool)
+    ends[:-1] = timelines.timestamp_ms[1:] != timelines.timestamp_ms[:-1]
+    lengths = timelines.lengths
+    ends[timelines.offsets[1:][lengths > 0] - 1] = True  # whatever the next user's first moment is
+    return ends
+
+
+def thin_out(ends: np.ndarray, timelines: Timelines, share: float, seed: int) -> np.ndarray:
+    """A share of the windows' ends, drawn once for the whole training; a user that has any keeps one at least.
+
+    Args:
+        ends: int64 [W], events; rising.
+        share: In (0, 1].
+
+    Returns:
+        int64: of `ends`, rising.
+    """
+    if share >= 1 or not len(ends):
+        return ends
+    key = np.random.default_rng([seed, 4]).random(len(ends))
+    owner = np.searchsorted(timelines.offsets, ends, side="right")
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    lowest = np.minimum.reduceat(key, starts)
+    return ends[(key < share) | (key == np.repeat(lowest, np.diff(starts, append=len(ends))))]
 
 
 def _below(bounds: np.ndarray, random: np.random.Generator) -> np.ndarray:

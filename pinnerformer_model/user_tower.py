@@ -1,10 +1,13 @@
 """The user tower: engagements in, one embedding per position out (paper, sections 2 and 3)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.packed import PackedWindows, take_once
 from pinnerformer_model.sequences import PaddedBatch
 from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS, TimeEncoder
 
@@ -46,6 +49,15 @@ class TokenFeatures(nn.Module):
         since_latest = at[:, :1] - at  # newest first: never negative
         gap = torch.zeros_like(at)
         gap[:, :-1] = at[:, :-1] - at[:, 1:]  # padding repeats the oldest token, whose gap is therefore 0
+        return self._encode(batch, since_latest, gap)
+
+    def packed(self, windows: PackedWindows) -> torch.Tensor:
+        """-> float32 [T, width]."""
+        return self._encode(windows, windows.since_latest_ms, windows.gap_ms)
+
+    def _encode(
+        self, batch: PaddedBatch | PackedWindows, since_latest: torch.Tensor, gap: torch.Tensor
+    ) -> torch.Tensor:
         unmeasured = ~torch.isfinite(batch.duration_s)  # NaN; infinity in histories that an older version wrote
         duration = torch.log1p(batch.duration_s.masked_fill(unmeasured, 0.0))
         features = {
@@ -53,7 +65,7 @@ class TokenFeatures(nn.Module):
             "action": [self.action(batch.action)],
             "surface": [self.surface(batch.surface)],
             "duration": [torch.stack([duration, unmeasured.float()], dim=-1)],
-            "time": [self.absolute_time(at), self.since_latest(since_latest), self.gap(gap)],
+            "time": [self.absolute_time(batch.timestamp_ms), self.since_latest(since_latest), self.gap(gap)],
         }
         for name in self.dropped:
             features[name] = [torch.zeros_like(part) for part in features[name]]
@@ -101,6 +113,68 @@ class Block(nn.Module):
         attended = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(value), attn_mask=visible)
         u = v + self.attention_out(attended.transpose(1, 2).flatten(2))
         return u + self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(u))))
+
+    def packed(self, v: torch.Tensor, windows: PackedWindows, dropout: float) -> torch.Tensor:
+        """The same block of windows without padding, for training: float32 [T, H] -> [T, H].
+
+        Args:
+            dropout: Share of what either half adds that is left out, drawn from torch's generator.
+        """
+        q, k, value = windows.side_by_side(self.qkv(self.attention_norm(v))).chunk(3, dim=-1)
+        # Oldest first, so no mask is read: what stands after a token is newer than it, or padding.
+        attended = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(value), is_causal=True)
+        return self._rest(v, windows.packed(attended.transpose(1, 2).flatten(2)), dropout)
+
+    def packed_at(self, v: torch.Tensor, windows: PackedWindows, queries: "Queries", dropout: float) -> torch.Tensor:
+        """What `packed` gives at K tokens, and computed for these alone: float32 [T, H] -> [K, H]."""
+        hidden = v.shape[-1]
+        normed = self.attention_norm(v)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = queries.side_by_side(F.linear(take_once(normed, queries.token), weight[:hidden], bias[:hidden]))
+        k, value = windows.side_by_side(F.linear(normed, weight[hidden:], bias[hidden:])).chunk(2, dim=-1)
+        attended = F.scaled_dot_product_attention(
+            self._heads(q), self._heads(k), self._heads(value), attn_mask=queries.visible(windows.longest)
+        )
+        attended = take_once(attended.transpose(1, 2).flatten(2).flatten(0, 1), queries.place)
+        return self._rest(take_once(v, queries.token), attended, dropout)
+
+    def _rest(self, v: torch.Tensor, attended: torch.Tensor, dropout: float) -> torch.Tensor:
+        u = v + F.dropout(self.attention_out(attended), dropout)
+        return u + F.dropout(self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(u)))), dropout)
+
+
+class Queries:
+    """The tokens of packed windows that predict something, and where they stand in windows of queries side by side.
+
+    Attributes:
+        token: int64 [K], of the packed tokens.
+        place: int64 [K], in [B * most], most = the queries of the window that has the most.
+
+    Args:
+        row: int64 [K], the query's window; no (window, position) twice.
+        position: int64 [K], 0 = the newest.
+    """
+
+    def __init__(self, windows: PackedWindows, row: torch.Tensor, position: torch.Tensor):
+        before = windows.lengths[row] - 1 - position  # tokens of the window before it
+        self.token = windows.starts[row] + before
+        self._windows, self._most = len(windows.lengths), int(torch.bincount(row).max())
+        order = torch.argsort(row, stable=True)
+        number = torch.empty_like(row)  # of a query within its window
+        number[order] = torch.arange(len(row), device=row.device) - torch.searchsorted(row[order], row[order])
+        self.place = row * self._most + number
+        self._before = before
+
+    def side_by_side(self, values: torch.Tensor) -> torch.Tensor:
+        """[K, W] -> [B, most, W]; zeros where a window has fewer."""
+        padded = values.new_zeros(self._windows * self._most, values.shape[1])
+        return padded.index_copy(0, self.place, values).view(self._windows, self._most, -1)
+
+    def visible(self, longest: int) -> torch.Tensor:
+        """bool [B, 1, most, L]: a query sees itself and what is older; where there is none, the oldest token."""
+        before = self._before.new_zeros(self._windows * self._most).index_copy(0, self.place, self._before)
+        keys = torch.arange(longest, device=before.device)
+        return (keys <= before[:, None]).view(self._windows, 1, self._most, longest)
 
 
 class UserTower(nn.Module):
@@ -167,16 +241,24 @@ class UserTower(nn.Module):
         """The newest position's embedding: float32 [B, d]; the last block computes no other."""
         return self._head(self._blocks(batch, queries=1))[:, 0]
 
-    def at(self, batch: PaddedBatch, row: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """The embeddings of some positions, for training: float32 [K, d]; the head computes no other.
+    def at(
+        self, windows: PackedWindows, row: torch.Tensor, position: torch.Tensor, dropout: float = 0.0
+    ) -> torch.Tensor:
+        """The embeddings of some positions, for training: float32 [K, d]; last block and head compute no other.
 
         Args:
-            row: int64 [K], rows of the batch.
-            position: int64 [K], 0 = the newest.
+            row: int64 [K], of the windows.
+            position: int64 [K], 0 = the newest; no (row, position) twice.
+            dropout: Of what the blocks add. It is here and in no module: what is served goes another way, whatever
+                mode the modules are in.
         """
-        queries = int(position.max()) + 1
-        length = batch.action.shape[1]
-        return self._head(self._blocks(batch, queries if queries < length else None)[row, position])
+        v = self.projection(self.features.packed(windows))
+        if self.positioned:
+            v = v + F.embedding(windows.age, self.position)
+        *blocks, last = (cast(Block, block) for block in self.blocks)
+        for block in blocks:
+            v = block.packed(v, windows, dropout)
+        return self._head(last.packed_at(v, windows, Queries(windows, row, position), dropout))
 
 
 def build_user_tower(config: ModelConfig) -> UserTower:

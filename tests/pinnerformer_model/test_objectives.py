@@ -1,11 +1,23 @@
 """Each objective against its definition in plain loops, on random timelines with many ties in time."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from pinnerformer_model.objectives import DAY_MS, OBJECTIVES, Objective, Sampler, keep_at_most, label_ranges
+from pinnerformer_model.negatives import pair_weights
+from pinnerformer_model.objectives import (
+    DAY_MS,
+    OBJECTIVES,
+    Objective,
+    Sampler,
+    ends_of_moments,
+    keep_at_most,
+    label_ranges,
+)
 from pinnerformer_model.sequences import pad_batch
 from pinnerformer_model.timelines import pad_windows, sequences_ending
+from pinnerformer_model.training import TrainingSettings
 from tests.pinnerformer_model.test_timelines import make_timelines, vectors_of
 
 LENGTHS = [0, 1, 2, 7, 40, 25, 90, 3]
@@ -137,3 +149,118 @@ def test_padded_windows_are_the_padded_sequences():
     expected = pad_batch(sequences_ending(t, vectors, rows, stops, M), np.arange(4))
     for name in ("pin_vectors", "action", "surface", "timestamp_ms", "duration_s", "lengths"):
         np.testing.assert_array_equal(getattr(got, name).numpy(), getattr(expected, name).numpy())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_window_ends_with_the_last_event_of_its_moment(name):
+    """Inside a receipt no night ever stands."""
+    t = make_timelines([30] * 10, days=3)  # about three events a moment
+    sampler = Sampler(t, Objective(name, days=DAYS), max_sequence_length=M, users_per_step=10, windows_per_user=5)
+    drawn = set()
+    for step in range(20):
+        draw = sampler.draw(step)
+        for row, stop in zip(draw.rows.tolist(), draw.stops.tolist(), strict=True):
+            assert stop == t.offsets[row + 1] or t.timestamp_ms[stop] > t.timestamp_ms[stop - 1]
+            drawn.add(stop)
+    owner = np.repeat(np.arange(10), 30)
+    last = np.append((np.diff(t.timestamp_ms) != 0) | (np.diff(owner) != 0), True)
+    assert drawn == set((np.flatnonzero(last & (label_ranges(t, sampler_horizon(name)).count > 0)) + 1).tolist())
+
+
+def sampler_horizon(name: str) -> int | None:
+    return Objective(name, days=DAYS).horizon_ms
+
+
+def test_two_users_that_share_a_moment_are_not_one():
+    t = make_timelines([2, 2])
+    t.timestamp_ms[:] = [1, 5, 5, 9]  # the first user's latest moment is the second's first
+    assert ends_of_moments(t).tolist() == [True, True, True, True]
+    t.timestamp_ms[:] = [5, 5, 5, 5]
+    assert ends_of_moments(t).tolist() == [False, True, False, True]
+    assert ends_of_moments(make_timelines([0, 1, 0])).tolist() == [True]
+
+
+def test_a_step_takes_no_room_for_users_that_are_not_in_it():
+    users = 300_000
+    t = make_timelines([2] * users)
+    t.timestamp_ms[1::2], t.positive[:] = t.timestamp_ms[::2] + 1, True
+    sampler = Sampler(t, Objective(), max_sequence_length=M, users_per_step=64)
+    assert len(sampler.users) == users
+    tracemalloc.start()
+    try:
+        sampler.draw(3)
+        assert tracemalloc.get_traced_memory()[1] < users  # bytes: a permutation of them takes eight a user
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_share_of_the_windows_is_always_the_same_share():
+    t = make_timelines([60] * 40, seed=2)
+
+    def stops(share: float, seed: int = 0) -> set[int]:
+        sampler = Sampler(
+            t, Objective("next_action"), max_sequence_length=M, users_per_step=40, windows_per_user=20,
+            window_share=share, seed=seed,
+        )  # fmt: skip
+        assert len(sampler.users) == 40
+        return set(np.concatenate([sampler.draw(step).stops for step in range(60)]).tolist())
+
+    everything, quarter = stops(1.0), stops(0.25)
+    assert quarter < everything and len(quarter) == pytest.approx(len(everything) / 4, rel=0.2)
+    assert len(stops(1e-9)) == 40  # one of every user
+    assert stops(0.25, seed=1) != quarter
+    with pytest.raises(ValueError, match="window_share"):
+        TrainingSettings(window_share=0)
+
+
+@pytest.mark.parametrize("name", ["all_action", "dense_all_action"])
+def test_labels_that_the_end_of_training_cuts_off_can_be_left_out(name):
+    t = make_timelines([60] * 10, days=40)
+    end = int(t.timestamp_ms.max()) + 5
+    objective = Objective(name, days=DAYS, full_windows=True)
+    found = label_ranges(t, objective.horizon_ms, end)
+    plain = label_ranges(t, objective.horizon_ms)
+    for event, time in enumerate(t.timestamp_ms):
+        assert found.count[event] == (plain.count[event] if time + DAYS * DAY_MS < end else 0)
+    assert 0 < found.count.astype(bool).sum() < plain.count.astype(bool).sum()
+    latest = {}
+    for full in (True, False):
+        sampler = Sampler(
+            t, Objective(name, days=DAYS, full_windows=full), max_sequence_length=M, users_per_step=10, end_ms=end
+        )
+        draws = [sampler.draw(step) for step in range(30)]
+        latest[full] = max(t.timestamp_ms[d.stops[d.query_window] - 1 - d.query_position].max() for d in draws)
+    assert latest[True] + DAYS * DAY_MS < end <= latest[False] + DAYS * DAY_MS
+    with pytest.raises(ValueError, match="that training's end does not cut off"):
+        Sampler(t, objective, max_sequence_length=M, users_per_step=10, end_ms=int(t.timestamp_ms.min()) + DAY_MS)
+    with pytest.raises(ValueError, match="full_windows is of the objectives with days"):
+        Objective("sasrec", full_windows=True)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "dense_all_action"])
+@pytest.mark.parametrize("windows", [1, 3])
+def test_the_newest_position_can_weigh_what_all_others_do(name, windows):
+    t = make_timelines([60, 3, 30, 90, *[2] * 12], seed=4)
+    objective = Objective(name, days=DAYS, positions=5, newest_weight=0.5)
+    sampler = Sampler(t, objective, max_sequence_length=M, users_per_step=9, windows_per_user=windows)
+    both = alone = 0
+    for step in range(10):
+        draw = sampler.draw(step)
+        weight = pair_weights(draw, 0.5)
+        position = draw.query_position[draw.pair_query]
+        user = draw.rows[draw.query_window[draw.pair_query]]
+        newest_of = draw.query_window[draw.query_position == 0]
+        assert newest_of.tolist() == list(range(len(draw.rows)))  # it is always among those drawn
+        for row in set(user.tolist()):
+            mine = user == row
+            assert weight[mine].sum() == pytest.approx(1 / len(set(user.tolist())))
+            newest, others = weight[mine & (position == 0)], weight[mine & (position > 0)]
+            if len(others):
+                assert newest.sum() == pytest.approx(others.sum())
+                assert np.ptp(newest) < 1e-12 and np.ptp(others) < 1e-12
+            both, alone = both + (len(others) > 0), alone + (len(others) == 0)
+    assert both > 10 and alone > 0
+    np.testing.assert_array_equal(pair_weights(draw), pair_weights(draw, None))
+    for wrong in ({"newest_weight": 1.0}, {"newest_weight": 0.5, "name": "all_action"}):
+        with pytest.raises(ValueError, match="newest_weight"):
+            Objective(**wrong)
