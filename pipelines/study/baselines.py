@@ -111,8 +111,8 @@ def what_can_be_told(baselines: dict[str, Any], figure: str) -> tuple[str, bool]
     positives = one["positives_new" if kind else "positives"]
     what = "new items" if kind else "all items"
     text = (
-        f"{one['users']:,} users with {positives:,} positives are reported: the best simple row, {best}, gets "
-        f"{value:.4f} ± {error:.4f} of {what}, an error over users"
+        f"{one['users']:,} users with {positives:,} positives are reported: the best simple row, "
+        f"{best.replace('_', ' ')}, gets {value:.4f} ± {error:.4f} of {what}, an error over users"
     )
     return text, bool(2 * error <= LEAST_SHARE * value)
 

@@ -55,11 +55,13 @@ def summary(study: Study) -> str:
             " Models trained on shuffled labels are not measurably worse here: what these models learned is little "
             "more than popularity, and rows that compare them say little; train longer."
         )
+    alone = ""
+    if counts[START_ALONE]:
+        alone = f" For {counts[START_ALONE]} training added nothing that can be told: the start alone gives it."
     return (
         f"Claims of the paper, judged by {NAMES[study.figure]} items: {counts['holds']} of {sum(counts.values())} "
-        f"hold, {counts['does not hold']} not, {counts['cannot be told at this size']} cannot be told at this size; "
-        f"for {counts[START_ALONE]} training added nothing that can be told, the start alone gives what they compare."
-        f"{caution}"
+        f"hold, {counts['does not hold']} not, {counts['cannot be told at this size']} cannot be told at this size."
+        f"{alone}{caution}"
     )
 
 
