@@ -92,7 +92,7 @@ study: $(STAMP)  ## Makes docs/reproduction.md again: up to two hours per data s
 	  $(BIN)/pinnerformer training-data --logs $(STUDY)/receipts/logs --pins $(STUDY)/receipts/pins \
 	  --label-rule $(STUDY)/receipts/label-rule.json --start 2017-01-01 --end 2017-11-14 --evaluation-share 0.3 \
 	  --out $(STUDY)/receipts-timelines
-	$(BIN)/pinnerformer study --timelines $(STUDY)/receipts-timelines --pins $(STUDY)/receipts/pins --new $(SIZE) \
+	$(BIN)/pinnerformer study --timelines $(STUDY)/receipts-timelines --pins $(STUDY)/receipts/pins --new --folds 3 $(SIZE) \
 	  --out $(STUDY)/receipts-study --title "Receipts of 2,469 households"
 	$(BIN)/pinnerformer study --timelines $(STUDY)/world-timelines --pins $(STUDY)/world/pins --oracle $(STUDY)/world \
 	  $(SIZE) --out $(STUDY)/world-study --title "A synthetic world of 8,000 users and 5,000 pins" \

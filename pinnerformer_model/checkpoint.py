@@ -45,14 +45,17 @@ class LoadedModel:
     digest: str
 
 
-def new_model(config: ModelConfig, seed: int, vectors: np.ndarray | None = None) -> tuple[UserTower, PinTower]:
+def new_model(
+    config: ModelConfig, seed: int, vectors: np.ndarray | None = None, mean_scale: float | None = None
+) -> tuple[UserTower, PinTower]:
     """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before.
 
     Args:
         vectors: float [P, D], PinSage vectors: the towers begin in their whitened space; None: in their space rotated.
+        mean_scale: See `initialise`.
     """
     user_tower, pin_tower = build_user_tower(config), build_pin_tower(config)
-    initialise(user_tower, pin_tower, seed, vectors)
+    initialise(user_tower, pin_tower, seed, vectors, mean_scale)
     return user_tower.eval(), pin_tower.eval()
 
 

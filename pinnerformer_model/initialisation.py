@@ -29,11 +29,18 @@ OTHER_STD = 0.002  # of the other features' weights: the times alone are some 15
 
 
 @torch.no_grad()
-def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, vectors: np.ndarray | None = None) -> None:
+def initialise(
+    user_tower: UserTower,
+    pin_tower: PinTower,
+    seed: int,
+    vectors: np.ndarray | None = None,
+    mean_scale: float | None = None,
+) -> None:
     """Fills both towers; the same seed gives the same weights, whatever was drawn before.
 
     Args:
         vectors: float [P, D], PinSage vectors to whiten; None: their space is rotated at random, and not whitened.
+        mean_scale: In place of `MEAN_SCALE`.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = 2 * len(user_tower.blocks)
@@ -74,7 +81,7 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, vectors: n
         end -= encoder.width
     block = user_tower.blocks[0]
     assert isinstance(block, Block)
-    _add_mean(block, semi_orthogonal(hidden, hidden, generator))
+    _add_mean(block, semi_orthogonal(hidden, hidden, generator), MEAN_SCALE if mean_scale is None else mean_scale)
     _linear(user_tower.head_in, user_tower.head_out, semi_orthogonal(hidden, hidden, generator), head)
     identity = torch.eye(out)
     _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, identity, through=False)
@@ -110,14 +117,14 @@ def semi_orthogonal(rows: int, columns: int, generator: torch.Generator) -> torc
     return nn.init.orthogonal_(wide, generator=generator)
 
 
-def _add_mean(block: Block, turn: torch.Tensor) -> None:
+def _add_mean(block: Block, turn: torch.Tensor, scale: float) -> None:
     """Makes a block's attention, nearly uniform at first, hand on the normed tokens as they are.
 
     Args:
         turn: Orthogonal [H, H].
     """
     block.qkv.weight[2 * len(turn) :] = turn
-    block.attention_out.weight.copy_(MEAN_SCALE * turn.T)
+    block.attention_out.weight.copy_(scale * turn.T)
 
 
 def _linear(inner: nn.Linear, outer: nn.Linear, into: torch.Tensor, out: torch.Tensor, through: bool = True) -> None:

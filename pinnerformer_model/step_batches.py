@@ -112,6 +112,7 @@ class BatchMaker:
         if self.sampler.users_per_step < group.size:
             raise ValueError(f"{self.sampler.users_per_step} users cannot be shared among {group.size} processes")
         self._own = own_share(timelines, len(vectors)) if settings.positive_q == "user" else None
+        self._first = first_engagements(timelines, len(vectors)) if settings.repeat_weight < 1 else None
 
     def make(self, step: int) -> StepBatch:
         """The batch of a step, counted from 0, on the CPU."""
@@ -121,6 +122,8 @@ class BatchMaker:
         random = np.random.default_rng([settings.seed, 3, step])
         pool = make_pool(draw, timelines.pin_row, settings.negatives, len(self._vectors), random)
         weight = pair_weights(draw, settings.objective.newest_weight)
+        if self._first is not None:
+            weight = weigh_repeats(weight, draw, self._first, settings.repeat_weight)
         own = np.zeros(len(draw.pair_event))
         if self._own is not None:
             _, user = np.unique(draw.rows, return_inverse=True)
@@ -191,6 +194,31 @@ def own_share(timelines: Timelines, corpus_size: int) -> np.ndarray:
     _, place, count = np.unique(key, return_inverse=True, return_counts=True)
     share[positives] = count[place] / np.bincount(owner, minlength=len(timelines))[owner]
     return share
+
+
+def first_engagements(timelines: Timelines, corpus_size: int) -> np.ndarray:
+    """int64 [E]: place of the user's first event with the event's pin; of a pin's first event its own."""
+    owner = np.repeat(np.arange(len(timelines)), timelines.lengths)
+    # A (user, pin) is one number; `unique` gives the first place of each, and places rise with time.
+    _, first, place = np.unique(owner * corpus_size + timelines.pin_row, return_index=True, return_inverse=True)
+    return first[place]
+
+
+def weigh_repeats(weight: np.ndarray, draw: Draw, first: np.ndarray, share: float) -> np.ndarray:
+    """Weights of pairs, those of repeats times a share: float64 [P], summing to 1.
+
+    A user all of whose pairs are repeats then weighs less than others; where everybody's are, nothing changes.
+
+    Args:
+        weight: float64 [P], summing to 1.
+        first: See `first_engagements`.
+        share: In [0, 1].
+    """
+    position = draw.stops[draw.query_window] - 1 - draw.query_position  # [Q], the event of every query
+    repeat = first[draw.pair_event] <= position[draw.pair_query]
+    less = np.where(repeat, weight * share, weight)
+    total = float(less.sum())
+    return less / total if total else weight
 
 
 class Feed:

@@ -26,6 +26,7 @@ class TrainingSettings:
         clip_norm: Gradients are scaled down to this norm.
         users_per_step: Of all ranks together.
         windows_per_user: Windows drawn per user.
+        repeat_weight: Of a pair whose pin the user had engaged with by its position, beside 1 of one that is new.
         window_share: Of all windows there are, how many may be drawn; see `Sampler`.
         token_budget: Tokens that go through the tower at once, as many as a cache holds.
         precision: `float32`, or `bfloat16` autocast in the towers; the loss is float32 always.
@@ -47,6 +48,7 @@ class TrainingSettings:
     clip_norm: float = 1.0
     users_per_step: int = 128
     windows_per_user: int = 1
+    repeat_weight: float = 1.0
     window_share: float = 1.0
     token_budget: int = 2048
     precision: str = "float32"
@@ -61,6 +63,8 @@ class TrainingSettings:
             raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
         if not 0 < self.window_share <= 1:
             raise ValueError(f"window_share must be a share above 0, at most 1, got {self.window_share}")
+        if not 0 <= self.repeat_weight <= 1:
+            raise ValueError(f"repeat_weight must be a share, 0 to 1, got {self.repeat_weight}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be a share below 1, got {self.dropout}")
         check_temperature(self.temperature)

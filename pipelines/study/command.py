@@ -1,40 +1,41 @@
 """`pinnerformer study`: which of the paper's findings hold on data of your own."""
 
-import concurrent.futures
-import concurrent.futures.process
+import argparse
 import dataclasses
+import datetime
 import hashlib
 import json
 import multiprocessing
 import os
 import sys
 import time
-from typing import Any
 
 import numpy as np
 
-from pinnerformer_model.ranking import matrix_scorer
 from pipelines.arguments import Parser, date, positive, seconds
-from pipelines.study.cells import Source, Task, run_task
-from pipelines.study.grid import BASE, FEATURES, FULL, QUICK, SMALL, Cell, Size, make_grid
+from pipelines.study.baselines import measure_baselines, what_can_be_told
+from pipelines.study.cells import Task
+from pipelines.study.grid import BASE, DEAREST, FEATURES, FULL, LEVERS, QUICK, SMALL, Cell, Size, make_grid, start_of
+from pipelines.study.parts import Source, StudyData, load_study_data
+from pipelines.study.rates import Key, Rates, choose_rates
 from pipelines.study.report import write_page
 from pipelines.study.results import Study
-from pipelines.study.workers import start_worker
-from pipelines.synthetic.oracle import oracle_scores, read_world
-from pipelines.training.evaluate import load_evaluation
-from stores.errors import InputError, StoreError
-from stores.files import replace_atomically
-from transforms.evaluation import choose_baselines
-from transforms.training_data import load_training_data
+from pipelines.study.running import Runner, read_result, write_result
+from stores.errors import InputError
 
 DESCRIPTION = """\
 Trains and measures the grid behind the paper's tables 1-4, 6 and 10 on timelines of yours: PinnerSage beside
 PinnerFormer, inference frequencies, objectives, negatives with and without the log Q correction, one feature left out,
-lengths and sizes. Writes STUDY/reproduction.md, the paper's tables beside yours, plots, and a verdict per row.
+lengths and sizes, each beside its own start before training and beside simple baselines. Writes STUDY/reproduction.md,
+the paper's tables beside yours, plots, and a verdict per row, with errors over users.
 
-Every cell (a model with a seed) is trained alike and small, so that the whole fits one machine; absolute figures grow
-with --steps. Finished cells are kept in STUDY/cells and not computed again: interrupt it, run the same command again.
-The learning rate, and the baselines' settings, are chosen on half of the evaluation users; figures are of the others.
+Learning rates, the training step that is kept and the baselines' settings are chosen by users of their own; figures are
+of others. --folds K deals all users to K folds and reports each of them once, by models that neither trained nor chose
+on them; --cuts adds windows in time. Small sets need both: the error is said before hours are spent.
+
+Every cell (a model with a seed) is trained alike and small, so that the whole fits one machine. Finished cells are kept
+in STUDY and not computed again: interrupt it, run the same command again. Objectives draw as many (position, label)
+pairs a step. --levers trains what is no question of the paper's, and says which the choosing users like best.
 """
 
 EPILOG = """\
@@ -48,13 +49,14 @@ class StudyRequest:
     """What `pinnerformer study` is asked for.
 
     Attributes:
-        source: The data: timelines, vector set, window.
+        source: The data: timelines, vector set, windows, folds.
         out: Where cells, plots and the page go.
         size: Of models and training.
-        seeds: Models per cell.
+        seeds: Models per cell and fold.
         budget_s: No cell is started after so long.
         workers: Processes.
         new: Whether rows are judged by the recall of pins new to the user.
+        levers: Whether the levers are trained, in place of the paper's grid.
         oracle: The folder of a synthetic world, to measure what its generator would know; None: not.
         title: Of the data, in the page.
         page: Where the page goes.
@@ -68,10 +70,26 @@ class StudyRequest:
     budget_s: float
     workers: int
     new: bool
+    levers: bool
     oracle: str | None
     title: str
     page: str
     beside: tuple[str, ...]
+
+    @property
+    def figure(self) -> str:
+        """What rows are judged by."""
+        return "recall_new" if self.new else "recall"
+
+
+def cuts(text: str) -> tuple[datetime.date, ...] | int:
+    """A flag's number of windows, or their first days, comma-separated."""
+    if text.isdecimal():
+        return positive(text)
+    found = tuple(date(part) for part in text.split(","))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names a day twice")
+    return found
 
 
 def make_parser() -> Parser:
@@ -88,10 +106,21 @@ def make_parser() -> Parser:
     parser.add_argument("--budget", type=seconds, default="2h", metavar="2h", help="start no cell after (%(default)s)")
     parser.add_argument("--workers", type=positive, default=multiprocessing.cpu_count(), help="processes (%(default)s)")
     parser.add_argument(
-        "--cut", type=date, metavar="DATE", help="first day of the window (default: 14 days to the end)"
+        "--folds",
+        type=positive,
+        default=1,
+        help="deal ALL users to so many, and report each once (default: 1, the timelines' own evaluation users)",
     )
-    parser.add_argument("--days", type=positive, default=14, help="length of the window (default %(default)s)")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--cut", type=date, metavar="DATE", help="first day of the window (default: 14 days to the end)")
+    when.add_argument(
+        "--cuts", type=cuts, metavar="N|DATES", help="so many windows one before the other, or their first days: D1,D2"
+    )
+    parser.add_argument("--days", type=positive, default=14, help="length of a window (default %(default)s)")
     parser.add_argument("--new", action="store_true", help="judge by the recall of pins new to the user")
+    parser.add_argument(
+        "--levers", action="store_true", help="train what may make a better model, not the paper's grid"
+    )
     parser.add_argument("--oracle", metavar="WORLD", help="the folder of `synth`: adds what its generator would know")
     parser.add_argument("--title", metavar="TEXT", help="of the data, in the page (default: the timelines' folder)")
     parser.add_argument("--page", metavar="FILE", help="where the page goes (default: STUDY/reproduction.md)")
@@ -107,14 +136,21 @@ def parse(argv: list[str]) -> StudyRequest:
     """
     found = make_parser().parse_args(argv)
     size = QUICK if found.quick else SMALL if found.small else FULL
+    if found.steps:  # a rate is tried for as long a share of it
+        rate_steps = max(1, found.steps * size.rate_steps // size.steps)
+        size = dataclasses.replace(
+            size, steps=found.steps, rate_steps=rate_steps, checks=min(size.checks, found.steps, rate_steps)
+        )
+    when = found.cuts or ((found.cut,) if found.cut else 1)
     return StudyRequest(
-        source=Source(found.timelines, found.pins, found.cut, found.days),
+        source=Source(found.timelines, found.pins, when, found.days, found.folds),
         out=found.out,
-        size=dataclasses.replace(size, steps=found.steps) if found.steps else size,
+        size=size,
         seeds=found.seeds or (1 if found.quick else 3),
         budget_s=found.budget,
         workers=found.workers,
         new=found.new,
+        levers=found.levers,
         oracle=found.oracle,
         title=found.title or os.path.basename(os.path.abspath(found.timelines)),
         page=found.page or os.path.join(found.out, "reproduction.md"),
@@ -123,176 +159,209 @@ def parse(argv: list[str]) -> StudyRequest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """Plain lines: what is done, and when the rest will be."""
+class TaskMaker:
+    """Makes the tasks of a study; other settings are other files."""
 
-    total: int
-    started: float
+    request: StudyRequest
 
-    def say(self, done: int, name: str) -> None:
-        """One line per finished cell."""
-        elapsed = time.monotonic() - self.started
-        left = elapsed / done * (self.total - done)
+    def _path(self, folder: str, cell: Cell, seed: int, fold: int, *settings: float) -> str:
+        key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:6]
+        part = f"-fold{fold}" if self.request.source.folds > 1 else ""
+        return os.path.join(self.request.out, folder, f"{cell.name}{part}-seed{seed}-{key}.json")
+
+    def start(self, cell: Cell, seed: int, fold: int) -> Task:
+        """Measures what a cell begins as."""
+        size, start = self.request.size, start_of(cell, self.request.size)
+        return Task(start, seed, 0.0, size, self._path("starts", start, seed, fold), fold, self.request.figure, 0)
+
+    def rate(self, cell: Cell, fold: int, rate: float) -> Task:
+        """Tries a learning rate."""
+        size = self.request.size
+        cell = dataclasses.replace(cell, frequencies=("once",))
+        path = self._path("rates", cell, 0, fold, size.rate_steps, rate)
+        return Task(cell, 0, rate, size, path, fold, self.request.figure, size.rate_steps, only_choice=True)
+
+    def cell(self, cell: Cell, seed: int, fold: int, rate: float, steps: int | None = None) -> Task:
+        """Trains and measures a cell."""
+        size = self.request.size
+        steps = steps or size.steps * cell.longer
+        path = self._path("cells", cell, seed, fold, steps, rate)
+        return Task(cell, seed, rate, size, path, fold, self.request.figure, steps)
+
+
+def features_of(data: StudyData) -> tuple[str, ...]:
+    """The features that tell events of these timelines apart: durations may be missing, one surface is the only one."""
+    timelines = data.train.timelines
+    constant = {
+        "duration": bool(np.isnan(timelines.duration_s).all()),
+        "surface": len(np.unique(timelines.surface)) < 2,
+        "action": len(np.unique(timelines.action)) < 2,
+    }
+    return tuple(name for name in FEATURES if not constant.get(name))
+
+
+def say_what_can_be_told(baselines: dict, figure: str, source: Source) -> None:
+    """Says the error that the users allow, before any model is trained."""
+    text, enough = what_can_be_told(baselines, figure)
+    print(text, file=sys.stderr, flush=True)
+    if not enough:
+        more = "--cuts" if source.folds > 1 else "--folds 3, --cuts"
         print(
-            f"[{elapsed:6.0f} s] {done}/{self.total} {name}, about {left / 60:.0f} min left",
+            f"warning: too few to tell rows apart: two errors are more than half of that. {more} or more users make "
+            "the error smaller; interrupt this study now if that is what you want",
             file=sys.stderr,
             flush=True,
         )
 
 
-def is_finished(task: Task, digest: str) -> bool:
-    """Whether a task's result is there, and is of this very task.
+def find_rates(request: StudyRequest, runner: Runner, maker: TaskMaker, cells: list[Cell]) -> Rates:
+    """Every objective's learning rate, by its first cell of the grid."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.objective, cell)
+    keys: list[Key] = [(name, fold) for name in first for fold in range(request.source.folds)]
+    return choose_rates(
+        runner,
+        keys,
+        request.size.learning_rates,
+        request.size.widenings,
+        lambda key, rate: maker.rate(first[key[0]], key[1], rate),
+        request.figure,
+    )
+
+
+def steps_of_equal_cpu(cell: Cell, finished: dict[str, list[Task]], size: Size) -> int | None:
+    """Steps that take a cell as many CPU seconds as its `cpu_of`; None: what that rests on is not finished.
+
+    Args:
+        finished: Cell -> its tasks that are done.
+    """
+    same = [tasks[0].cell for tasks in finished.values() if tasks and tasks[0].cell.objective == cell.objective]
+    like = [c.name for c in same if dataclasses.replace(cell, name=c.name, cpu_of=None) == c]
+    if not like or not finished.get(cell.cpu_of or ""):
+        return None
+
+    def a_step(name: str) -> float:
+        found = [read_result(task.path)["training"] for task in finished[name]]
+        return sum(f["cpu_s"] for f in found) / sum(f["steps"] for f in found)
+
+    return max(1, round(size.steps * a_step(cell.cpu_of or "") / a_step(like[0])))
+
+
+def train_grid(
+    request: StudyRequest,
+    runner: Runner,
+    maker: TaskMaker,
+    cells: list[Cell],
+    seed: int,
+    rates: Rates,
+    before: list[Task],
+) -> list[Task]:
+    """Trains the cells of one seed, a cell's folds together; returns the tasks of all that can be.
+
+    Args:
+        before: Tasks of the seeds before.
+    """
+    folds = range(request.source.folds)
+    plain = [
+        maker.cell(cell, seed, fold, rates.chosen[cell.objective, fold])
+        for cell in cells
+        for fold in folds
+        if not cell.cpu_of and (cell.objective, fold) in rates.chosen
+    ]
+    needed = {name for cell in cells if cell.cpu_of for name in (cell.cpu_of, cell.name.removesuffix("_cpu"))}
+    runner.run([task for task in plain if task.cell.name in needed])
+    finished: dict[str, list[Task]] = {}
+    for task in [*before, *plain]:
+        if task.seed == 0 and runner.is_finished(task):  # of the first seed: the same steps for all
+            finished.setdefault(task.cell.name, []).append(task)
+    equal = []
+    for cell in cells:
+        steps = steps_of_equal_cpu(cell, finished, request.size) if cell.cpu_of else None
+        if steps:
+            equal += [maker.cell(cell, seed, fold, rates.chosen[cell.objective, fold], steps) for fold in folds]
+    runner.run([*equal, *plain])
+    return [*plain, *equal]
+
+
+def train(request: StudyRequest, runner: Runner, maker: TaskMaker, cells: list[Cell]) -> tuple[list[Task], Rates]:
+    """Tries learning rates and trains the cells, whole grid by whole grid; returns all tasks and the rates.
 
     Raises:
-        StoreError: there is a result of other data or settings.
+        InputError: the budget did not suffice for a learning rate of the base.
     """
-    try:
-        with open(task.path) as file:
-            found = json.load(file)["identity"]
-    except FileNotFoundError:
-        return False
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{task.path}: not a result of a study; remove it and run the study again") from None
-    wanted = json.loads(json.dumps(task.identity(digest)))
-    if found != wanted:
-        other = next(key for key in wanted if found.get(key) != wanted[key])
-        raise StoreError(
-            f"{task.path}: of another study ({other} differs); name another --out, or remove the folder to start over"
-        )
-    return True
+    # What takes many times the CPU of the others comes last, its learning rates too: a budget that runs out leaves the
+    # other rows whole.
+    groups = [[cell for cell in cells if (cell.objective == DEAREST) == dearest] for dearest in (False, True)]
+    rates, tasks = Rates({}, {}, ()), list[Task]()
+    # Seed by seed: a study that is cut short has one whole grid, and not three seeds of its first rows.
+    for seed in range(request.seeds):
+        for group in filter(None, groups):
+            if seed == 0:
+                rates = rates.and_of(find_rates(request, runner, maker, group))
+            tasks += train_grid(request, runner, maker, group, seed, rates, tasks)
+        if not any(name == cells[0].objective for name, _ in rates.chosen):
+            raise InputError(f"--budget: no learning rate was tried within {request.budget_s:.0f} s; give more")
+    return tasks, rates
 
 
-def run_tasks(tasks: list[Task], source: Source, digest: str, workers: int, until: float) -> int:
-    """Runs what is not finished yet, in order; returns how many were left out because time ran out."""
-    pending = [task for task in tasks if not is_finished(task, digest)]
-    if not pending:
-        return 0
-    progress = Progress(len(pending), time.monotonic())
-    done, waiting = 0, list(reversed(pending))
-    workers = min(workers, len(pending))
-    if workers == 1:  # in this process: no second one to start
-        start_worker()
-        while waiting and time.monotonic() < until:
-            done += 1
-            progress.say(done, run_task(source, waiting.pop()))
-        return len(waiting)
-    # Not forked: torch's threads do not live through a fork.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker) as pool:
-        running: set[concurrent.futures.Future] = set()
-        while running or (waiting and time.monotonic() < until):
-            while waiting and len(running) < workers and time.monotonic() < until:
-                running.add(pool.submit(run_task, source, waiting.pop()))
-            finished, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                done += 1
-                try:
-                    progress.say(done, future.result())
-                except concurrent.futures.process.BrokenProcessPool:
-                    raise StoreError(
-                        "a worker process ended before its cell was done (out of memory?); run the same command again "
-                        "to go on, with fewer --workers if it happens again"
-                    ) from None
-    return len(waiting)
+def write_facts(request: StudyRequest, cells: list[Cell], starts: list[Task], tasks: list[Task], rates: Rates) -> None:
+    """Writes `study.json`, or `levers.json`: what was trained, and where it lies."""
 
+    def listed(tasks: list[Task]) -> list:
+        return [[t.cell.name, t.seed, os.path.relpath(t.path, request.out)] for t in tasks]
 
-def read_result(path: str) -> dict[str, Any]:
-    with open(path) as file:
-        return json.load(file)
-
-
-def write_result(path: str, value: dict[str, Any]) -> None:
-    with replace_atomically(path) as temporary, open(temporary, "w") as file:
-        json.dump(value, file, indent=1)
-
-
-def measure_baselines(request: StudyRequest, path: str) -> None:
-    """Writes what popularity, the mean of last vectors, PinnerSage and, on a synthetic world, its oracle get."""
-    source = request.source
-    evaluation, data, topics = load_evaluation(source.timelines, source.pins, source.cut, source.days)
-    wanted = {"timelines": data.digest, "new": request.new, "cut_ms": evaluation.cut_ms, "days": source.days}
-    if os.path.exists(path):
-        if read_result(path)["identity"] != wanted:
-            raise StoreError(f"{path}: of another study; name another --out, or remove the folder to start over")
-        return
-    print("the baselines ...", file=sys.stderr, flush=True)
-    chosen = choose_baselines(evaluation.half("choice"), request.new)
-    half = evaluation.half("report")
-    clusters = half.clusters(chosen.threshold)
-    moments = half.moments("once")
-    figures = {
-        "popularity": half.popularity(chosen.popularity_days),
-        "mean_of_last": half.mean_of_last(chosen.mean_window),
-        "pinnersage_5": half.pinnersage(clusters, 5),
-        "pinnersage_20": half.pinnersage(clusters, 20),
-    }
-    if request.oracle:
-        users = half.timelines.user_ids[moments.user]
-        world = read_world(request.oracle)
-        scores = oracle_scores(world, users, data.pin_ids, evaluation.cut_ms, source.days)
-        figures["oracle"] = half.score(matrix_scorer(scores))
-    counts = data.description["counts"]
-    found = {
-        "identity": wanted,
-        "chosen": dataclasses.asdict(chosen),
-        "topics": topics,
-        "training_users": counts["train_users"],
-        "training_events": int((data.timelines.timestamp_ms < evaluation.cut_ms).sum()),
-        "corpus": int(evaluation.in_corpus.sum()),
-        "figures": {name: f.as_json() for name, f in figures.items()},
-        "by_user": {name: {c: np.round(v, 4).tolist() for c, v in f.by_user.items()} for name, f in figures.items()},
-    }
-    write_result(path, found)
-
-
-def features_of(folder: str) -> tuple[str, ...]:
-    """The features that tell events of these timelines apart: durations may be missing."""
-    timelines = load_training_data(folder, "evaluation").timelines
-    measured = not np.isnan(timelines.duration_s).all()
-    return tuple(name for name in FEATURES if name != "duration" or measured)
+    folds = request.source.folds
+    tried: dict[str, dict[str, float]] = {}
+    for (name, _), values in rates.tried.items():
+        for rate, value in values.items():
+            tried.setdefault(name, {}).setdefault(f"{rate:g}", 0.0)
+            tried[name][f"{rate:g}"] += value / folds
+    write_result(
+        os.path.join(request.out, "levers.json" if request.levers else "study.json"),
+        {
+            "title": request.title,
+            "figure": request.figure,
+            "size": dataclasses.asdict(request.size),
+            "seeds": request.seeds,
+            "folds": folds,
+            "learning_rate": {
+                name: sorted({rate for (other, _), rate in rates.chosen.items() if other == name})
+                for name in {name: None for name, _ in rates.chosen}
+            },
+            "learning_rates": tried,
+            "at_edge": sorted({name for name, _ in rates.at_edge}),
+            "cells": listed(tasks),
+            "start_cells": listed(starts),
+            "starts": {cell.name: start_of(cell, request.size).name for cell in cells},
+            "base": BASE,
+        },
+    )
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
     until = time.monotonic() + request.budget_s
-    folder = os.path.join(request.out, "cells")
-    os.makedirs(folder, exist_ok=True)
-    measure_baselines(request, os.path.join(request.out, "baselines.json"))
-    digest = read_result(os.path.join(request.out, "baselines.json"))["identity"]["timelines"]
-    source, size = request.source, request.size
-    cells = make_grid(size, features_of(source.timelines))
-
-    def task(cell: Cell, seed: int, rate: float) -> Task:
-        key = hashlib.sha256(json.dumps([size.steps, rate]).encode()).hexdigest()[:6]  # other settings, other files
-        return Task(cell, seed, rate, size, os.path.join(folder, f"{cell.name}-seed{seed}-{key}.json"))
-
-    # The learning rate first, on the base cell alone, and the same for all: tried per cell, a cell with more tries
-    # would look better.
-    tried = [task(cells[0], 0, rate) for rate in size.learning_rates]
-    left = run_tasks(tried, source, digest, request.workers, until)
-    figure = "recall_new" if request.new else "recall"
-    rates = {t.learning_rate: read_result(t.path)["choice"]["once"][figure][0] for t in tried if os.path.exists(t.path)}
-    if not rates:
-        raise InputError(f"--budget: no cell was done within {request.budget_s:.0f} s; give more")
-    rate = max(rates, key=lambda r: rates[r])
-    # Seed by seed: a study that is cut short has one whole grid, and not three seeds of its first rows.
-    tasks = [task(cell, seed, rate) for seed in range(request.seeds) for cell in cells]
-    left = run_tasks(tasks, source, digest, request.workers, until)
-    write_result(
-        os.path.join(request.out, "study.json"),
-        {
-            "title": request.title,
-            "figure": figure,
-            "size": dataclasses.asdict(size),
-            "seeds": request.seeds,
-            "learning_rate": rate,
-            "learning_rates": {str(r): v for r, v in rates.items()},
-            "cells": [[t.cell.name, t.seed, os.path.relpath(t.path, request.out)] for t in tasks],
-            "base": BASE,
-        },
-    )
+    os.makedirs(request.out, exist_ok=True)
+    data = load_study_data(request.source)
+    baselines = measure_baselines(data, request.out, request.new, request.oracle)
+    say_what_can_be_told(baselines, request.figure, request.source)
+    cells = list(LEVERS) if request.levers else make_grid(request.size, features_of(data))
+    runner = Runner(request.source, data.train.digest, request.workers, until)
+    del data  # every worker loads its own
+    maker = TaskMaker(request)
+    starts = {
+        task.path: task
+        for seed in range(request.seeds)
+        for cell in cells
+        for task in [maker.start(cell, seed, fold) for fold in range(request.source.folds)]
+    }
+    runner.run(list(starts.values()))
+    tasks, rates = train(request, runner, maker, cells)
+    write_facts(request, cells, list(starts.values()), tasks, rates)
     write_page([Study.load(name) for name in [request.out, *request.beside]], request.page)
+    left = sum(not os.path.exists(task.path) for task in tasks)
     if left:
         print(f"{left} of {len(tasks)} cells left out: --budget ran out; run again to go on", file=sys.stderr)
     print(f"page   {request.page}")

@@ -8,10 +8,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first: there may be no display
 
 from pipelines.study.claims import PAPER  # noqa: E402
-from pipelines.study.grid import BASE  # noqa: E402
+from pipelines.study.grid import BASE, UNTRAINED  # noqa: E402
 from pipelines.study.results import Study  # noqa: E402
 
-PAPER_COLOUR, OUR_COLOUR = "#b0b7c3", "#1f6feb"
+PAPER_COLOUR, OUR_COLOUR, START_COLOUR, DIM_COLOUR = "#b0b7c3", "#1f6feb", "#d1242f", "#1a7f37"
 
 
 def draw(study: Study, path: str) -> None:
@@ -21,10 +21,11 @@ def draw(study: Study, path: str) -> None:
         _bars(study, name, axis)
     _lines(study, axes.flat[4])
     _diversity(study, axes.flat[5])
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (PAPER_COLOUR, OUR_COLOUR)]
-    figure.legend(handles, ["paper", "ours"], fontsize=9, loc="upper right", ncols=2, frameon=False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (PAPER_COLOUR, OUR_COLOUR, START_COLOUR)]
+    names = ["paper", "ours", "ours before training"]
+    figure.legend(handles, names, fontsize=9, loc="upper right", ncols=3, frameon=False)
     judged = "pins new to the user" if study.figure == "recall_new" else "all positives"
-    figure.suptitle(f"{study.facts['title']}: recall@10 of {judged}; bars: mean and standard deviation over seeds")
+    figure.suptitle(f"{study.facts['title']}: recall@10 of {judged}; bars with their standard error over users")
     figure.savefig(path, dpi=90, format="png", metadata={"Software": None})
     plt.close(figure)
 
@@ -34,13 +35,20 @@ def _bars(study: Study, name: str, axis) -> None:
     base = study.values(BASE, study.figure)
     rows = [row for row in content.rows if study.values(row[1], study.figure)]
     theirs_base = next(row[2][0] for row in content.rows if row[1] in (BASE, f"{BASE}@once")) or 1.0
-    level = statistics.fmean(base) or 1.0
+    level = statistics.fmean(base) if base else 1.0
+    level = level or 1.0
     places = range(len(rows))
     ours = [study.values(row[1], study.figure) for row in rows]
     axis.barh([p + 0.2 for p in places], [(row[2][0] or 0) / theirs_base for row in rows], 0.36, color=PAPER_COLOUR)
-    spread = [statistics.stdev(v) / level if len(v) > 1 else 0 for v in ours]
+    found = [study.level(row[1], study.figure) for row in rows]
+    spread = [one[1] / level if one else 0 for one in found]
     mean = [statistics.fmean(v) / level for v in ours]
     axis.barh([p - 0.2 for p in places], mean, 0.36, xerr=spread, color=OUR_COLOUR, ecolor="#0b2a5b", capsize=2)
+    for place, (_, cell, _) in zip(places, rows, strict=True):
+        start = study.start(cell)
+        if start and (untrained := study.values(start, study.figure)):
+            x = statistics.fmean(untrained) / level
+            axis.plot([x, x], [place - 0.38, place - 0.02], color=START_COLOUR, linewidth=2)
     axis.set_yticks(list(places), [row[0] for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.axvline(1, color="black", linewidth=0.6)
@@ -54,12 +62,16 @@ def _lines(study: Study, axis) -> None:
         ("sequence length M", "length", size["max_sequence_length"], size["lengths"], "o-"),
         ("embedding size d", "dim", size["embedding_dim"], size["dims"], "s--"),
     ):
-        points = [(n, study.values(BASE if n == base else f"{stem}_{n}", study.figure)) for n in tried]
-        points = [(n, v) for n, v in points if v]
-        error = [statistics.stdev(v) if len(v) > 1 else 0 for _, v in points]
-        axis.errorbar(
-            [n for n, _ in points], [statistics.fmean(v) for _, v in points], error, fmt=marker, label=label, capsize=2
-        )
+        names = {n: BASE if n == base else f"{stem}_{n}" for n in tried}
+        colour = {"length": OUR_COLOUR, "dim": DIM_COLOUR}[stem]
+        for what, cells, style in (
+            ("", names, {"fmt": marker, "capsize": 2}),
+            (", untrained", {n: study.start(cell) for n, cell in names.items()}, {"fmt": ":", "alpha": 0.6}),
+        ):
+            found = [(n, study.level(cell, study.figure)) for n, cell in cells.items() if cell]
+            points = [(n, *one) for n, one in found if one]
+            if points:
+                axis.errorbar(*zip(*points, strict=True), label=label + what, color=colour, **style)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
     axis.set_ylim(bottom=0)
@@ -70,10 +82,14 @@ def _lines(study: Study, axis) -> None:
 
 DIVERSITY = (  # cell, its name in the picture, its mark
     (BASE, "PinnerFormer", "*"),
+    (UNTRAINED, "PinnerFormer, untrained", "+"),
     ("oracle", "who knows the generator", "P"),
     ("pinnersage_20", "PinnerSage, oracle of 20", "s"),
     ("pinnersage_5", "PinnerSage, oracle of 5", "D"),
-    ("mean_of_last", "mean of last vectors", "o"),
+    ("whitened_mean", "whitened mean of last vectors", "o"),
+    ("pinnersage_served", "PinnerSage as served", "d"),
+    ("ease", "EASE", "p"),
+    ("own_counts", "own counts", "h"),
     ("popularity", "popularity", "X"),
     ("random", "random negatives", "^"),
     ("in_batch", "in-batch negatives", "v"),
@@ -93,4 +109,4 @@ def _diversity(study: Study, axis) -> None:
     axis.set_title("Recall and diversity", fontsize=10)
     axis.set_xlabel("recall@10", fontsize=8)
     axis.set_ylabel("P90 coverage@10", fontsize=8)
-    axis.legend(fontsize=7, loc="best")
+    axis.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)

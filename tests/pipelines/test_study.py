@@ -13,6 +13,7 @@ from pipelines.study.claims import CLAIMS, PAPER, Claim
 from pipelines.study.grid import BASE, FULL, QUICK, SMALL, make_grid
 from pipelines.study.report import sentence
 from pipelines.study.results import Study, difference, difference_of_losses, verdict
+from transforms.baselines import NAMES
 
 
 def made_up(cells: dict[str, list[np.ndarray]], targets: np.ndarray) -> Study:
@@ -100,7 +101,7 @@ def test_what_is_lost_from_realtime_to_daily():
 
 
 def test_every_claim_is_of_a_cell_that_is_trained():
-    others = {"pinnersage_5", "pinnersage_20", "popularity", "mean_of_last", "oracle"}
+    others = {"untrained", "pinnersage_5", "pinnersage_20", "oracle", *NAMES}
     cells = {cell.name for size in (FULL, SMALL, QUICK) for cell in make_grid(size)} | others
     for claim in CLAIMS:
         assert claim.table in PAPER
