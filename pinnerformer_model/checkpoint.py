@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pinnerformer_model.config import TOWERS, ModelConfig, ModelError
-from pinnerformer_model.initialisation import initialise
+from pinnerformer_model.initialisation import DEFAULT_START, Space, StartSettings, initialise, linear_start, rank_of
 from pinnerformer_model.loss import check_temperature
 from pinnerformer_model.pin_tower import PinTower, build_pin_tower
 from pinnerformer_model.user_tower import UserTower, build_user_tower
@@ -46,16 +46,25 @@ class LoadedModel:
 
 
 def new_model(
-    config: ModelConfig, seed: int, vectors: np.ndarray | None = None, mean_scale: float | None = None
+    config: ModelConfig,
+    seed: int,
+    vectors: np.ndarray | Space | None = None,
+    settings: StartSettings = DEFAULT_START,
+    everybody: np.ndarray | None = None,
 ) -> tuple[UserTower, PinTower]:
     """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before.
 
     Args:
-        vectors: float [P, D], PinSage vectors: the towers begin in their whitened space; None: in their space rotated.
-        mean_scale: See `initialise`.
+        vectors: float [P, D], the corpus that the towers begin as a ridge regression on, or what it looks like; None:
+            they begin as a random turn of the vectors' space, and a user as the mean.
+        settings, everybody: Of the regression; see `linear_start`.
     """
     user_tower, pin_tower = build_user_tower(config), build_pin_tower(config)
-    initialise(user_tower, pin_tower, seed, vectors, mean_scale)
+    start = None
+    if vectors is not None:
+        space = vectors if isinstance(vectors, Space) else Space.of(vectors)
+        start = linear_start(space, rank_of(config.hidden_size, config.embedding_dim), settings, everybody)
+    initialise(user_tower, pin_tower, seed, start)
     return user_tower.eval(), pin_tower.eval()
 
 

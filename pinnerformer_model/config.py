@@ -24,7 +24,7 @@ MAX_SIZE = 1 << 20
 TRAINING = ("until", "split_salt", "evaluation_share")  # fields that say what a training saw
 TOWERS = ("user_tower", "pin_tower")
 PROVENANCE = frozenset(  # what else is said of a training, as far as it is known
-    {"timelines", "objective", "steps", "seed", "start", "vectors_until", "choose_by", "choosers"}
+    {"timelines", "objective", "steps", "seed", "start", "initial", "vectors_until", "choose_by", "choosers"}
 )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.initialisation import StartSettings, everybody_lately
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective, Sampler
 from pinnerformer_model.pin_tower import PinTower
@@ -187,12 +188,14 @@ def settings_of(task: Task, training: Timelines, pins: int) -> TrainingSettings:
 def train_cell(data: StudyData, fold: Fold, task: Task) -> Trained:
     """Trains a cell's model on what lies before the first cut; keeps the weights that the choosing users like best."""
     vectors, config = data.train.vectors, config_of(task, data.train.description)
-    start = {key: value for key, value in task.cell.extras if key in START_EXTRAS}
-    user_tower, pin_tower = new_model(config, task.seed, vectors, **start)
+    training = fold.training.before(data.cuts_ms[0])
+    given: dict[str, Any] = {key: value for key, value in task.cell.extras if key in START_EXTRAS}
+    start = StartSettings(**given)
+    everybody = everybody_lately(training, vectors, data.cuts_ms[0], start.prior_days) if start.prior else None
+    user_tower, pin_tower = new_model(config, task.seed, vectors, start, everybody)
     length = config.max_sequence_length
     if not task.steps:
         return Trained(user_tower, pin_tower, length, {"steps": 0, "cpu_s": 0.0})
-    training = fold.training.before(data.cuts_ms[0])
     settings = settings_of(task, training, len(vectors))
     maker = BatchMaker(training, vectors, settings, length, end_ms=data.cuts_ms[0])
     trainer = Trainer(config, user_tower, pin_tower, settings, len(vectors))

@@ -125,7 +125,7 @@ class Cell:
         return found
 
 
-START_EXTRAS = ("mean_scale",)
+START_EXTRAS = ("ridge", "prior", "prior_days", "mean_scale")  # of `StartSettings`
 
 
 def start_of(cell: Cell, size: Size) -> Cell:
@@ -177,8 +177,10 @@ def make_grid(size: Size, features: tuple[str, ...] = FEATURES) -> list[Cell]:
 LEVERS = (
     Cell(BASE, frequencies=EVERY),
     Cell("all_action_28", objective="all_action"),
-    Cell("dense_start_mean_10", extras=(("mean_scale", 10.0),)),
-    Cell("all_action_start_mean_10", objective="all_action", extras=(("mean_scale", 10.0),)),
+    Cell("dense_start_mean_3", extras=(("mean_scale", 3.0),)),
+    Cell("dense_start_ridge_03", extras=(("ridge", 0.3),)),
+    Cell("dense_start_ridge_3", extras=(("ridge", 3.0),)),
+    Cell("dense_start_everybody", extras=(("prior", 0.3), ("prior_days", 7))),
     Cell("dense_length_128", max_sequence_length=128),
     Cell("all_action_length_128", objective="all_action", max_sequence_length=128),
     Cell("all_action_longer", objective="all_action", longer=3),

@@ -10,12 +10,13 @@ import numpy as np
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import midnight_ms
-from pinnerformer_model.evaluation import FIGURE_OF, Moments, find_hits, measure, moments_of
+from pinnerformer_model.evaluation import FIGURE_OF, Figures, Moments, find_hits, measure, moments_of
 from pinnerformer_model.fitting import Hooks
 from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import vector_scorer
 from pinnerformer_model.timelines import Timelines, sequences_ending
+from pinnerformer_model.user_errors import difference
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.train_request import TrainRequest
 from stores.errors import InputError
@@ -82,13 +83,22 @@ class Evaluation:
 
     def figures(self, user_tower: UserTower, pin_tower: PinTower) -> tuple[float, float]:
         """That recall, and its standard error over users."""
+        figures, name = self.measure(user_tower, pin_tower), FIGURE_OF[self.choose_by]
+        return getattr(figures, name)[0], figures.errors[name]
+
+    def compare(self, figures: Figures, others: Figures) -> tuple[float, float]:
+        """How much more that recall is in the first of two of its figures, and the error of that over users."""
+        kind = "_new" if self.choose_by == "new" else ""
+        sums = [found.by_user[f"{name}{kind}"] for found in (figures, others) for name in ("hits", "targets")]
+        return difference(*sums)
+
+    def measure(self, user_tower: UserTower, pin_tower: PinTower) -> Figures:
+        """Everything that is measured of the towers as they are now."""
         moments = self.moments
         sequences = sequences_ending(self.timelines, self.vectors, moments.user, moments.stop, self.length)
         users = UserEncoder(user_tower, device=self.device).encode(sequences)
         score = vector_scorer(users, encode_pins(pin_tower, self.vectors))
-        figures = measure(find_hits(score, moments, self.in_corpus, RECALL_OF), moments)
-        name = FIGURE_OF[self.choose_by]
-        return getattr(figures, name)[0], figures.errors[name]
+        return measure(find_hits(score, moments, self.in_corpus, RECALL_OF), moments)
 
 
 def make_evaluation(

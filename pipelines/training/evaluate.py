@@ -14,6 +14,7 @@ from pinnerformer_model.checkpoint import LoadedModel, check_model, load_model, 
 from pinnerformer_model.config import ModelConfig, ModelError
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
 from pinnerformer_model.evaluation import Figures, pool_figures
+from pinnerformer_model.initialisation import StartSettings, everybody_lately
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import matrix_scorer
 from pinnerformer_model.timelines import Timelines
@@ -181,7 +182,12 @@ def untrained_rows(
         if (config.to_json(), seed) in made:
             continue
         made.add((config.to_json(), seed))
-        towers = new_model(config, seed, data.vectors)
+        start = StartSettings(**known.get("initial", {}))
+        everybody = None
+        if start.prior and model.config.until:
+            until_ms = midnight_ms(datetime.date.fromisoformat(model.config.until))
+            everybody = everybody_lately(data.timelines, data.vectors, until_ms, start.prior_days)
+        towers = new_model(config, seed, data.vectors, start, everybody)
         title = f"{folder}, untrained, seed {seed}{'' if own else ', since its own is not known'}"
         for frequency, figures in measure_model(towers, config, halves, frequencies).items():
             rows.append(Row(UNTRAINED, title, frequency, figures))

@@ -26,6 +26,7 @@ from pinnerformer_model.training_state import TrainingState, changed_settings, l
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.choosing import make_evaluation, measure_start, with_provenance
 from pipelines.training.processes import join_group, run_processes, started_as_rank
+from pipelines.training.start import Starts, initial_towers
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
 from transforms.training_data import TrainingData, load_training_data
@@ -33,8 +34,10 @@ from transforms.training_data import TrainingData, load_training_data
 NOT_BETTER = 4  # the exit code where no checkpoint beat the start
 
 
-def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig, UserTower, PinTower, str]:
-    """The towers that training starts from, and what names them.
+def choose_model(
+    request: TrainRequest, data: TrainingData
+) -> tuple[ModelConfig, tuple[UserTower, PinTower] | None, str]:
+    """The model that training starts from: its config, its towers, None where they are new, and what names it.
 
     Raises:
         InputError: the model was made for other vocabularies or another space than the timelines.
@@ -57,7 +60,7 @@ def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig
             user_tower, pin_tower = new_model(config, 0)
             user_tower.load_state_dict(loaded.user_tower.state_dict())
             pin_tower.load_state_dict(loaded.pin_tower.state_dict())
-            return config, user_tower, pin_tower, loaded.digest
+            return config, (user_tower, pin_tower), loaded.digest
         config = preset(
             request.preset,
             action_vocabulary=tuple(described["action_vocabulary"]),
@@ -66,8 +69,9 @@ def choose_model(request: TrainRequest, data: TrainingData) -> tuple[ModelConfig
             label_rule=described["label_rule"],
             dropped_features=request.drop_features,
         )
-        towers = new_model(config, request.settings.seed, data.vectors)
-        return config, *towers, f"{request.preset}, seed {request.settings.seed}"
+        if request.length:
+            config = dataclasses.replace(config, max_sequence_length=request.length)
+        return config, None, f"{request.preset}, seed {request.settings.seed}"
     except ModelError as error:
         raise InputError(str(error)) from None
 
@@ -144,7 +148,7 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     held_out = load_training_data(request.timelines, "evaluation")
     end = datetime.date.fromisoformat(data.description["end"]) + datetime.timedelta(1)
     until = request.until or end - datetime.timedelta(request.held_out.days)
-    config, user_tower, pin_tower, origin = choose_model(request, data)
+    config, towers, origin = choose_model(request, data)
     settings = choose_settings(request, len(data.vectors))
     identity = identify(request, settings, config, origin, data.digest, until)
     config = with_provenance(config, request, data, origin, until)
@@ -152,6 +156,10 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     state = open_state(request, identity)
     evaluation = make_evaluation(request, held_out, config, until, device)
     maker = make_batches(data, settings, config, until, group)
+    if towers is None:
+        starts = Starts(config, settings.seed, data.vectors, maker.sampler.timelines, midnight_ms(until))
+        config, towers = initial_towers(config, request, starts, evaluation, group)
+    user_tower, pin_tower = towers
     trainer = Trainer(config, user_tower, pin_tower, settings, len(data.vectors), device, group)
     best = state.best if state else None
     if state is not None:
@@ -251,6 +259,7 @@ def identify(
         "until": until.isoformat(),
         "evaluation": [held_out.days, held_out.users, held_out.skip],
         "choose_by": "last" if request.keep_last else request.choose_by,
+        "start": dataclasses.asdict(request.start) if request.start else "chosen",
         "schedule": [schedule.evaluate_every, schedule.patience],
     }
 

@@ -5,6 +5,7 @@ import datetime
 
 from pinnerformer_model.config import FEATURES, PRESETS
 from pinnerformer_model.fitting import Schedule
+from pinnerformer_model.initialisation import StartSettings
 from pinnerformer_model.negatives import MODES, Negatives
 from pinnerformer_model.objectives import OBJECTIVES, Objective
 from pinnerformer_model.training import TrainingSettings
@@ -52,6 +53,8 @@ class TrainRequest:
         held_out: The evaluation during training.
         choose_by: `new` or `all`: which kind of recall chooses the checkpoint.
         keep_last: Keep the last weights, whatever is best.
+        length: M of new weights; None: the preset's.
+        start: How new weights weigh the vectors; None: chosen by the users that choose the checkpoint.
         settings: Of training.
         default_negatives: Whether the flags leave the number of random negatives open: no more than the corpus has.
         default_temperature: Whether they leave the temperature open: that of `model`, if it has one.
@@ -71,6 +74,8 @@ class TrainRequest:
     held_out: HeldOut
     choose_by: str
     keep_last: bool
+    length: int | None
+    start: StartSettings | None
     settings: TrainingSettings
     default_negatives: bool
     default_temperature: bool
@@ -97,6 +102,13 @@ def make_parser() -> Parser:
     start = parser.add_argument_group("what to start from").add_mutually_exclusive_group()
     start.add_argument("--preset", choices=sorted(PRESETS), default="small", help="new weights (default %(default)s)")
     start.add_argument("--model", metavar="DIR", help="an existing model's weights")
+    new = parser.add_argument_group("new weights (which start is best is chosen, unless one of these is given)")
+    new.add_argument("--length", type=positive, metavar="M", help="engagements of a user at most (of the preset)")
+    first = StartSettings()
+    new.add_argument("--start-ridge", type=float, metavar="X", help=f"lambda of the start ({first.ridge:g})")
+    new.add_argument("--start-prior", type=float, metavar="X", help=f"weight of everybody's last ({first.prior:g})")
+    new.add_argument("--start-prior-days", type=positive, metavar="DAYS", help=f"what is last ({first.prior_days})")
+    new.add_argument("--start-mean-scale", type=float, metavar="X", help=f"mean beside newest ({first.mean_scale:g})")
     when = parser.add_argument_group("when")
     when.add_argument("--until", type=date, metavar="DATE", help="train on what was before (14 days before the end)")
     when.add_argument("--evaluation-days", type=positive, default=14, help="after --until (default %(default)s)")
@@ -134,6 +146,7 @@ def make_parser() -> Parser:
     how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
     how.add_argument("--temperature", type=float, help="to start from (that of --model, or 0.05)")
     how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks (%(default)s)")
+    how.add_argument("--repeat-weight", type=float, default=1.0, help="of labels the user had before (%(default)s)")
     how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
     how.add_argument("--windows-per-user", type=positive, default=1, help="(%(default)s)")
     how.add_argument("--window-share", type=float, default=1.0, metavar="SHARE", help="of all windows (%(default)s)")
@@ -174,11 +187,17 @@ def parse(argv: list[str]) -> TrainRequest:
             window_share=found.window_share,
             temperature=default.temperature if found.temperature is None else found.temperature,
             dropout=found.dropout,
+            repeat_weight=found.repeat_weight,
             precision=found.precision or ("bfloat16" if found.device == "cuda" else "float32"),
             seed=found.seed,
         )
+        given = {name: getattr(found, f"start_{name}") for name in ("ridge", "prior", "prior_days", "mean_scale")}
+        given = {name: value for name, value in given.items() if value is not None}
+        start = StartSettings(**given) if given else None
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if found.model and (given or found.length):
+        raise UsageError("--start-... and --length are of new weights; --model has its own")
     return TrainRequest(
         timelines=found.timelines,
         out=found.out,
@@ -190,6 +209,8 @@ def parse(argv: list[str]) -> TrainRequest:
         held_out=HeldOut(found.evaluation_days, found.evaluation_users, found.no_evaluation),
         choose_by=found.choose_by,
         keep_last=found.keep_last,
+        length=found.length,
+        start=start,
         settings=settings,
         default_negatives=found.random_negatives is None,
         default_temperature=found.temperature is None,

@@ -45,7 +45,7 @@ def test_cells_that_begin_alike_have_one_start():
     assert starts[BASE] == starts["sasrec"] == starts["in_batch"] == starts["shuffled_labels"] == "untrained"
     assert starts["length_4"] == "untrained_length_4" and starts["dim_8"] == "untrained_dim_8"
     assert starts["without_time"] == "untrained_without_time"
-    assert starts["dense_start_mean_10"] == "untrained_mean_scale_10"
+    assert starts["dense_start_mean_3"] == "untrained_mean_scale_3"
     assert starts["dense_newest_half"] == "untrained"  # training alone differs
     assert "random_without_logq" not in starts  # equal to `random` by construction
 
@@ -79,7 +79,7 @@ def test_the_start_is_the_model_before_its_first_step(data):
     assert start.length == idle.length == 4 and start.facts["steps"] == 0
     for a, b in zip(start.user_tower.parameters(), idle.user_tower.parameters(), strict=True):
         assert (a == b).all()
-    other = train_cell(data, fold, task_of(start_of(cell_of("dense_start_mean_10"), SIZE), 0))
+    other = train_cell(data, fold, task_of(start_of(cell_of("dense_start_mean_3"), SIZE), 0))
     mine = train_cell(data, fold, task_of(start_of(cell_of(BASE), SIZE), 0))
     assert any((a != b).any() for a, b in zip(other.user_tower.parameters(), mine.user_tower.parameters(), strict=True))
 

@@ -83,12 +83,12 @@ def test_a_cell_with_other_settings_is_refused_by_name(world, tmp_path, monkeypa
 
 
 def test_levers_are_chosen_by_the_choosing_users_and_stand_apart(world, tmp_path, monkeypatch):
-    some = tuple(c for c in LEVERS if c.name in (BASE, "all_action_28", "dense_start_mean_10", "dense_dropout"))
+    some = tuple(c for c in LEVERS if c.name in (BASE, "all_action_28", "dense_start_mean_3", "dense_dropout"))
     monkeypatch.setattr(command, "LEVERS", some)
     out = f"{tmp_path}/out"
     assert main(flags(world, out, "--levers")) == 0
     study = Study.load(out)
-    assert not study.is_of_the_paper and study.starts["dense_start_mean_10"] == "untrained_mean_scale_10"
+    assert not study.is_of_the_paper and study.starts["dense_start_mean_3"] == "untrained_mean_scale_3"
     page = open(f"{out}/reproduction.md").read()
     assert "### Levers" in page and "### Training objectives" not in page
     choice = {name: results[0]["choice"]["recall"] for name, results in study.trained.items()}
