@@ -38,6 +38,7 @@ from stores.partitions import PartitionDays
 from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table, read_version
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
+from stores.vector_sets import read_until
 from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
@@ -177,6 +178,7 @@ class TrainingDataPlan:
         buckets, shards: How many tasks users and vectors are cut into.
         erased_root: The root whose erased users are left out; None: nobody is.
         days: Which moments the days of the partitions have.
+        vectors_until: The first day that the vectors know nothing of; None: their set does not say.
     """
 
     run: RunFolder
@@ -188,6 +190,7 @@ class TrainingDataPlan:
     rules: TimelineRules
     erased_root: Root | None
     days: PartitionDays = PartitionDays()
+    vectors_until: str | None = None
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str) -> None:
@@ -267,6 +270,8 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             "start": min(plan.inputs.partitions).isoformat(),
             "end": max(plan.inputs.partitions).isoformat(),
             "pinsage_version": plan.vectors.version,
+            # Whoever evaluates at an earlier moment would ask what the vectors have seen.
+            **({"vectors_until": plan.vectors_until} if plan.vectors_until else {}),
             "action_vocabulary": list(rules.action_vocabulary),
             "surface_vocabulary": list(rules.surface_vocabulary),
             "label_rule": rules.label_rule,
@@ -360,7 +365,16 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     run = RunFolder(root, f"{RUN_PREFIX}{request.end}-{name}")
     return TrainingDataPlan(
-        run, request.buckets, request.shards, inputs, request.columns, vectors, rules, request.erased_root, request.days
+        run,
+        request.buckets,
+        request.shards,
+        inputs,
+        request.columns,
+        vectors,
+        rules,
+        request.erased_root,
+        request.days,
+        read_until(request.pins),
     )
 
 
