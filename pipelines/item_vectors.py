@@ -43,6 +43,7 @@ from transforms.item_vectors import (
     content_projection,
     count_matrix,
     fold_in,
+    one_thread,
     popularity_of,
     positive_information,
     taste_of,
@@ -101,11 +102,12 @@ def finish(
     root, request = plan.run.root, plan.request
     neighbours = read_neighbours(root, kept) if kept else no_neighbours()
     counts = summarise(reports)
-    if request.fold_in:
-        rows, more = fold_into(plan, neighbours)
-    else:
-        check_enough(plan, neighbours, counts)
-        rows, more = make_vectors(plan, neighbours, [read_columns(root, entry) for entry in users])
+    with one_thread():
+        if request.fold_in:
+            rows, more = fold_into(plan, neighbours)
+        else:
+            check_enough(plan, neighbours, counts)
+            rows, more = make_vectors(plan, neighbours, [read_columns(root, entry) for entry in users])
     counts |= more
     version = plan.facts["fold_in"] or version_of(plan, rows)
     facts = {"pinsage_version": version, **plan.facts}
@@ -128,14 +130,19 @@ def summarise(reports: dict[Step, StepReport]) -> dict[str, int]:
     return counters
 
 
+def why_invalid(counts: dict[str, int]) -> str:
+    """Why rows were invalid, with counts, in brackets; empty if none was."""
+    dropped = {name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_") and n}
+    return f" ({', '.join(f'{name} {n:,}' for name, n in dropped.items())})" if dropped else ""
+
+
 def check_enough(plan: ItemVectorsPlan, neighbours: Neighbours, counts: dict[str, int]) -> None:
     """Raises InputError where the logs hold nothing that vectors could be made of."""
     request = plan.request
     if not len(neighbours.pin):
-        dropped = {name: n for name, n in counts.items() if name.startswith("dropped_") and n}
         raise InputError(
             f"no engagement before {request.until}: {counts.get('rows_read', 0):,} rows read, "
-            f"{counts.get('rows_dropped', 0):,} invalid{f' {dropped}' if dropped else ''}, "
+            f"{counts.get('rows_dropped', 0):,} invalid{why_invalid(counts)}, "
             f"{counts.get('rows_erased', 0):,} of erased users; look at --logs, --start and --until"
         )
     if plan.settings.method != "als" and not len(neighbours.kept):
@@ -237,11 +244,12 @@ def fold_into(plan: ItemVectorsPlan, neighbours: Neighbours) -> tuple[PinRows, d
     at, seen = find_sorted(neighbours.pin, pins)
     often = np.where(seen, neighbours.engagements[np.where(seen, at, 0)] if len(neighbours.pin) else 0, 0)
     parts.length[:] = popularity_of(often, manifest["counts"]["most_engagements"])
+    projection = read_projection(request.fold_in or "")
+    if projection is not None:
+        write_projection(plan.run.root, projection)  # pins can be folded into what comes of this, too
     if content:
-        projection = read_projection(request.fold_in or "")
         if projection is None:
             raise InputError(f"--fold-in {request.fold_in}: its content projection is missing; make the set again")
-        write_projection(plan.run.root, projection)
         at, has = find_sorted(content.pin, pins)
         parts.content[has] = unit(content.vectors[at[has]] @ projection)
     folded = with_vector(pins, assemble(parts, settings), None)
@@ -279,10 +287,8 @@ def remove_leftovers(root: Root) -> None:
 def describe_set(manifest: dict[str, Any], root: Root) -> str:
     """What is shown at the end."""
     counts, settings = manifest["counts"], manifest["settings"]
-    dropped = {name.removeprefix("dropped_"): n for name, n in counts.items() if name.startswith("dropped_") and n}
-    why = f" ({', '.join(f'{name} {n:,}' for name, n in dropped.items())})" if dropped else ""
     lines = [
-        f"{counts.get('rows_read', 0):,} rows read, {counts.get('rows_dropped', 0):,} invalid{why}; "
+        f"{counts.get('rows_read', 0):,} rows read, {counts.get('rows_dropped', 0):,} invalid{why_invalid(counts)}; "
         f"{counts.get('users', 0):,} users, {counts.get('users_capped', 0):,} with more pairs than --most-pairs",
         f"{counts['pins_with_company']:,} pins with neighbours, {counts['pins_with_taste']:,} with taste, "
         f"{counts['pins_with_content']:,} with content; {counts['pins_without_vector']:,} without any, and so without "

@@ -91,9 +91,18 @@ def load(module: str, extra: str, flag: str) -> Any:
         raise UsageError(f"{flag} needs {module.partition('.')[0]}: pip install 'pinnerformer[{extra}]'") from None
 
 
+def one_thread() -> Any:
+    """A context in which numpy's products and decompositions use one thread: how many there are rounds them otherwise.
+
+    What takes the time here, products of sparse matrices and the library of ALS, has one, or threads of its own.
+    """
+    return load("threadpoolctl", "item-vectors", "item-vectors").threadpool_limits(1, "blas")
+
+
 def check_libraries(method: str) -> None:
     """Raises UsageError where a library that a method needs is missing; before anything is read."""
-    load("scipy.sparse", "item-vectors", "item-vectors")
+    for module in ("scipy.sparse", "threadpoolctl"):
+        load(module, "item-vectors", "item-vectors")
     if method in ("als", "mix"):
         load("implicit.als", "item-vectors-als", f"--method {method}")
 
@@ -227,11 +236,10 @@ def taste_of(user: np.ndarray, pin: np.ndarray, count: np.ndarray, pins: np.ndar
     """
     sparse = load("scipy.sparse", "item-vectors-als", "--method als")
     als = load("implicit.als", "item-vectors-als", "--method als")
-    limits = load("threadpoolctl", "item-vectors-als", "--method als")
     users, row = np.unique(user, return_inverse=True)
     cells = (np.log1p(count).astype(np.float32), (row, np.searchsorted(pins, pin)))
     matrix = sparse.csr_matrix(cells, (len(users), len(pins)))
-    with limits.threadpool_limits(1, "blas"):  # the library has threads of its own; two kinds of them fight
+    with one_thread():
         model = als.AlternatingLeastSquares(
             factors=width, regularization=ALS_REGULARISATION, alpha=1.0, iterations=ALS_ITERATIONS, random_state=seed
         )

@@ -133,7 +133,7 @@ def make_parser() -> Parser:
     making.add_argument("--seed", type=int, metavar="N", help="of what is drawn at random (0)")
     pairs = parser.add_argument_group("what is engaged with together")
     pairs.add_argument("--window", type=positive, default=30, metavar="N", help="engagements apart (%(default)s)")
-    pairs.add_argument("--within", type=seconds, default="1d", metavar="1d", help="and time apart (%(default)s)")
+    pairs.add_argument("--within", type=seconds, default="30d", metavar="30d", help="and time apart (%(default)s)")
     text = "of one user, the nearest first (%(default)s)"
     pairs.add_argument("--most-pairs", type=positive, default=1_000_000, metavar="N", help=text)
     pairs.add_argument("--neighbours", type=positive, default=100, metavar="N", help="kept of a pin (%(default)s)")
