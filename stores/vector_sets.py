@@ -216,7 +216,11 @@ def write_manifest(root: Root, manifest: dict[str, Any]) -> None:
 
 def foreign_entry(folder: str) -> str | None:
     """A name in a folder that no run of ours writes there; None if there is none: then leftovers may be removed."""
-    for entry in list_visible(locations.absolute(folder)) if locations.exists(folder) else []:
+    try:
+        entries = list_visible(locations.absolute(folder))
+    except FileNotFoundError:
+        return None
+    for entry in entries:
         if entry.name not in (VERSION_FILE, "staging") and not _FILE_NAME.fullmatch(entry.name):
             return entry.name
     return None
