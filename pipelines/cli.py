@@ -30,6 +30,7 @@ GROUPS = {
     },
     "models": {
         "init-model": ("pipelines.training.init_model", "write an untrained model with the logs' vocabularies"),
+        "item-vectors": ("pipelines.item_vectors", "make pin vectors from logs, where there is no PinSage"),
         "training-data": ("pipelines.training_data", "turn logs into timelines to train on, one row per user"),
         "train": ("pipelines.training.train", "train a model on timelines"),
         "evaluate": ("pipelines.training.evaluate", "measure models on users that training did not see"),

@@ -269,6 +269,7 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             "start": min(plan.inputs.partitions).isoformat(),
             "end": max(plan.inputs.partitions).isoformat(),
             "pinsage_version": plan.vectors.version,
+            # Whoever evaluates at an earlier moment would ask what the vectors have seen.
             "action_vocabulary": list(rules.action_vocabulary),
             "surface_vocabulary": list(rules.surface_vocabulary),
             "label_rule": rules.label_rule,

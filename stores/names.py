@@ -23,6 +23,8 @@ class Step(enum.StrEnum):
     LOOK_BACK = "look_back"
     REPLAY_BUCKETS = "replay_buckets"
     BUILD_TIMELINES = "build_timelines"
+    COUNT_PAIRS = "count_pairs"
+    KEEP_NEIGHBOURS = "keep_neighbours"
     FINISH = "finish"
 
 
@@ -88,3 +90,9 @@ class Counter(enum.StrEnum):
     ROWS_WITHOUT_VECTOR = "rows_without_vector"
     EVENTS = "events"
     POSITIVES = "positives"
+    # count_pairs
+    ROWS_AFTER_UNTIL = "rows_after_until"
+    USERS_CAPPED = "users_capped"
+    # keep_neighbours
+    PAIRS = "pairs"
+    PAIRS_KEPT = "pairs_kept"

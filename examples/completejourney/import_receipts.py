@@ -8,6 +8,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import sys
 import zlib
 
@@ -16,11 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy import sparse
 
 from pinnerformer_model.days import DAY_MS, EPOCH
+from pipelines.cli import main as pinnerformer
 from stores.files import replace_atomically
-from stores.pin_vectors import WIDTH
 from stores.schemas import ENGAGEMENTS
 
 ACTIONS = ("coupon", "discount", "purchase")
@@ -37,11 +37,8 @@ PLACES = {
     "9": "secondary_display",
     "A": "in_shelf",
 }
-VECTORS = 2  # counts the ways in which the vectors have been made: another one is another space
-COOCCURRENCE_WIDTH = 192  # the other 64 dimensions are the product's attributes
-FREQUENCY_WIDTH = 32  # of those 192
-FREQUENCY_LENGTH = 3.0  # of the product sold most, beside 1 for what it is sold with
-MIN_BASKETS = 5  # products in fewer have no co-occurrence to speak of
+VECTORS = 3  # counts the ways in which the vectors have been made: another one is another space
+ATTRIBUTE_WIDTH = 64
 
 
 def read_package(name: str) -> pa.Table:
@@ -110,72 +107,13 @@ def write_days(rows: pa.Table, folder: str) -> int:
     return len(days)
 
 
-def cooccurrence_vectors(product: np.ndarray, basket: np.ndarray, products: int) -> np.ndarray:
-    """What products are bought with, and how often: two factorisations of their counts in one basket, side by side.
-
-    160 numbers are of their positive pointwise mutual information: Levy and Goldberg, "Neural
-    word embedding as implicit matrix factorization" (2014), section 5, U sqrt(S), scaled to length 1.
-    They say what a product goes with and not how often it is sold. The other 32 are of the logarithm of the counts, the
-    longer the more often it is sold, 3 at most: what a vector learned on engagements would know.
-
-    Args:
-        product: int64 [N], index of the product of a line.
-        basket: int64 [N], index of its basket.
-        products: How many products there are.
-
-    Returns:
-        float32 [products, 192]; zeros for products in fewer than `MIN_BASKETS` baskets.
-    """
-    lines = sparse.csr_matrix((np.ones(len(product), np.float32), (product, basket)), (products, basket.max() + 1))
-    lines.data[:] = 1  # a product counts once a basket
-    used = np.flatnonzero(np.asarray(lines.sum(axis=1)).ravel() >= MIN_BASKETS)
-    together = (lines[used] @ lines[used].T).tocsr()
-    affinity = factorise(positive_information(together), COOCCURRENCE_WIDTH - FREQUENCY_WIDTH)
-    together.data = np.log1p(together.data)
-    frequency = factorise(together, FREQUENCY_WIDTH)
-    frequency *= FREQUENCY_LENGTH / np.linalg.norm(frequency, axis=1).max()
-    out = np.zeros((products, COOCCURRENCE_WIDTH), np.float32)  # few products have few directions
-    out[used, : affinity.shape[1]] = _unit(affinity)
-    out[used, COOCCURRENCE_WIDTH - frequency.shape[1] :] = frequency
-    return out
-
-
-def positive_information(together: sparse.csr_matrix) -> sparse.csr_matrix:
-    """log of P(a, b) / (P(a) P(b)) where positive, of products a != b; context counts to the power 0.75.
-
-    The power is that of Levy, Goldberg and Dagan (2015): rare pairs weigh less.
-    """
-    pairs = together.tocoo()
-    apart = pairs.row != pairs.col
-    row, column, number = pairs.row[apart], pairs.col[apart], pairs.data[apart]
-    total = np.bincount(row, number, together.shape[0])
-    context = total**0.75
-    information = np.log(number * context.sum() / (total[row] * context[column]))
-    matrix = sparse.csr_matrix((np.maximum(information, 0).astype(np.float32), (row, column)), together.shape)
-    matrix.eliminate_zeros()
-    return matrix
-
-
-def factorise(matrix: sparse.csr_matrix, width: int) -> np.ndarray:
-    """U sqrt(S) of the truncated SVD of a symmetric matrix, float32 [rows, width], the strongest directions first.
-
-    The SVD is the randomised one of Halko, Martinsson and Tropp (arXiv:0909.4061), algorithm 4.4, from a fixed seed.
-    """
-    random = np.random.default_rng(0)
-    basis = matrix @ random.standard_normal((matrix.shape[0], width + 16), np.float32)
-    for _ in range(3):
-        basis, _ = np.linalg.qr(matrix @ (matrix.T @ np.linalg.qr(basis)[0]))
-    left, values, _ = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
-    return (basis @ left)[:, :width] * np.sqrt(values[:width])
-
-
 def attribute_vectors(catalogue: pa.Table) -> np.ndarray:
     """Hashed attributes: every value of every attribute is a random direction, a product the sum of its own.
 
     Returns:
         float32 [products, 64].
     """
-    width = WIDTH - COOCCURRENCE_WIDTH
+    width = ATTRIBUTE_WIDTH
     out = np.zeros((catalogue.num_rows, width), np.float32)
     weights = {"department": 0.5, "product_category": 1.0, "product_type": 1.0, "brand": 0.2, "manufacturer_id": 0.4}
     for name, weight in weights.items():
@@ -191,32 +129,24 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
-def write_vectors(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, folder: str) -> int:
-    """Writes a stand-in for PinSage: a vector for every product sold before `cutoff`, made from those sales only.
-
-    A product's category is its topic.
-    """
+def write_attributes(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, folder: str) -> int:
+    """Writes a content vector for every product sold before `cutoff`; a product's category is its topic."""
     before = lines.filter(pc.less(lines["transaction_timestamp"], pa.scalar(cutoff).cast(pa.timestamp("ns"))))
-    sold, product = np.unique(before["product_id"].to_numpy(), return_inverse=True)
-    _, basket = np.unique(before["basket_id"].to_numpy(), return_inverse=True)
-    order = catalogue["product_id"].to_numpy()
-    at = np.searchsorted(order, sold)
-    known = order[np.minimum(at, len(order) - 1)] == sold
-    attributes = np.zeros((len(sold), WIDTH - COOCCURRENCE_WIDTH), np.float32)
-    attributes[known] = _unit(attribute_vectors(catalogue))[at[known]]
-    vectors = np.concatenate([0.8 * _unit(cooccurrence_vectors(product, basket, len(sold))), 0.6 * attributes], axis=1)
-    usable = np.linalg.norm(vectors, axis=1) > 0
-    vectors = _unit(vectors[usable]).astype(np.float16)
+    known = catalogue.filter(pc.is_in(catalogue["product_id"], pc.unique(before["product_id"])))
+    vectors = _unit(attribute_vectors(known)).astype(np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), ATTRIBUTE_WIDTH)
+    topic = known["product_category"].cast(pa.string())
+    table = pa.table({"pin_id": known["product_id"], "vector": column, "topic": topic})
     os.makedirs(folder, exist_ok=True)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), WIDTH)
-    place = pa.array(np.minimum(at, len(order) - 1)[usable], mask=~known[usable])
-    topic = catalogue["product_category"].cast(pa.string()).combine_chunks().take(place)
-    table = pa.table({"pin_id": sold[usable], "vector": column, "topic": topic})
-    with replace_atomically(os.path.join(folder, "vectors-00000.parquet")) as path:
+    with replace_atomically(os.path.join(folder, "attributes.parquet")) as path:
         pq.write_table(table, path, row_group_size=8192)
-    with replace_atomically(os.path.join(folder, "version.json")) as path, open(path, "w") as file:
-        json.dump({"pinsage_version": f"completejourney-{VECTORS}-{cutoff}"}, file)
-    return int(usable.sum())
+    return known.num_rows
+
+
+def item_vectors_command(out: str, cutoff: datetime.date) -> list[str]:
+    """The command that makes the products' vectors, in place of PinSage's: products of one receipt are together."""
+    where = [f"--logs={out}/logs", f"--content={out}/attributes", f"--out={out}/pins"]
+    return ["item-vectors", *where, f"--until={cutoff}", "--within=1s", "--quiet"]
 
 
 def write_names(catalogue: pa.Table, path: str) -> None:
@@ -256,11 +186,17 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
     days = write_days(rows, os.path.join(out, "logs"))
     print(f"{rows.num_rows:,} receipt lines on {days} days -> {out}/logs", flush=True)
     write_names(catalogue, os.path.join(out, "names.parquet"))
-    print("vectors: products bought together before the cut-off, and their attributes ...", flush=True)
-    pins = write_vectors(lines, catalogue, cutoff, os.path.join(out, "pins"))
-    print(f"{pins:,} products with a vector -> {out}/pins", flush=True)
+    known = write_attributes(lines, catalogue, cutoff, os.path.join(out, "attributes"))
+    print(f"{known:,} products with attributes -> {out}/attributes", flush=True)
+    pins = os.path.join(out, "pins")
+    if os.path.exists(pins):
+        shutil.rmtree(pins)  # of another cut-off, or made another way
+    command = item_vectors_command(out, cutoff)
+    print(f"$ pinnerformer {' '.join(command)}", flush=True)
+    if code := pinnerformer(command):
+        sys.exit(code)
     with replace_atomically(done) as path, open(path, "w") as file:
-        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "pins": pins, "vectors": VECTORS}, file)
+        json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "vectors": VECTORS}, file)
 
 
 def main() -> int:

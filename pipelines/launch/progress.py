@@ -27,6 +27,8 @@ STEPS: dict[Step, tuple[str, str]] = {  # step -> (label, what a unit is)
     Step.REPLAY_BUCKETS: ("replay buckets", "bucket-days"),
     Step.UPDATE_HISTORIES: ("update histories", "active users"),
     Step.BUILD_TIMELINES: ("build timelines", "users"),
+    Step.COUNT_PAIRS: ("count pairs", "users"),
+    Step.KEEP_NEIGHBOURS: ("keep neighbours", "pins"),
     Step.JOIN_VECTORS: ("join vectors", "history rows"),
     Step.EMBED_USERS: ("embed users", "users"),
     Step.MERGE_SNAPSHOT: ("merge snapshot", "users"),

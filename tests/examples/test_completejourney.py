@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples.completejourney import import_receipts as importer
+from pipelines.cli import main as pinnerformer
 from stores.logs import ColumnNames, describe_files, list_partitions
+from stores.pin_vectors import read_until
 from stores.schemas import ENGAGEMENTS
 from transforms.read_logs import find_bad_rows, read_batches, row_groups
 
@@ -72,18 +74,6 @@ def test_every_day_gets_a_partition_that_the_job_reads(tmp_path):
     assert found == [(1, 1), (3, 2)]
 
 
-def test_products_of_the_same_baskets_are_near():
-    """Products 0-3 and 4-7 are bought in baskets of their own kind."""
-    random = np.random.default_rng(0)
-    basket = np.repeat(np.arange(200), 3)
-    product = np.concatenate([random.choice(4, 3, replace=False) + 4 * (number % 2) for number in range(200)])
-    vectors = importer.cooccurrence_vectors(product, basket, 9)
-    assert not vectors[8].any()  # never bought: no direction
-    unit = vectors[:8] / np.linalg.norm(vectors[:8], axis=1, keepdims=True)
-    near = unit @ unit.T
-    assert near[:4, :4].min() > 0.25 > 0.01 > np.abs(near[:4, 4:]).max()
-
-
 @pytest.fixture(scope="module")
 def tables() -> tuple[pa.Table, pa.Table]:
     return importer.read_package("transactions"), importer.read_package("products").sort_by("product_id")
@@ -97,10 +87,16 @@ def test_vectors_know_nothing_that_was_sold_after_the_cutoff(tables, tmp_path):
     future = lines.filter(pa.array(time >= np.datetime64(cutoff))).slice(0, 20_000)
     written = []
     for name, some in (("past", past), ("all", pa.concat_tables([future, past]))):
-        pins = importer.write_vectors(some, catalogue, cutoff, str(tmp_path / name))
-        written.append(pq.read_table(tmp_path / name / "vectors-00000.parquet"))
-        assert pins == written[-1].num_rows > 5_000
+        out = str(tmp_path / name)
+        importer.write_days(importer.to_engagements(some, promotions([(9, 9, 9, "1")])), f"{out}/logs")
+        importer.write_attributes(some, catalogue, cutoff, f"{out}/attributes")
+        assert pinnerformer(importer.item_vectors_command(out, cutoff)) == 0
+        assert str(read_until(f"{out}/pins")) == "2017-01-15"
+        (file,) = [name for name in os.listdir(f"{out}/pins") if name.endswith(".parquet")]
+        written.append(pq.read_table(f"{out}/pins/{file}"))
+        assert written[-1].num_rows > 5_000
     assert written[0].equals(written[1])
+    assert written[0]["topic"].null_count < 100
     vectors = written[0]["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 256).astype(np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=2e-3)
 

@@ -1,0 +1,220 @@
+"""Vector sets that this project makes, as `--pins` takes them, and content vectors of any width."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stores import locations
+from stores.errors import InputError
+from stores.files import Root
+from stores.footers import why_unreadable
+from stores.partitions import list_visible
+from stores.pin_vectors import VERSION_FILE, list_vector_files
+
+MADE_BY = "item-vectors"
+METADATA = b"pinnerformer.item_vectors"  # of every Parquet file: `version.json` without its counts
+PROJECTION = "_content_projection.npy"  # hidden: readers of vectors leave it alone
+ROWS_PER_FILE, ROWS_PER_GROUP = 1 << 18, 8192
+_FILE_NAME = re.compile(r"vectors-\d{5}-[0-9a-f]{16}\.parquet")
+
+
+@dataclasses.dataclass(frozen=True)
+class PinRows:
+    """Vectors of some pins.
+
+    Attributes:
+        pin: int64 [P], sorted, unique.
+        vectors: float32 [P, D].
+        topic: A topic of each pin, strings with nulls; None: nobody said.
+    """
+
+    pin: np.ndarray
+    vectors: np.ndarray
+    topic: pa.Array | None = None
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """What `version.json` of a vector set says; None where there is none, or where it is no JSON object."""
+    try:
+        found = json.loads(locations.read_bytes(locations.join(locations.absolute(folder), VERSION_FILE)))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_any_vectors(folder: str, flag: str) -> PinRows:
+    """Reads a whole vector set of whatever width, its column `topic` too where every file has one.
+
+    Args:
+        flag: That named the folder, for messages.
+
+    Raises:
+        InputError: no such folder or no file in it, a file without the two columns, of another width than the first, a
+            pin twice, a null, NaN or infinity; names the file.
+    """
+    folder = locations.absolute(folder)
+    listed = list_vector_files(folder)
+    if not listed:
+        raise InputError(f"{flag} {folder}: no *.parquet file in it")
+    ids: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
+    topics: list[pa.Array | None] = []
+    for file in listed:
+        pin, vector, topic = _read_file(file.path)
+        if vectors and vector.shape[1] != vectors[0].shape[1]:
+            raise InputError(
+                f"{file.path}: vectors are {vector.shape[1]} wide, those of {listed[0].name} {vectors[0].shape[1]}; "
+                "write all files of a set with one width"
+            )
+        ids.append(pin)
+        vectors.append(vector)
+        topics.append(topic)
+    pin = np.concatenate(ids)
+    order = np.argsort(pin, kind="stable")
+    repeated = np.flatnonzero(np.diff(pin[order]) == 0)
+    if len(repeated):
+        raise InputError(f"{flag} {folder}: pin_id {pin[order][repeated[0]]} is there twice; write it once")
+    known = [topic for topic in topics if topic is not None]
+    topic = pa.concat_arrays(known).take(pa.array(order)) if len(known) == len(topics) else None
+    return PinRows(pin[order], np.concatenate(vectors)[order], topic)
+
+
+def vector_width(folder: str, flag: str) -> int:
+    """How wide the vectors of a set are, by its first file.
+
+    Raises:
+        InputError: as `read_any_vectors`.
+    """
+    listed = list_vector_files(locations.absolute(folder))
+    if not listed:
+        raise InputError(f"{flag} {folder}: no *.parquet file in it")
+    path = listed[0].path
+    try:
+        schema = pq.read_schema(locations.open_input(path))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again"
+        ) from None
+    return _check_schema(path, schema)
+
+
+def _check_schema(path: str, schema: pa.Schema) -> int:
+    """The width of a file's vectors; raises InputError where it has not the two columns."""
+    for name in ("pin_id", "vector"):
+        if schema.names.count(name) != 1:
+            raise InputError(f"{path}: expected one column {name!r} (it has {', '.join(schema.names)})")
+    kind = schema.field("vector").type
+    values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
+    if values not in (pa.float16(), pa.float32()):
+        raise InputError(f"{path}: column 'vector' is {kind}; write it as fixed_size_list<float16 or float32>")
+    if not pa.types.is_integer(schema.field("pin_id").type):
+        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
+    return kind.list_size
+
+
+def _read_file(path: str) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
+    try:
+        table = pq.read_table(locations.open_input(path))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again"
+        ) from None
+    width = _check_schema(path, table.schema)
+    column = _one_chunk(table["vector"])
+    flat = column.flatten()
+    if table["pin_id"].null_count or column.null_count or flat.null_count:
+        raise InputError(f"{path}: a null among its ids or vectors; leave the row out")
+    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(column), width).astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{path}: a vector has NaN or infinity in it; correct or leave out the row")
+    topic = _one_chunk(table["topic"].cast(pa.string())) if "topic" in table.schema.names else None
+    return _one_chunk(table["pin_id"].cast(pa.int64())).to_numpy(), vectors, topic
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def write_vector_files(root: Root, rows: PinRows, facts: dict[str, Any]) -> list[str]:
+    """Writes vectors as float16 Parquet files, in order of the pins, under names made of their content.
+
+    They are no vector set before `write_manifest` has named the version; may be done twice.
+
+    Args:
+        facts: Go into the metadata of every file.
+
+    Returns:
+        Their names.
+    """
+    width, names = rows.vectors.shape[1], []
+    for number, start in enumerate(range(0, len(rows.pin), ROWS_PER_FILE)):
+        part = slice(start, start + ROWS_PER_FILE)
+        flat = pa.array(rows.vectors[part].astype(np.float16).reshape(-1))
+        columns = {"pin_id": pa.array(rows.pin[part]), "vector": pa.FixedSizeListArray.from_arrays(flat, width)}
+        if rows.topic is not None:
+            columns["topic"] = rows.topic[part]
+        table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, sort_keys=True)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=ROWS_PER_GROUP)
+        data = sink.getvalue().to_pybytes()
+        names.append(f"vectors-{number:05d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet")
+        root.write_bytes(names[-1], data)
+    return names
+
+
+def write_projection(root: Root, projection: np.ndarray) -> None:
+    """Writes the map from content vectors to their part: float32 [D, width]."""
+    buffer = io.BytesIO()
+    np.save(buffer, projection, allow_pickle=False)
+    root.write_bytes(PROJECTION, buffer.getvalue())
+
+
+def read_projection(folder: str) -> np.ndarray | None:
+    """What `write_projection` wrote; None if there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = locations.join(locations.absolute(folder), PROJECTION)
+    try:
+        return np.load(io.BytesIO(locations.read_bytes(path)), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: unreadable ({error}); it belongs to the vector set, make the set again") from None
+
+
+def write_manifest(root: Root, manifest: dict[str, Any]) -> None:
+    """Writes `version.json`, which makes a vector set of the files."""
+    root.write_json(VERSION_FILE, manifest)
+
+
+def foreign_entry(folder: str) -> str | None:
+    """A name in a folder that no run of ours writes there; None if there is none: then leftovers may be removed."""
+    try:
+        entries = list_visible(locations.absolute(folder))
+    except FileNotFoundError:
+        return None
+    for entry in entries:
+        if entry.name not in (VERSION_FILE, "staging") and not _FILE_NAME.fullmatch(entry.name):
+            return entry.name
+    return None
+
+
+def remove_unnamed(root: Root) -> None:
+    """Removes what a run that ended early left: vector files that `version.json` does not name."""
+    manifest = read_manifest(root.url)
+    named = (manifest or {}).get("files", [])
+    for name in root.list(""):
+        if _FILE_NAME.fullmatch(name) and name not in named:
+            root.remove(name)
+    if manifest is None:
+        root.remove(PROJECTION)
