@@ -181,12 +181,19 @@ def walk_visits(counts: Any, most: int) -> Any:
 def keep_largest(matrix: Any, most: int) -> Any:
     """The `most` largest numbers of every row of a sparse matrix; of equal ones those of the first columns."""
     sparse = load("scipy.sparse", "item-vectors", "item-vectors")
-    cells = matrix.tocoo()
-    order = np.lexsort((cells.col, -cells.data, cells.row))
-    row = cells.row[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, np.arange(matrix.shape[0]))[row]
-    kept = order[rank < most]
-    return sparse.csr_matrix((cells.data[kept], (cells.row[kept], cells.col[kept])), matrix.shape)
+    matrix = matrix.tocsr()
+    matrix.sort_indices()
+    kept = np.ones(matrix.nnz, bool)
+    # Row by row: a product's rows are nearly full, and to sort all their cells would take minutes.
+    for row in np.flatnonzero(np.diff(matrix.indptr) > most):
+        cells = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        data = matrix.data[cells]
+        least = np.partition(data, len(data) - most)[len(data) - most]
+        chosen = data > least
+        chosen[np.flatnonzero(data == least)[: most - int(chosen.sum())]] = True
+        kept[cells] = chosen
+    ends = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], ends), matrix.shape)
 
 
 def factorise(matrix: Any, width: int, seed: int) -> np.ndarray:
@@ -216,10 +223,10 @@ def company_of(neighbours: Neighbours, settings: VectorSettings, most: int) -> n
         return out
     total = neighbours.pairs[used].astype(np.float64)
     if settings.method == "walk-svd":
-        counts = walk_visits(counts, most)
-        # What walks visit is a share: weighed as counts are, by how often a pin is visited at all.
-        total = np.asarray(counts.sum(axis=0)).ravel()
-        counts, total = counts * 1e6, total * 1e6
+        # Walks begin at a pin as often as it has company: what they visit is then a count again, alike both ways.
+        visits = walk_visits(counts, most).multiply(total[:, None])
+        counts = ((visits + visits.T) / 2).tocsr()
+        total = np.asarray(counts.sum(axis=1)).ravel()
     out[used] = unit(factorise(positive_information(counts, total), out.shape[1], settings.seed))
     return out
 

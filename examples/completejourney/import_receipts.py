@@ -37,7 +37,7 @@ PLACES = {
     "9": "secondary_display",
     "A": "in_shelf",
 }
-VECTORS = 3  # counts the ways in which the vectors have been made: another one is another space
+VECTORS = 4  # counts the ways in which the vectors have been made: another one is another space
 ATTRIBUTE_WIDTH = 64
 
 
@@ -144,9 +144,9 @@ def write_attributes(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date
 
 
 def item_vectors_command(out: str, cutoff: datetime.date) -> list[str]:
-    """The command that makes the products' vectors, in place of PinSage's: products of one receipt are together."""
+    """The command that makes the products' vectors, in place of PinSage's."""
     where = [f"--logs={out}/logs", f"--content={out}/attributes", f"--out={out}/pins"]
-    return ["item-vectors", *where, f"--until={cutoff}", "--within=1s", "--quiet"]
+    return ["item-vectors", *where, f"--until={cutoff}", "--quiet"]
 
 
 def write_names(catalogue: pa.Table, path: str) -> None:
