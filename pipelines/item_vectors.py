@@ -43,6 +43,7 @@ from transforms.item_vectors import (
     content_projection,
     count_matrix,
     fold_in,
+    lately_of,
     one_thread,
     popularity_of,
     positive_information,
@@ -118,7 +119,7 @@ def finish(
 
 def no_neighbours() -> Neighbours:
     none = np.empty(0, np.int64)
-    return Neighbours(none, none, none, PairCounts(none, none, none))
+    return Neighbours(none, none, none, PairCounts(none, none, none), none)
 
 
 def summarise(reports: dict[Step, StepReport]) -> dict[str, int]:
@@ -180,6 +181,8 @@ def make_vectors(
         parts.taste[place] = taste_of(user, pin, count, neighbours.pin, width, settings.seed)
     most = int(neighbours.engagements.max())
     parts.length[:] = popularity_of(engagements, most)
+    most_lately = int(neighbours.lately.max())
+    parts.lately[place] = lately_of(neighbours.lately, most_lately)
     topic = None
     if content:
         projection = content_projection(content.vectors, settings.content_width)
@@ -188,6 +191,7 @@ def make_vectors(
         topic = topics_of(pins, content)
     return with_vector(pins, assemble(parts, settings), topic), {
         "most_engagements": most,
+        "most_lately": most_lately,
         "content_width": content.vectors.shape[1] if content else 0,
         **describe_parts(parts),
     }
@@ -198,7 +202,7 @@ def empty_parts(pins: int, settings: Any) -> Parts:
     company, content, taste = (
         np.zeros((pins, layout[name].stop - layout[name].start), np.float32) for name in ("company", "content", "taste")
     )
-    return Parts(company, content, taste, np.zeros(pins, np.float32))
+    return Parts(company, content, taste, np.zeros(pins, np.float32), np.zeros(pins, np.float32))
 
 
 def describe_parts(parts: Parts) -> dict[str, int]:
@@ -244,6 +248,8 @@ def fold_into(plan: ItemVectorsPlan, neighbours: Neighbours) -> tuple[PinRows, d
     at, seen = find_sorted(neighbours.pin, pins)
     often = np.where(seen, neighbours.engagements[np.where(seen, at, 0)] if len(neighbours.pin) else 0, 0)
     parts.length[:] = popularity_of(often, manifest["counts"]["most_engagements"])
+    lately = np.where(seen, neighbours.lately[np.where(seen, at, 0)] if len(neighbours.pin) else 0, 0)
+    parts.lately[:] = lately_of(lately, manifest["counts"].get("most_lately", 0))
     projection = read_projection(request.fold_in or "")
     if projection is not None:
         write_projection(plan.run.root, projection)  # pins can be folded into what comes of this, too

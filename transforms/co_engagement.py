@@ -18,6 +18,8 @@ from transforms.run import RunFolder
 
 PAIRS, USER_PINS = "pairs", "user_pins"
 
+LATELY = -1  # no pin has this id
+LATELY_UNIT = 1 << 20
 _PAIRS_AT_ONCE = 1 << 24  # counted together before they are summed: 128 MB of keys
 
 
@@ -29,14 +31,16 @@ class PairRules:
         window: So many engagements apart at most, in the order of the history.
         window_ms: So many milliseconds apart at most.
         most_pairs: Of one user; the nearest in the history come first, of those the newest.
+        half_life_ms: After so long an engagement counts half for how often a pin is engaged with lately; 0: not asked.
     """
 
     window: int
     window_ms: int
     most_pairs: int
+    half_life_ms: int = 0
 
     def __post_init__(self):
-        if min(self.window, self.most_pairs) < 1 or self.window_ms < 0:
+        if min(self.window, self.most_pairs) < 1 or min(self.window_ms, self.half_life_ms) < 0:
             raise ValueError(f"a window of at least one engagement and a cap of at least one pair, got {self}")
 
 
@@ -45,7 +49,8 @@ class PairCounts:
     """How often two pins are a pair; sorted by (pin, other), no pair twice.
 
     Attributes:
-        pin, other: int64 [N]; a pair stands here in both directions. A pin beside itself: how often it is engaged with.
+        pin, other: int64 [N]; a pair stands here in both directions. A pin beside itself: how often it is engaged with;
+            beside `LATELY`: how often lately, in 2^-20, since whole numbers add up to the same in any order.
         count: int64 [N], > 0.
     """
 
@@ -58,12 +63,13 @@ class PairCounts:
 
 
 def count_pairs(
-    user: np.ndarray, pin: np.ndarray, timestamp_ms: np.ndarray, rules: PairRules
+    user: np.ndarray, pin: np.ndarray, timestamp_ms: np.ndarray, rules: PairRules, before_ms: int = 0
 ) -> tuple[PairCounts, int]:
     """Counts the pairs of every user; two engagements with one pin are none, and those of one moment count once.
 
     Args:
         user, pin, timestamp_ms: int64 [N], every engagement of every one of the users, in any order.
+        before_ms: The moment that "lately" is counted back from, later than all of them.
 
     Returns:
         The counts, summed over users; how many users had more pairs than `rules.most_pairs`.
@@ -94,8 +100,13 @@ def count_pairs(
     key, count = _sum(summed, waiting)
     low, high = names[key // max(1, len(names))], names[key % max(1, len(names))]
     own = np.bincount(row, minlength=len(names))
-    columns = ((low, high, names), (high, low, names), (count, count, own))
-    return _sorted(*map(np.concatenate, columns)), int(capped.sum())
+    pins, others, counts = [low, high, names], [high, low, names], [count, count, own]
+    if rules.half_life_ms:
+        lately = np.floor(LATELY_UNIT * 0.5 ** ((before_ms - timestamp_ms) / rules.half_life_ms))
+        pins.append(names)
+        others.append(np.full_like(names, LATELY))
+        counts.append(np.bincount(row, lately, len(names)).astype(np.int64))
+    return _sorted(*map(np.concatenate, (pins, others, counts))), int(capped.sum())
 
 
 def _within_budget(owner: np.ndarray, late: np.ndarray, left: np.ndarray, capped: np.ndarray) -> np.ndarray:
@@ -154,12 +165,14 @@ class Neighbours:
         engagements: int64 [P], how often it is engaged with.
         pairs: int64 [P], the sum of its counts with all others, kept or not.
         kept: Its counts with the others that were kept; no pin stands beside itself.
+        lately: int64 [P], how often it is engaged with lately, in 2^-20; 0 where that was not asked.
     """
 
     pin: np.ndarray
     engagements: np.ndarray
     pairs: np.ndarray
     kept: PairCounts
+    lately: np.ndarray
 
 
 def strongest(counts: PairCounts, most: int) -> Neighbours:
@@ -171,13 +184,16 @@ def strongest(counts: PairCounts, most: int) -> Neighbours:
     """
     own = counts.pin == counts.other
     pin, engagements = counts.pin[own], counts.count[own]
-    pairs = PairCounts(*(column[~own] for column in _columns(counts)))
+    now = counts.other == LATELY
+    lately = np.zeros(len(pin), np.int64)
+    lately[np.searchsorted(pin, counts.pin[now])] = counts.count[now]
+    pairs = PairCounts(*(column[~own & ~now] for column in _columns(counts)))
     at = np.searchsorted(pin, pairs.pin)
     total = np.bincount(at, pairs.count, len(pin)).astype(np.int64)
     order = np.lexsort((pairs.other, -pairs.count, pairs.pin))
     rank = np.arange(len(pairs)) - np.searchsorted(at, np.arange(len(pin)))[at]  # sorted by pin before and after
     kept = np.sort(order[rank < most])
-    return Neighbours(pin, engagements, total, PairCounts(*(column[kept] for column in _columns(pairs))))
+    return Neighbours(pin, engagements, total, PairCounts(*(column[kept] for column in _columns(pairs))), lately)
 
 
 def user_pins(user: np.ndarray, pin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -240,7 +256,7 @@ class CountPairs(beam.DoFn):
         # A partition holds moments past the day of `--until` where its days are another zone's, or clocks are fast.
         known = rows["timestamp_ms"].to_numpy() < self._before_ms
         user, pin, at = (rows[name].to_numpy()[known] for name in ("user_id", "pin_id", "timestamp_ms"))
-        counts, capped = count_pairs(user, pin, at, self._rules)
+        counts, capped = count_pairs(user, pin, at, self._rules, self._before_ms)
         counters: dict[str, int] = {
             Counter.USERS: len(np.unique(user)),
             Counter.EVENTS: len(user),
@@ -272,13 +288,13 @@ class KeepStrongest(beam.DoFn):
         parts = [PairCounts(*(batch[n].to_numpy() for n in ("pin", "other", "count"))) for batch in batches]
         counts = add_counts(parts)
         found = strongest(counts, self._most)
-        pins = {"pin": found.pin, "engagements": found.engagements, "pairs": found.pairs}
+        pins = {name: getattr(found, name) for name in ("pin", "engagements", "pairs", "lately")}
         kept = {"pin": found.kept.pin, "other": found.kept.other, "count": found.kept.count}
         yield write_columns(self._run, "pins", shard, pins), write_columns(self._run, "kept", shard, kept)
         self._run.note_progress(Step.KEEP_NEIGHBOURS, len(found.pin))
         counters: dict[str, int] = {
             Counter.PINS: len(found.pin),
-            Counter.PAIRS: len(counts) - len(found.pin),
+            Counter.PAIRS: int(((counts.other != counts.pin) & (counts.other != LATELY)).sum()),
             Counter.PAIRS_KEPT: len(found.kept),
         }
         yield report(Step.KEEP_NEIGHBOURS, started, counters)
@@ -290,7 +306,8 @@ def read_neighbours(root: Root, entries: Iterable[tuple[FileEntry, FileEntry]]) 
     joined = {name: np.concatenate([part[name] for part in pins]) for name in pins[0]}
     order = np.argsort(joined["pin"])
     columns = (np.concatenate([part[name] for part in kept]) for name in ("pin", "other", "count"))
-    return Neighbours(joined["pin"][order], joined["engagements"][order], joined["pairs"][order], _sorted(*columns))
+    pin, engagements, pairs, lately = (joined[name][order] for name in ("pin", "engagements", "pairs", "lately"))
+    return Neighbours(pin, engagements, pairs, _sorted(*columns), lately)
 
 
 @dataclasses.dataclass

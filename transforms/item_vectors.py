@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from stores.errors import UsageError
-from transforms.co_engagement import Neighbours
+from transforms.co_engagement import LATELY_UNIT, Neighbours
 
 METHODS = ("ppmi-svd", "walk-svd", "als", "mix")
 NORMS = ("unit", "popularity")
 
 COMPANY_SHARE = 0.64  # of company beside content, in squared length: 0.8 and 0.6 as lengths
 MIX_SHARE = 0.2  # of both beside taste, in squared length; measured in docs/item-vectors.md
+LATELY_SHARE = 0.1  # of how often lately, in squared length; measured there too
 CONTEXT_POWER = 0.75
 RESTART = 0.5  # a random walk's chance to end, each step
 WALK_STEPS = 3
@@ -39,6 +40,7 @@ class VectorSettings:
         content_width: Of its part that is content; 0: none is given.
         least_engagements: Of a pin that has company: fewer say little.
         seed: Of what is drawn at random.
+        lately_days: Half-life of what says how often a pin is engaged with lately; 0: nothing does.
     """
 
     method: str
@@ -47,18 +49,19 @@ class VectorSettings:
     content_width: int
     least_engagements: int
     seed: int
+    lately_days: float = 0.0
 
     @property
     def has_taste(self) -> bool:
         return self.method in ("als", "mix")
 
     def layout(self) -> dict[str, slice]:
-        """Where the parts stand: `company`, `content`, `taste`, `popularity`; a part that there is none of is empty."""
-        last = int(self.norm == "popularity")
+        """Where `company`, `content`, `taste`, `popularity` and `lately` stand; one that there is none of is empty."""
+        last, lately = int(self.norm == "popularity"), 2 * bool(self.lately_days)
         content = self.content_width
-        left = self.width - content - last
+        left = self.width - content - last - lately
         taste = {"als": left, "mix": left // 3}.get(self.method, 0)
-        widths = {"company": left - taste, "content": content, "taste": taste, "popularity": last}
+        widths = {"company": left - taste, "content": content, "taste": taste, "popularity": last, "lately": lately}
         ends = np.cumsum(list(widths.values())).tolist()
         return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
 
@@ -71,12 +74,14 @@ class Parts:
         company, content: float32 [P, w].
         taste: float32 [P, w]; rows of at most length 1, which is how often a pin is engaged with.
         length: float32 [P] in [0, 1]: what stands for that where there is no taste.
+        lately: float32 [P] in [0, 1]: how often a pin is engaged with lately.
     """
 
     company: np.ndarray
     content: np.ndarray
     taste: np.ndarray
     length: np.ndarray
+    lately: np.ndarray
 
 
 def load(module: str, extra: str, flag: str) -> Any:
@@ -255,6 +260,17 @@ def taste_of(user: np.ndarray, pin: np.ndarray, count: np.ndarray, pins: np.ndar
     return factors / max(float(np.linalg.norm(factors, axis=1).max(initial=0)), 1e-9)
 
 
+def lately_of(lately: np.ndarray, most: int) -> np.ndarray:
+    """float32 [P] in [0, 1]: the logarithm of how often pins are engaged with lately, beside that of the most engaged.
+
+    Args:
+        lately: int64 [P], in 2^-20.
+        most: Of the most engaged, likewise.
+    """
+    share = np.log1p(lately / LATELY_UNIT) / max(np.log1p(most / LATELY_UNIT), 1e-9)
+    return np.minimum(share, 1).astype(np.float32)
+
+
 def popularity_of(engagements: np.ndarray, most: int) -> np.ndarray:
     """float32 [P] in [0.1, 1]: the logarithm of how often pins are engaged with, beside that of the most engaged."""
     share = np.log1p(engagements) / np.log1p(max(1, most))
@@ -280,7 +296,8 @@ def assemble(parts: Parts, settings: VectorSettings) -> np.ndarray:
 
     With norm `popularity`, (s m, r t, r sqrt(1 - |t|^2)), where m are company and content, t is taste of length |t| at
     most 1, and s^2 + r^2 = 1: inner products hold those of t, as ALS takes them, and all vectors have length 1. Without
-    taste, (l m, sqrt(1 - l^2)), where l is the length.
+    taste, (l m, sqrt(1 - l^2)), where l is the length. All of it is shortened to make room for (n, sqrt(1 - n^2)),
+    where n is how often the pin is engaged with lately.
     """
     layout = settings.layout()
     out = np.zeros((len(parts.length), settings.width), np.float32)
@@ -305,6 +322,10 @@ def assemble(parts: Parts, settings: VectorSettings) -> np.ndarray:
     out[:, layout["content"]] = joined[:, parts.company.shape[1] :]
     if popular:
         out[:, layout["popularity"]] = last[:, None]
+    if settings.lately_days:
+        out *= (1 - LATELY_SHARE) ** 0.5
+        both = np.stack([parts.lately, np.sqrt(1 - np.square(parts.lately))], axis=1)
+        out[:, layout["lately"]] = LATELY_SHARE**0.5 * both
     out[~has_any] = 0
     return unit(out)
 

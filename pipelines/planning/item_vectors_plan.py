@@ -7,7 +7,7 @@ from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pinnerformer_model.days import midnight_ms
+from pinnerformer_model.days import DAY_MS, midnight_ms
 from pipelines.arguments import (
     Parser,
     add_columns,
@@ -61,6 +61,7 @@ class ItemVectorsRequest:
         content: A vector set of any width; None: none.
         fold_in: The vector set whose space stands; None: a new space.
         method, norm, width, seed: As `VectorSettings` has them; they are the set's own where one is folded into.
+        lately_days: As `VectorSettings` has it.
         rules: Which engagements are a pair.
         neighbours: Kept of a pin.
         least_engagements: Of a pin that has neighbours.
@@ -82,6 +83,7 @@ class ItemVectorsRequest:
     norm: str
     width: int
     seed: int
+    lately_days: float
     rules: PairRules
     neighbours: int
     least_engagements: int
@@ -117,6 +119,9 @@ class ItemVectorsPlan:
         return midnight_ms(self.request.until)
 
 
+LATELY_S = 3 * 86_400.0
+
+
 def make_parser() -> Parser:
     """The flags of `pinnerformer item-vectors`."""
     parser = Parser(prog="pinnerformer item-vectors", description=DESCRIPTION, epilog=EPILOG)
@@ -130,6 +135,8 @@ def make_parser() -> Parser:
     making.add_argument("--width", type=positive, metavar="N", help="numbers of a vector (256)")
     making.add_argument("--method", choices=METHODS, help="mix: ppmi-svd beside als (mix)")
     making.add_argument("--norm", choices=NORMS, help="whether inner products know how popular a pin is (popularity)")
+    text = "half-life of what tells how popular a pin is lately; 0s: nothing does (3d)"
+    making.add_argument("--lately", type=seconds, metavar="3d", help=text)
     making.add_argument("--seed", type=int, metavar="N", help="of what is drawn at random (0)")
     pairs = parser.add_argument_group("what is engaged with together")
     pairs.add_argument("--window", type=positive, default=30, metavar="N", help="engagements apart (%(default)s)")
@@ -156,12 +163,13 @@ def parse(argv: list[str]) -> ItemVectorsRequest:
         UsageError: with the line to show.
     """
     found, beam = parse_flags(make_parser(), argv)
-    for name in ("width", "method", "norm", "seed"):
+    for name in ("width", "method", "norm", "seed", "lately"):
         if found.fold_in and getattr(found, name) is not None:
             raise UsageError(f"--{name}: the vectors of --fold-in {found.fold_in} are made already; leave it out")
     width = found.width or WIDTH
     if width < LEAST_WIDTH:
         raise UsageError(f"--width {width}: at least {LEAST_WIDTH}")
+    lately_s = LATELY_S if found.lately is None else found.lately
     return ItemVectorsRequest(
         logs=found.logs,
         out=Root(found.out),
@@ -173,6 +181,7 @@ def parse(argv: list[str]) -> ItemVectorsRequest:
         norm=found.norm or "popularity",
         width=width,
         seed=found.seed or 0,
+        lately_days=lately_s / 86_400,
         rules=PairRules(found.window, int(found.within * 1000), found.most_pairs),
         neighbours=found.neighbours,
         least_engagements=found.least_engagements,
@@ -194,6 +203,8 @@ def plan_item_vectors(request: ItemVectorsRequest) -> ItemVectorsPlan:
     """
     standing = read_standing(request) if request.fold_in else None
     settings = make_settings(request, standing)
+    rules = dataclasses.replace(request.rules, half_life_ms=round(settings.lately_days * DAY_MS))
+    request = dataclasses.replace(request, rules=rules)
     check_libraries(settings.method if standing is None else "ppmi-svd")
     inputs = select_logs(request)
     facts = {
@@ -267,7 +278,13 @@ def make_settings(request: ItemVectorsRequest, standing: dict[str, Any] | None) 
     if standing is None:
         part = min(content, request.width // CONTENT_PART)
         return VectorSettings(
-            request.method, request.norm, request.width, part, request.least_engagements, request.seed
+            request.method,
+            request.norm,
+            request.width,
+            part,
+            request.least_engagements,
+            request.seed,
+            request.lately_days,
         )
     theirs = standing["counts"]["content_width"]
     if content and content != theirs:

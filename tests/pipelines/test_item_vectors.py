@@ -15,7 +15,7 @@ from stores.pin_vectors import describe_vectors, read_until
 from stores.vector_sets import METADATA, read_any_vectors
 from tests.worlds import day, is_valid, make_rows, midnight, write_file
 from transforms.co_engagement import PairRules, count_pairs, strongest, user_pins
-from transforms.item_vectors import Parts, VectorSettings, assemble, company_of, popularity_of, taste_of
+from transforms.item_vectors import Parts, VectorSettings, assemble, company_of, lately_of, popularity_of, taste_of
 
 USERS, PINS, DAYS = 60, 40, 4
 PAIRS = ["--window=5", "--within=6h", "--most-pairs=80", "--neighbours=10", "--least-engagements=2"]
@@ -69,16 +69,18 @@ def test_the_set_is_what_a_direct_computation_gives(world, tmp_path, method):
     out = str(tmp_path / "out")
     assert run_job(folder, out, f"--method={method}", "--width=64") == 0
     user, pin, at = plain_columns(rows, DAYS)
-    counts, capped = count_pairs(user, pin, at, PairRules(5, 6 * 3_600_000, 80))
+    rules = PairRules(5, 6 * 3_600_000, 80, 3 * 86_400_000)
+    counts, capped = count_pairs(user, pin, at, rules, midnight(DAYS))
     neighbours = strongest(counts, 10)
-    settings = VectorSettings(method, "popularity", 64, 0, 2, 0)
+    settings = VectorSettings(method, "popularity", 64, 0, 2, 0, 3.0)
     layout, pins = settings.layout(), len(neighbours.pin)
     taste = np.zeros((pins, layout["taste"].stop - layout["taste"].start), np.float32)
     if settings.has_taste:
         taste = taste_of(*user_pins(user, pin), neighbours.pin, taste.shape[1], 0)
     length = popularity_of(neighbours.engagements, int(neighbours.engagements.max()))
     company = company_of(neighbours, settings, 10) if method != "als" else np.zeros((pins, 0), np.float32)
-    expected = assemble(Parts(company, np.zeros((pins, 0), np.float32), taste, length), settings)
+    lately = lately_of(neighbours.lately, int(neighbours.lately.max()))
+    expected = assemble(Parts(company, np.zeros((pins, 0), np.float32), taste, length, lately), settings)
     found = read_any_vectors(out, "--pins")
     some = expected.any(axis=1)
     assert found.pin.tolist() == neighbours.pin[some].tolist() and some.sum() > 30
@@ -147,7 +149,7 @@ def test_a_pin_without_engagements_has_its_content(world, tmp_path):
     given = read_any_vectors(content, "--content").vectors
     given /= np.linalg.norm(given, axis=1, keepdims=True)
     near = mine @ mine.T
-    expected = 0.2 * given @ given.T + 0.8  # nobody engages with them: in that they are alike
+    expected = 0.9 * (0.2 * given @ given.T + 0.8) + 0.1  # nobody engages with them: in that they are alike
     np.testing.assert_allclose(near, expected, atol=2e-3)
 
 

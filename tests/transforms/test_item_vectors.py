@@ -1,15 +1,18 @@
 """Parts of pins' vectors, against their formulas on dense matrices."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 from stores.errors import UsageError
 from transforms import item_vectors
-from transforms.co_engagement import PairRules, count_pairs, strongest
+from transforms.co_engagement import LATELY_UNIT, PairRules, add_counts, count_pairs, strongest
 from transforms.item_vectors import (
     ALS_REGULARISATION,
     COMPANY_SHARE,
+    LATELY_SHARE,
     MIX_SHARE,
     RESTART,
     WALK_STEPS,
@@ -21,6 +24,7 @@ from transforms.item_vectors import (
     factorise,
     fold_in,
     keep_largest,
+    lately_of,
     positive_information,
     taste_of,
     unit,
@@ -115,7 +119,37 @@ def some_parts(pins: int, chosen: VectorSettings) -> Parts:
         for name in ("company", "content", "taste")
     )
     length = np.linspace(0.1, 1, pins, dtype=np.float32)
-    return Parts(company, content, taste * length[:, None], length)
+    lately = np.linspace(1, 0, pins, dtype=np.float32)
+    return Parts(company, content, taste * length[:, None], length, lately)
+
+
+def test_what_is_engaged_with_lately_is_a_part_of_its_own():
+    chosen = VectorSettings("mix", "popularity", 64, 8, 1, 0)
+    lately = dataclasses.replace(chosen, lately_days=3.0)
+    parts = some_parts(20, lately)
+    found = assemble(parts, lately)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    circle = np.stack([parts.lately, np.sqrt(1 - parts.lately**2)], axis=1)
+    np.testing.assert_allclose(found[:, -2:], LATELY_SHARE**0.5 * circle, rtol=1e-5, atol=1e-7)
+    assert chosen.layout()["lately"] == slice(64, 64) and lately.layout()["lately"] == slice(62, 64)
+
+
+def test_lately_counts_down_by_half():
+    day = 86_400_000
+    at = 10 * day - np.array([1, 3 * day, 6 * day, 1, 1], np.int64)
+    rules = PairRules(5, day, 100, half_life_ms=3 * day)
+    counts, _ = count_pairs(np.array([1, 1, 1, 2, 3]), np.array([7, 7, 7, 8, 8]), at, rules, 10 * day)
+    halves = add_counts(
+        [
+            count_pairs(np.array([u]), np.array([p]), at[i : i + 1], rules, 10 * day)[0]
+            for i, (u, p) in enumerate([(1, 7), (1, 7), (1, 7), (2, 8), (3, 8)])
+        ]
+    )
+    for found in (strongest(counts, 5), strongest(halves, 5)):
+        assert found.pin.tolist() == [7, 8] and found.engagements.tolist() == [3, 2] and not len(found.kept)
+        np.testing.assert_allclose(found.lately / LATELY_UNIT, [1.75, 2], atol=1e-5)
+    share = lately_of(strongest(counts, 5).lately, 2 * LATELY_UNIT)
+    np.testing.assert_allclose(share, np.log1p([1.75, 2]) / np.log(3), atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", item_vectors.NORMS)
