@@ -252,30 +252,6 @@ def _axes_without_mean(rows: int, columns: int, generator: torch.Generator) -> t
     return torch.linalg.qr(drawn.double())[0][:, 1:].float()
 
 
-def whitening(vectors: np.ndarray, most: int) -> torch.Tensor:
-    """The principal directions of vectors, the strongest first, each divided by its strength.
-
-    A hundredth of the largest variance is added to all, so that noise is not blown up. Scaled so that the mean squared
-    norm of a vector is 1 afterwards.
-
-    Args:
-        vectors: float [P, D]; some 20,000 of them, evenly spaced, are looked at.
-        most: Directions kept at most.
-
-    Returns:
-        float32 [min(most, D), D], a direction a row.
-    """
-    sample = torch.from_numpy(np.array(vectors[:: max(1, len(vectors) // 20_000)], np.float64))
-    # Not centred: what all vectors have in common is their strongest direction, and is evened out with the others.
-    strength, directions = torch.linalg.eigh(sample.T @ sample / len(sample))
-    strength, directions = strength.flip(0), directions.flip(1)
-    largest = directions.abs().argmax(0)  # an eigenvector's sign is free: the largest number is made positive
-    directions = directions * directions[largest, torch.arange(len(largest))].sign()
-    scaled = (directions / (strength + 0.01 * strength[0]).sqrt())[:, :most]
-    norm = (sample @ scaled).square().sum(1).mean().sqrt()
-    return (scaled / norm).T.float()
-
-
 def semi_orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
     """A random matrix whose rows, or columns if they are fewer, are orthonormal: float32 [rows, columns]."""
     wide = torch.empty(rows, columns).normal_(generator=generator)

@@ -34,6 +34,7 @@ from pinnerformer_model.training_state import load_state
 from pipelines.cli import main
 from pipelines.training import train as train_command
 from pipelines.training.choosing import Evaluation
+from pipelines.training.start import PRIOR_DAYS, PRIORS, RIDGES, Starts, choose_start
 from tests.redis_server import free_port
 from tests.warm import run_together
 from transforms.halves import are_choosers
@@ -397,3 +398,61 @@ def test_a_model_says_where_it_comes_from(timelines, tmp_path, capsys):
     assert "provenance" not in json.loads(old.to_json())
     assert main([flag.replace(f"{tmp_path}/b", f"{tmp_path}/c") for flag in again]) == 0
     assert load_config(f"{tmp_path}/c").provenance["choosers"] == "unknown"
+
+
+def test_the_start_is_chosen_by_users_that_evaluate_does_not_report(timelines, tmp_path, capsys):
+    flags = ["--steps=2", "--evaluate-every=2", "--warmup-steps=1", "--preset=tiny", "--users-per-step=16"]
+    flags += ["--random-negatives=200", "--choose-by=all", f"--timelines={timelines}"]
+    assert main(["train", *flags, f"--out={tmp_path}/chosen"]) in DONE
+    said = capsys.readouterr().err
+    chosen = load_config(f"{tmp_path}/chosen").provenance["initial"]
+    assert f"the start: ridge {chosen['ridge']:g}" in said
+    # Given by flag it is taken as it is; where nobody chooses, the default.
+    given = ["--start-ridge=7", "--start-prior=0.5", "--start-prior-days=9", "--start-mean-scale=4"]
+    assert main(["train", *flags, *given, f"--out={tmp_path}/given"]) in DONE
+    expected = {"ridge": 7.0, "prior": 0.5, "prior_days": 9, "mean_scale": 4.0}
+    assert load_config(f"{tmp_path}/given").provenance["initial"] == expected
+    assert main(["train", *flags, "--no-evaluation", f"--out={tmp_path}/nobody"]) == 0
+    assert load_config(f"{tmp_path}/nobody").provenance["initial"] == dataclasses.asdict(StartSettings())
+    capsys.readouterr()
+    assert main(["train", *flags[3:], "--start-ridge=0", f"--out={tmp_path}/wrong"]) == 2
+    assert "ridge, prior_days and mean_scale must be positive" in capsys.readouterr().err
+
+
+def test_a_better_start_is_found(timelines):
+    """Among starts one of which is what the users want, it is taken, and by no more looks than there are candidates."""
+    data, held_out = (load_training_data(timelines, split) for split in ("train", "evaluation"))
+    cut = int(np.datetime64(UNTIL).astype("datetime64[ms]").astype(np.int64))
+    evaluation = Evaluation.of(held_out, cut, 14, 1000, 32, "cpu", "all")
+    config = preset("tiny", action_vocabulary=("a",), surface_vocabulary=("b",), pinsage_version="v")
+    looked = []
+
+    class Made(Starts):
+        def make(self, settings):
+            looked.append(settings)
+            return (settings,)
+
+    class Asked:
+        def measure(self, settings):
+            return settings
+
+        def compare(self, a, b):
+            worth = {(3.0, 0.0): 2.0, (3.0, 1.0): 5.0, (10.0, 0.0): 2.1}
+            more = worth.get((a.ridge, a.prior), 0.0) - worth.get((b.ridge, b.prior), 0.0)
+            return more, 0.5
+
+    made = Made(config, 0, data.vectors, data.timelines, cut)
+    assert choose_start(made, Asked()) == StartSettings(ridge=3.0, prior=1.0, prior_days=3)  # 10 is within the error
+    assert len(looked) == 1 + len(RIDGES) - 1 + len(PRIORS) * len(PRIOR_DAYS)
+    found = choose_start(Starts(config_of(data), 0, data.vectors, data.timelines.before(cut), cut), evaluation)
+    best, plain = (evaluation.figures(*made_of(data, cut, start))[0] for start in (found, StartSettings(ridge=1000)))
+    assert best >= plain
+
+
+def config_of(data: TrainingData):
+    words = {name: tuple(data.description[name]) for name in ("action_vocabulary", "surface_vocabulary")}
+    return preset("tiny", **words, pinsage_version=data.description["pinsage_version"])
+
+
+def made_of(data: TrainingData, cut: int, start: StartSettings):
+    return Starts(config_of(data), 0, data.vectors, data.timelines.before(cut), cut).make(start)
