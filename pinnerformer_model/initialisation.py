@@ -34,6 +34,8 @@ from pinnerformer_model.user_tower import Block, UserTower
 STD = 0.02
 TABLE_STD = 0.5
 TOKEN_SCALE = 8.0  # of a unit vector in a token, or of its constant
+TURNED_MEAN_SCALE = 3.0  # of the mean of the tokens, beside the newest one, where nothing is known of the vectors
+TURNED_OTHER_STD = 0.002
 OTHER_STD = 0.0005  # of the other features' weights: the times alone are some 150 numbers of size 1, and noise at first
 
 
@@ -161,41 +163,50 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, start: Lin
     """Fills both towers; the same seed gives the same weights, whatever was drawn before.
 
     Args:
-        start: Of the vectors, with at most `rank_of` directions; None: their space is turned at random, and a user is
-            the mean.
+        start: Of the vectors, with at most `rank_of` directions; None: see `_turn_space`.
     """
     generator = torch.Generator().manual_seed(seed)
     _draw(user_tower, pin_tower, generator)
+    if start is None:
+        _turn_space(user_tower, pin_tower, generator)
+        return
+    into, hidden = pin_tower.inner.in_features, user_tower.projection.out_features
+    out, rank = pin_tower.outer.out_features, len(start.gain)
+    axes = _axes_without_mean(hidden, rank + 1, generator)
+    scaled = torch.from_numpy(start.gain[:, None] * start.directions / start.size).float()
+    head, pin, prior = torch.zeros(out, hidden), torch.zeros(out, into), torch.zeros(out)
+    head[:rank], pin[:rank] = axes[:, :rank].T, torch.from_numpy(start.directions).float()
+    # As long as what layer norm makes of a token whose constant is 1.
+    prior[:rank] = math.sqrt(hidden) * torch.from_numpy(start.gain * start.prior / start.size).float()
+    _fill_projection(user_tower, into, axes[:, :rank] @ scaled, OTHER_STD)
+    user_tower.projection.bias.copy_(TOKEN_SCALE * axes[:, rank])
+    _silence_blocks(user_tower)
+    _add_mean(user_tower, semi_orthogonal(hidden, hidden, generator), start.mean_scale)
+    _linear(user_tower.head_in, user_tower.head_out, semi_orthogonal(hidden, hidden, generator), head)
+    user_tower.head_out.bias.copy_(prior)
+    _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, torch.eye(out), through=False)
+    for inner, outer in ((user_tower.head_in, user_tower.head_out), (pin_tower.inner, pin_tower.outer)):
+        outer.weight[:, 2 * (hidden if outer is user_tower.head_out else out) : inner.out_features] = 0
+
+
+def _turn_space(user_tower: UserTower, pin_tower: PinTower, generator: torch.Generator) -> None:
+    """Begins with nothing known of the vectors: their space turned at random, and a user near the mean of the tokens.
+
+    What `init-model` writes: the same seed writes what it always wrote.
+    """
     into, hidden = pin_tower.inner.in_features, user_tower.projection.out_features
     out = pin_tower.outer.out_features
-    turn = semi_orthogonal(hidden, hidden, generator)
-    bias, prior = torch.zeros(hidden), torch.zeros(out)
-    if start is not None:
-        rank = len(start.gain)
-        axes = _axes_without_mean(hidden, rank + 1, generator)
-        scaled = torch.from_numpy(start.gain[:, None] * start.directions / start.size).float()
-        token, bias = axes[:, :rank] @ scaled, TOKEN_SCALE * axes[:, rank]
-        head, pin = torch.zeros(out, hidden), torch.zeros(out, into)
-        head[:rank], pin[:rank] = axes[:, :rank].T, torch.from_numpy(start.directions).float()
-        # As long as what layer norm makes of a token whose constant is 1.
-        prior[:rank] = math.sqrt(hidden) * torch.from_numpy(start.gain * start.prior / start.size).float()
-    elif hidden >= into:
-        token = semi_orthogonal(hidden, into, generator)
+    token = semi_orthogonal(hidden, into, generator)
+    if hidden >= into:
         pin = semi_orthogonal(out, into, generator)
         head = pin @ token.T  # head @ token == pin
     else:
-        token = semi_orthogonal(hidden, into, generator)
         head = semi_orthogonal(out, hidden, generator)
         pin = head @ token
-    _fill_projection(user_tower, into, token, bias)
-    _silence_blocks(user_tower)
-    first = user_tower.blocks[0]
-    assert isinstance(first, Block)
-    _add_mean(first, turn, DEFAULT_START.mean_scale if start is None else start.mean_scale)
+    _fill_projection(user_tower, into, token, TURNED_OTHER_STD)
+    _add_mean(user_tower, semi_orthogonal(hidden, hidden, generator), TURNED_MEAN_SCALE)
     _linear(user_tower.head_in, user_tower.head_out, semi_orthogonal(hidden, hidden, generator), head)
-    user_tower.head_out.bias.copy_(prior)
-    identity = torch.eye(out)
-    _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, identity, through=False)
+    _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, torch.eye(out), through=False)
 
 
 def rank_of(hidden_size: int, embedding_dim: int) -> int:
@@ -233,12 +244,11 @@ def _silence_blocks(user_tower: UserTower) -> None:
     user_tower.position.mul_(OTHER_STD / STD)
 
 
-def _fill_projection(user_tower: UserTower, into: int, token: torch.Tensor, bias: torch.Tensor) -> None:
+def _fill_projection(user_tower: UserTower, into: int, token: torch.Tensor, other_std: float) -> None:
     """Makes tokens what `token` makes of their pin's vector, and hardly anything of everything else."""
     projection, features = user_tower.projection, user_tower.features
-    projection.weight.mul_(OTHER_STD / STD)
+    projection.weight.mul_(other_std / STD)
     projection.weight[:, :into] = TOKEN_SCALE * token
-    projection.bias.copy_(bias)
     end = projection.in_features
     for encoder in (features.gap, features.since_latest, features.absolute_time):  # from the last column back
         projection.weight[:, end - 1] /= 20  # the logarithm of a time is up to 21, not 1
@@ -258,26 +268,26 @@ def semi_orthogonal(rows: int, columns: int, generator: torch.Generator) -> torc
     return nn.init.orthogonal_(wide, generator=generator)
 
 
-def _add_mean(block: Block, turn: torch.Tensor, scale: float) -> None:
-    """Makes a block's attention, nearly uniform at first, hand on the normed tokens as they are.
+def _add_mean(user_tower: UserTower, turn: torch.Tensor, scale: float) -> None:
+    """Makes the first block's attention, nearly uniform at first, hand on the normed tokens as they are.
 
     Args:
         turn: Orthogonal [H, H].
     """
+    block = user_tower.blocks[0]
+    assert isinstance(block, Block)
     block.qkv.weight[2 * len(turn) :] = turn
     block.attention_out.weight.copy_(scale * turn.T)
 
 
 def _linear(inner: nn.Linear, outer: nn.Linear, into: torch.Tensor, out: torch.Tensor, through: bool = True) -> None:
-    """Makes outer(gelu(inner(x))) = out @ into.T @ into @ x (`through`), or out @ into @ x.
+    """Makes outer(gelu(inner(x))) = out @ into.T @ into @ x (`through`), or out @ into @ x; plus small random parts.
 
-    Does nothing if the layer is too narrow to hold every row of `into` twice. Units that are left over are random on
-    their way in, and add nothing at first.
+    Does nothing if the layer is too narrow to hold every row of `into` twice.
     """
     width = len(into)
     if inner.out_features < 2 * width:
         return
     inner.weight[:width], inner.weight[width : 2 * width] = into, -into
     back = out @ into.T if through else out
-    outer.weight.zero_()
     outer.weight[:, :width], outer.weight[:, width : 2 * width] = back, -back

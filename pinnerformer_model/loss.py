@@ -8,6 +8,7 @@ from torch import nn
 from pinnerformer_model.count_min import CountMinSketch, ExactCounts
 
 LEAST_TEMPERATURE = 0.01
+TEMPERATURES = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # that a training may start from, unless told
 ABSENT = -1e9  # the score of what is not in the pool: finite, so that an empty pool costs 0 and has gradients of 0
 
 
@@ -29,6 +30,11 @@ class Temperature(nn.Module):
     def forward(self) -> torch.Tensor:
         """float32 []."""
         return LEAST_TEMPERATURE + self.log.exp()
+
+    @torch.no_grad()
+    def set(self, value: float) -> None:
+        """Makes it a value, above 0.01."""
+        self.log.copy_(torch.tensor(check_temperature(value) - LEAST_TEMPERATURE, dtype=torch.float64).log())
 
 
 def check_temperature(initial: float) -> float:

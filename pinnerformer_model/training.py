@@ -11,7 +11,7 @@ import torch
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.count_min import CountMinSketch, ExactCounts
 from pinnerformer_model.distributed import ALONE, Group
-from pinnerformer_model.loss import ABSENT, LogQ, Temperature, pair_losses
+from pinnerformer_model.loss import ABSENT, TEMPERATURES, LogQ, Temperature, pair_losses
 from pinnerformer_model.packed import take_once
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.step_batches import BatchMaker, Feed, StepBatch
@@ -127,6 +127,25 @@ class Trainer:
             masked_query=batch.masked_query,
             masked_pin=batch.masked_pin,
         )
+
+    @torch.no_grad()
+    def calibrate(self, batch: StepBatch) -> float:
+        """Sets the temperature to that of `TEMPERATURES` with the least loss on a batch of this rank, and returns it.
+
+        A fresh model ranks well before its scores are of any size: at a temperature that is far from theirs, the first
+        steps spend what it knows on getting the size right. Nothing else changes.
+        """
+        batch, counted = batch.to(self.device), self.counts.table.clone()
+        self.counts.add(batch.labels)
+        embedded, found = self.embed(batch), []
+        for temperature in TEMPERATURES:
+            self.temperature.set(temperature)
+            loss = (batch.pair_weight * self.pair_losses(batch, *embedded)).sum()
+            found.append(float(self.group.sum(loss)))
+        self.counts.table.copy_(counted)
+        best = TEMPERATURES[min(range(len(found)), key=lambda place: found[place])]
+        self.temperature.set(best)
+        return best
 
     def step(self, batch: StepBatch) -> tuple[float, float]:
         """One step of the optimiser on a batch of this rank; returns the loss and the norm of its gradient.

@@ -199,6 +199,8 @@ def train_cell(data: StudyData, fold: Fold, task: Task) -> Trained:
     settings = settings_of(task, training, len(vectors))
     maker = BatchMaker(training, vectors, settings, length, end_ms=data.cuts_ms[0])
     trainer = Trainer(config, user_tower, pin_tower, settings, len(vectors))
+    if "temperature" not in dict(task.cell.extras):
+        trainer.calibrate(maker.make(0))
     checks = {task.steps * turn // task.size.checks for turn in range(1, task.size.checks + 1)}
     feed = Feed(maker, 0, task.steps)
     seen: list[tuple[int, float]] = []

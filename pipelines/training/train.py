@@ -164,7 +164,9 @@ def train(request: TrainRequest, group: Group, device: str) -> Fitted:
     best = state.best if state else None
     if state is not None:
         resume(trainer, state, request.state)
-    elif group.rank == 0:
+    elif request.default_temperature and not request.model:
+        trainer.calibrate(maker.make(0))
+    if state is None and group.rank == 0:
         # Before any model is kept: a first attempt that is killed early leaves a state to go on from, not only a model
         # folder that the same command would refuse to write to.
         save_state(request.state, TrainingState(trainer.tensors(), 0, identity, None))
