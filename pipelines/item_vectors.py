@@ -189,12 +189,28 @@ def make_vectors(
         write_projection(root, projection)
         parts.content[np.searchsorted(pins, content.pin)] = unit(content.vectors @ projection)
         topic = topics_of(pins, content)
+    parts = without_noise(parts, engagements < settings.least_engagements)
     return with_vector(pins, assemble(parts, settings), topic), {
         "most_engagements": most,
         "most_lately": most_lately,
         "content_width": content.vectors.shape[1] if content else 0,
         **describe_parts(parts),
     }
+
+
+def without_noise(parts: Parts, rare: np.ndarray) -> Parts:
+    """Leaves what is known of a pin from too few engagements out, where its content says what it is.
+
+    A handful of engagements say little, and make of every pin of one content another one that is hardly another: a
+    graph index does not find its way among such. Without them they are the same, and one stands for all.
+
+    Args:
+        rare: bool [P].
+    """
+    left_out = rare & parts.content.any(axis=1)
+    taste, lately = parts.taste.copy(), parts.lately.copy()
+    taste[left_out], lately[left_out] = 0, 0
+    return dataclasses.replace(parts, taste=taste, lately=lately)
 
 
 def empty_parts(pins: int, settings: Any) -> Parts:
