@@ -116,8 +116,9 @@ def write_report(
     user: int,
     bought: list[tuple[str, str, str, str]],
     retrieved: list[tuple[float, str]],
-    measured: list[tuple[str, float, float]],
-    households: int,
+    columns: tuple[str, ...],
+    measured: list[list[str]],
+    told: list[str],
 ) -> None:
     """Writes the page.
 
@@ -125,17 +126,16 @@ def write_report(
         released: Oldest first.
         bought: Day, name, action, surface of the household's last purchases.
         retrieved: Score and name, best first.
-        measured: A way to recommend, its recall@10 of all products and of those new to the household.
-        households: How many it was measured on.
+        columns: What the cells of `measured` are.
+        measured: A row for every way to recommend.
+        told: Which weights were kept, of whom the figures are, and how much alike the answers are.
     """
     left = _table(
         ["", "last purchases", "how", "where"], [[html.escape(cell) for cell in row] for row in bought], numbers=4
     )
     right = _table(["retrieved products", "score"], [[html.escape(name), f"{score:.3f}"] for score, name in retrieved])
-    recalls = _table(
-        ["ten products nearest by", "recall@10, all products", "recall@10, new to the household"],
-        [[html.escape(name), f"{everything:.4f}", f"{new:.4f}"] for name, everything, new in measured],
-    )
+    recalls = _table(list(columns), [[html.escape(cell) for cell in row] for row in measured])
+    kept, asked, served = (html.escape(text) for text in told)
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>pinnerformer demo</title>
 <meta name="viewport" content="width=device-width"><style>{STYLE}</style>
 <h1>Three nights of real receipts</h1>
@@ -144,8 +144,8 @@ product, in {len(released[-1].parts("indexes"))} HNSW shards. Release <b>{releas
 is being served.</p>
 <h2>What came in and what went out</h2>{_nights(released)}
 <h2>Does the model know households?</h2>
-<p>Of what {households} households that it was not trained on bought in the 14 days after the first night began, the
-share that was among their ten nearest products. It was trained on what the others had bought before.</p>{recalls}
+<p>The share of what households bought next that was among their ten nearest products: {asked}.</p>{recalls}
+<p>The model: {kept}.</p><p>{served}.</p>
 <h2>Household {user}</h2><div class="two"><div>{left}</div><div>{right}</div></div>
 <h2>Seconds of work, by step</h2>{stage_bars(released)}
 <h2>The gates that the last release passed</h2>

@@ -4,12 +4,15 @@ import datetime
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
+from examples.completejourney import demo, training
 from examples.completejourney import import_receipts as importer
-from examples.completejourney import training
 from pipelines.cli import main
 from stores.schemas import ENGAGEMENTS
 from tests.worlds import write_vectors
+from transforms.halves import are_choosers
+from transforms.training_data import load_training_data
 
 FIRST_DAY = datetime.date(2017, 3, 1)
 PRODUCTS, TOPICS = 2000, 20
@@ -42,15 +45,41 @@ def write_world(folder: str) -> None:
     write_vectors(f"{folder}/pins", {p: (v / np.linalg.norm(v)).astype(np.float16) for p, v in vectors.items()})
 
 
+FLAGS = ["--preset=tiny", "--random-negatives=100", "--users-per-step=16", "--evaluate-every=10", "--warmup-steps=2"]
+
+
+def train_demo(folder: str, *flags: str) -> tuple[list[int], list[training.Measured]]:
+    """Exit codes of the demo's two commands, and what it measures then."""
+    where = [f"{folder}/{name}" for name in ("world", "timelines", "model")]
+    commands = training.training_commands(*where, FIRST_DAY)
+    codes = [main([*command, *more, "--quiet"]) for command, more in zip(commands, ([], flags), strict=True)]
+    return codes, training.measure_model(where[1], where[2], FIRST_DAY)
+
+
 def test_the_demo_trains_on_the_past_and_beats_what_is_sold_most(tmp_path, monkeypatch):
     write_world(f"{tmp_path}/world")
-    flags = ["--preset=tiny", "--steps=20", "--random-negatives=100", "--no-evaluation", "--users-per-step=16"]
-    monkeypatch.setattr(training, "FLAGS", flags)
-    where = [f"{tmp_path}/{name}" for name in ("world", "timelines", "model")]
-    for command in training.training_commands(*where, FIRST_DAY):
-        assert main([*command, "--quiet"]) == 0
-    measured, households, purchases = training.measure_model(where[1], where[2], FIRST_DAY)
-    assert households > 5 and purchases > 100
-    model, popular, mean = measured
-    assert model.all > 3 * popular.all and mean.all > 0
-    assert all(0 <= way.new <= 1 for way in measured)
+    monkeypatch.setattr(training, "FLAGS", FLAGS)
+    codes, measured = train_demo(str(tmp_path), "--steps=20")
+    assert codes[0] == 0 and codes[1] in (0, training.NOTHING_BETTER)
+    model, start, popular, mean = (way.figures for way in measured)
+    assert model.users > 5 and model.positives > 100
+    assert model.recall[0] > 3 * popular.recall[0] and start.recall[0] > 0
+    assert mean.recall[0] > 0
+    assert all(0 <= way.figures.recall_new[0] <= 1 and way.figures.errors["recall_new"] >= 0 for way in measured)
+    assert model.overlap < popular.overlap == 1
+    held_out = load_training_data(f"{tmp_path}/timelines", "evaluation").timelines.user_ids
+    assert np.isin(model.by_user["user_ids"], held_out[~are_choosers(held_out)]).all()
+
+
+def test_the_demo_goes_on_with_the_start_where_nothing_beats_it(tmp_path, monkeypatch):
+    write_world(f"{tmp_path}/world")
+    monkeypatch.setattr(training, "FLAGS", FLAGS)
+    codes, (model, start, *_) = train_demo(str(tmp_path), "--steps=3", "--learning-rate=1e-12")  # as good as none
+    assert codes == [0, training.NOTHING_BETTER]
+    kept = training.was_kept(f"{tmp_path}/model")
+    assert kept == 0 and "goes on with the start" in demo.say_kept(kept)
+    assert demo.cells_of(model)[1:] == demo.cells_of(start)[1:]
+    monkeypatch.setattr(demo, "pinnerformer", lambda arguments: training.NOTHING_BETTER)
+    demo.run_command("train", also=(training.NOTHING_BETTER,))
+    with pytest.raises(SystemExit):
+        demo.run_command("train")
