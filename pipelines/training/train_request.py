@@ -144,9 +144,7 @@ def make_parser() -> Parser:
     how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
     how.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
     how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
-    how.add_argument(
-        "--temperature", type=float, help="to start from (that of --model, or what fits the start)"
-    )
+    how.add_argument("--temperature", type=float, help="to start from (that of --model, or what fits the start)")
     how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks (%(default)s)")
     how.add_argument("--repeat-weight", type=float, default=1.0, help="of labels the user had before (%(default)s)")
     how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
