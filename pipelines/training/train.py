@@ -108,29 +108,29 @@ class Display:
             disable=not self._live,
         )
         self._task = self._bar.add_task("train", total=steps, completed=first, so_far="")
-        self._steps, self._loss, self._recall = steps, float("nan"), ""
+        self._steps, self._loss, self._recall = steps, "", ""
         self._started = self._said = time.perf_counter()
         self._bar.start()
 
     def on_step(self, step: int, loss: float, recent: float, norm: float, rate: float, temperature: float) -> None:
-        self._loss = recent
+        self._loss = f"loss {recent:.3f}"
         scalars = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "temperature": temperature}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
-        self._bar.update(self._task, completed=step, so_far=f"loss {self._loss:.3f}{self._recall}")
+        self._bar.update(self._task, completed=step, so_far=f"{self._loss}{self._recall}")
         if self._plain and time.perf_counter() - self._said > 10:
             self._say(step)
 
     def on_evaluation(self, step: int, figure: float) -> None:
         self._writer.add_scalar("recall_at_10", figure, step)
         self._recall = f"  recall@10 {figure:.4f}"
-        self._bar.update(self._task, so_far=f"loss {self._loss:.3f}{self._recall}")
+        self._bar.update(self._task, so_far=f"{self._loss}{self._recall}")
         if self._plain:
             self._say(step)
 
     def _say(self, step: int) -> None:
         self._said = time.perf_counter()
-        text = f"step {step:,} of {self._steps:,}  loss {self._loss:.3f}{self._recall}"
+        text = f"step {step:,} of {self._steps:,}  {self._loss}{self._recall}"
         print(f"[{self._said - self._started:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
