@@ -1,6 +1,6 @@
 """Baselines that learn from who engaged with what: item-item cosine, EASE, and ALS with users folded in.
 
-All of them learn from training users, and are asked for users that they have not seen, by these users' own histories.
+All of them learn from users' counts, and are asked for users by these users' own histories, learned from or not.
 None of them holds queries x pins: scores are made a block of queries at a time.
 """
 

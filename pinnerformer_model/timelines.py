@@ -158,3 +158,20 @@ def pad_windows(
         **token_tensors(timelines, event),
         lengths=torch.from_numpy(lengths),
     )
+
+
+def merge_users(a: Timelines, b: Timelines) -> Timelines:
+    """All users of two timelines, sorted by id.
+
+    Raises:
+        ValueError: a user is in both.
+    """
+    ids = np.concatenate([a.user_ids, b.user_ids])
+    order = np.argsort(ids, kind="stable")
+    if len(np.unique(ids)) < len(ids):
+        raise ValueError("a user is in both splits of the timelines")
+    lengths = np.concatenate([a.lengths, b.lengths])
+    starts = np.concatenate([a.offsets[:-1], b.offsets[:-1] + a.offsets[-1]])
+    event = ranges(starts[order], lengths[order])
+    columns = {name: np.concatenate([getattr(a, name), getattr(b, name)])[event] for name in EVENT_COLUMNS}
+    return Timelines(ids[order], np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64), **columns)

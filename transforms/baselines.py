@@ -1,8 +1,8 @@
 """The rows that a model is compared with, in one table: what each may be set to, and what it gets.
 
 A setting is chosen on users of their own and measured on others; both may be several evaluations (folds over users,
-cuts in time), whose users' sums are pooled. Everything a baseline learns comes from training users before the cut, and
-from the past of whoever is asked.
+cuts in time), whose users' sums are pooled. Everything a baseline learns comes from before the cut: from all users, as
+item vectors do, those included that are asked.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def of_days(days: int | None) -> str:
 
 
 def training_counts(evaluation: Evaluation, positive: bool) -> sparse.csr_array:
-    """How often training users engaged with each pin before the cut: float32 [U, P], sparse."""
+    """How often the users of `past` engaged with each pin before the cut: float32 [U, P], sparse."""
     past, pins = evaluation.past, len(evaluation.vectors)
 
     def make() -> sparse.csr_array:
@@ -92,7 +92,7 @@ def what_counts(positive: bool) -> str:
 
 
 def folded(key: str, learn: Callable[[Evaluation, Any], Fold]) -> Callable[[Evaluation, "Learned", str, bool], Figures]:
-    """Measures what learns from the training users' counts: learned once a setting, for both halves."""
+    """Measures what learns from users' counts: learned once a setting, for both halves."""
 
     def measure(evaluation: Evaluation, setting: "Learned", frequency: str, diversity: bool) -> Figures:
         fold = evaluation.once((key, dataclasses.replace(setting, last=None)), lambda: learn(evaluation, setting))
@@ -175,7 +175,7 @@ BASELINES: tuple[Baseline, ...] = (
     ),
     Baseline(
         "own_counts",
-        lambda e: [(kind, days, popular) for kind in kinds_of(e) for days in (None, 90) for popular in (28, 7)],
+        lambda e: [(kind, days, popular) for kind in kinds_of(e) for days in (None, 90) for popular in (28, 7, 3)],
         lambda s, _: f"own counts of {what_counts(s[0])}, {of_days(s[1])}, then popularity, {of_days(s[2])}",
         measure_own_counts,
     ),

@@ -36,7 +36,7 @@ from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.user_tower import UserTower
 from transforms.halves import are_choosers
 
-POPULARITY_DAYS = (7, 28, None)
+POPULARITY_DAYS = (3, 7, 28, None)
 KMEANS_TOPICS = 350  # as many as the paper has
 
 
@@ -46,7 +46,7 @@ class Evaluation:
 
     Attributes:
         timelines: Of the evaluation users asked.
-        past: Of the training users: what popularity is counted from.
+        past: What baselines learn from, up to the cut: of all users where vectors are made of all users' logs.
         vectors: float [P, D], as the model takes them.
         in_corpus: bool [P], the pins that compete.
         cut_ms: First moment of the window, at midnight.
@@ -146,11 +146,11 @@ class Evaluation:
         return out
 
     def popularity(self, days: int | None, diversity: bool = True) -> Figures:
-        """What everybody gets who is shown the pins that training users engaged with most, of the last `days`."""
+        """What everybody gets who is shown the pins that were engaged with most, of the last `days`."""
         return self.score(constant_scorer(self.popular(days)), diversity=diversity)
 
     def popular(self, days: int | None) -> np.ndarray:
-        """See `pinnerformer_model.baselines.popularity`: of training users, before the cut."""
+        """See `pinnerformer_model.baselines.popularity`: of `past`, before the cut."""
         key = ("popular", days)
         return self.once(key, lambda: popularity(self.past, self.cut_ms, len(self.vectors), days))
 
@@ -211,6 +211,7 @@ def make_evaluation(
     corpus_size: int = 1_000_000,
     seed: int = 0,
     k: int = 10,
+    past: Timelines | None = None,
 ) -> Evaluation:
     """Prepares an evaluation.
 
@@ -222,12 +223,14 @@ def make_evaluation(
             positives of training users before the cut.
         corpus_size: At most so many pins compete.
         seed: Of the corpus.
+        past: Of the users that baselines learn from, up to the cut; None: `training`.
     """
     # Of training users: a corpus drawn by what the evaluation users did would know the answers.
     weights = popularity(training, cut_ms, len(vectors)) if corpus == "popular" else None
     size = min(corpus_size, len(vectors))
     chosen = choose_corpus(len(vectors), size, np.random.default_rng([seed, 1]), weights)
-    return Evaluation(evaluation, training, vectors, chosen, cut_ms, days, topic, k)
+    learned = training if past is None else past
+    return Evaluation(evaluation, learned, vectors, chosen, cut_ms, days, topic, k)
 
 
 @dataclasses.dataclass(frozen=True)

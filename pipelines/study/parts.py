@@ -7,7 +7,7 @@ import functools
 import numpy as np
 
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
-from pinnerformer_model.timelines import EVENT_COLUMNS, Timelines, ranges
+from pinnerformer_model.timelines import Timelines, merge_users
 from stores.errors import InputError, UsageError
 from stores.ids import uniform_of
 from stores.pin_topics import read_topics
@@ -54,23 +54,6 @@ class Fold:
     report: tuple[Evaluation, ...]
 
 
-def merge_users(a: Timelines, b: Timelines) -> Timelines:
-    """All users of two timelines, sorted by id.
-
-    Raises:
-        ValueError: a user is in both.
-    """
-    ids = np.concatenate([a.user_ids, b.user_ids])
-    order = np.argsort(ids, kind="stable")
-    if len(np.unique(ids)) < len(ids):
-        raise ValueError("a user is in both splits of the timelines")
-    lengths = np.concatenate([a.lengths, b.lengths])
-    starts = np.concatenate([a.offsets[:-1], b.offsets[:-1] + a.offsets[-1]])
-    event = ranges(starts[order], lengths[order])
-    columns = {name: np.concatenate([getattr(a, name), getattr(b, name)])[event] for name in EVENT_COLUMNS}
-    return Timelines(ids[order], np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64), **columns)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class StudyData:
     """Everything that the cells of a study are made of.
@@ -94,10 +77,15 @@ class StudyData:
     def _everybody(self) -> Timelines:
         return merge_users(self.train.timelines, self.held_out)
 
-    def _asked(self, users: Timelines, training: Timelines) -> tuple[Evaluation, ...]:
-        """An evaluation a cut."""
-        vectors, days = self.train.vectors, self.source.days
-        return tuple(make_evaluation(users, training, vectors, cut, days, self.topic) for cut in self.cuts_ms)
+    @functools.cached_property
+    def _of_everybody(self) -> tuple[Evaluation, ...]:
+        """An evaluation a cut, whose baselines learn from all users: what one fold learned is not learned again."""
+        everybody, vectors, days = self._everybody, self.train.vectors, self.source.days
+        made = [make_evaluation(everybody, everybody, vectors, cut, days, self.topic) for cut in self.cuts_ms]
+        return tuple(dataclasses.replace(e, shared=made[0].shared) for e in made)
+
+    def _asked(self, users: Timelines) -> tuple[Evaluation, ...]:
+        return tuple(dataclasses.replace(e, timelines=users) for e in self._of_everybody)
 
     def fold(self, number: int) -> Fold:
         """The split of a fold; the one asked for last is kept.
@@ -116,7 +104,7 @@ class StudyData:
 
     def _make(self, number: int) -> Fold:
         if self.source.folds == 1:
-            asked = self._asked(self.held_out, self.train.timelines)
+            asked = self._asked(self.held_out)
             choice, report = (tuple(e.half(name) for e in asked) for name in ("choice", "report"))
             fold = Fold(number, self.train.timelines, choice, report)
         else:
@@ -124,9 +112,7 @@ class StudyData:
             mine = (uniform_of(everybody.user_ids, _FOLD_SALT) * self.source.folds).astype(int) == number
             chooses = ~mine & (uniform_of(everybody.user_ids, _CHOICE_SALT) < CHOICE_SHARE)
             training = everybody.users(~mine & ~chooses)
-            choice = self._asked(everybody.users(chooses), training)
-            # Made of the others: what a baseline learned for choosing is not learned again.
-            report = tuple(dataclasses.replace(e, timelines=everybody.users(mine)) for e in choice)
+            choice, report = (self._asked(everybody.users(part)) for part in (chooses, mine))
             fold = Fold(number, training, choice, report)
         for name, asked in (("choice", fold.choice), ("report", fold.report)):
             if not sum(len(e.moments("once").targets) for e in asked):

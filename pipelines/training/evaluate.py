@@ -17,7 +17,7 @@ from pinnerformer_model.evaluation import Figures, pool_figures
 from pinnerformer_model.initialisation import StartSettings, everybody_lately
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import matrix_scorer
-from pinnerformer_model.timelines import Timelines
+from pinnerformer_model.timelines import Timelines, merge_users
 from pinnerformer_model.user_tower import UserTower
 from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, parse
@@ -84,6 +84,8 @@ def load_evaluations(
     source = "the vector set's column `topic`"
     if topic is None:
         topic, source = cluster_topics(np.asarray(training.vectors, np.float32)), "350 k-means clusters of the vectors"
+    # What item vectors are made of: all users' logs before the cut. Baselines that knew less would flatter models.
+    everybody = merge_users(training.timelines, held_out.timelines)
     evaluations = [
         make_evaluation(
             held_out.timelines,
@@ -96,6 +98,7 @@ def load_evaluations(
             corpus_size,
             seed,
             k,
+            everybody,
         )
         for first in first_days
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.distributed import Group
+from pinnerformer_model.evaluation import Figures
 from pinnerformer_model.initialisation import Space, StartSettings, everybody_lately
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.timelines import Timelines
@@ -54,17 +55,24 @@ class Starts:
         return new_model(self.config, self.seed, self.space, settings, everybody)
 
 
-def choose_start(starts: Starts, evaluation: Evaluation) -> StartSettings:
+def choose_start(
+    measure: Callable[[StartSettings], Figures], compare: Callable[[Figures, Figures], tuple[float, float]]
+) -> StartSettings:
     """The start that the users who choose are foreseen best by: first the ridge, then what everybody did lately.
 
     One by one and not all together: a dozen looks, not sixty. What is no better by a standard error of the difference
     over users is not taken: among a dozen, something always looks better.
+
+    Args:
+        measure: -> what they get from a start.
+        compare: -> how much more the first of two gets than the second, and the error of that.
     """
-    best, figures = StartSettings(), evaluation.measure(*starts.make(StartSettings()))
+    best = StartSettings()
+    figures = measure(best)
     for candidates in (_ridges, _priors):
         for settings in list(candidates(best)):
-            found = evaluation.measure(*starts.make(settings))
-            more, error = evaluation.compare(found, figures)
+            found = measure(settings)
+            more, error = compare(found, figures)
             if more > error:
                 best, figures = settings, found
     return best
@@ -82,7 +90,10 @@ def initial_towers(
     start = request.start
     if start is None and evaluation is not None and not request.keep_last:
         # The first rank chooses for all: another processor's sums may differ in the last bits.
-        chosen = choose_start(starts, evaluation) if group.rank == 0 else StartSettings()
+        chosen = StartSettings()
+        if group.rank == 0:
+            asked = evaluation
+            chosen = choose_start(lambda tried: asked.measure(*starts.make(tried)), asked.compare)
         numbers = torch.tensor(dataclasses.astuple(chosen), dtype=torch.float64) * (group.rank == 0)
         ridge, prior, days, scale = group.sum(numbers).tolist()
         start = StartSettings(ridge, prior, int(days), scale)
