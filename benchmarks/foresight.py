@@ -53,6 +53,7 @@ class Recipe:
     Attributes:
         length: M.
         checks: Times that the users who choose are asked, evenly spaced.
+        label_days: See `Objective`; 0: labels are of all days.
     """
 
     objective: str = "dense_all_action"
@@ -65,6 +66,7 @@ class Recipe:
     random_negatives: int = 2048
     checks: int = 3
     seed: int = 0
+    label_days: int = 0
 
     @property
     def name(self) -> str:
@@ -73,7 +75,12 @@ class Recipe:
     def settings(self, pins: int) -> TrainingSettings:
         """For a corpus of so many pins."""
         return TrainingSettings(
-            objective=Objective(self.objective, positions=self.positions, labels=self.positions),
+            objective=Objective(
+                self.objective,
+                positions=self.positions,
+                labels=self.positions,
+                label_days=self.label_days or None,
+            ),
             negatives=Negatives("mixed", min(self.random_negatives, pins)),
             steps=self.steps,
             warmup_steps=max(1, self.steps // 10),
@@ -128,12 +135,13 @@ class Cut:
 
 def prepare(arguments: argparse.Namespace, cut: datetime.date) -> StudyData:
     """Item vectors of what lies before a cut, timelines to the end of its window, both once; loads them."""
-    folder = os.path.join(arguments.out, cut.isoformat())
+    until = cut - datetime.timedelta(arguments.vectors_lag)
+    folder = os.path.join(arguments.out, cut.isoformat() + (f"-{until}" if until < cut else ""))
     pins, timelines = os.path.join(folder, "pins"), os.path.join(folder, "timelines")
     logs = f"--logs={arguments.logs}"
     if not os.path.exists(os.path.join(pins, "version.json")):
         content = [f"--content={arguments.content}"] if arguments.content else []
-        run(["item-vectors", logs, f"--until={cut}", f"--out={pins}", "--quiet", *content])
+        run(["item-vectors", logs, f"--until={until}", f"--out={pins}", "--quiet", *content])
     if not os.path.exists(os.path.join(timelines, "timelines.json")):
         first = min(name for name in os.listdir(arguments.logs) if name.startswith("ds="))[3:]
         when = [f"--start={first}", f"--end={cut + datetime.timedelta(arguments.days - 1)}"]
@@ -174,12 +182,16 @@ class Pooled:
         return figures.less(others)["recall_new"]
 
 
-def baselines_of(cuts: Sequence[Cut]) -> dict[str, dict[str, Any]]:
-    """Every baseline of a fold: its settings by either kind of recall, and what each gets of the users reported."""
+def baselines_of(cuts: Sequence[Cut], known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every baseline of a fold: its settings by either kind of recall, and what each gets of the users reported.
+
+    Args:
+        known: Those that were measured before.
+    """
     choice, report = [cut.choice for cut in cuts], [cut.report for cut in cuts]
-    found = {}
+    found = dict(known)
     for baseline in BASELINES:
-        if baseline.name in ORACLES or baseline.missing():
+        if baseline.name in ORACLES or baseline.name in known or baseline.missing():
             continue
         began = time.perf_counter()
         chosen = choose_settings(baseline, choice)
@@ -205,17 +217,17 @@ def train(cuts: Sequence[Cut], start: StartSettings, recipe: Recipe, report: boo
         report: Measure the users reported; else those that choose only.
     """
     asked = ("choice", "report") if report else ("choice",)
-    steps = [0, *(recipe.steps * turn // recipe.checks for turn in range(1, recipe.checks + 1))]
+    steps = sorted({recipe.steps * turn // recipe.checks for turn in range(recipe.checks + 1)})
     found: dict[tuple[str, int], list[Figures]] = {(half, step): [] for half in asked for step in steps}
     cpu = 0.0
     for cut in cuts:
         starts, settings = cut.starts, recipe.settings(len(cut.starts.vectors))
         trainer = Trainer(starts.config, *starts.make(start), settings, len(starts.vectors))
         maker = BatchMaker(starts.past, starts.vectors, settings, recipe.length, end_ms=starts.until_ms)
-        feed = Feed(maker, 0, recipe.steps)
+        feed = Feed(maker, 0, recipe.steps) if recipe.steps else None
         for step in range(recipe.steps + 1):
             began = time.process_time()
-            if step:
+            if feed and step:
                 trainer.step(feed.next())
             cpu += time.process_time() - began
             if step in steps:
@@ -224,7 +236,8 @@ def train(cuts: Sequence[Cut], start: StartSettings, recipe: Recipe, report: boo
                     found[half, step].append(measure(towers, getattr(cut, half), recipe.length))
                 trainer.user_tower.train()
                 trainer.pin_tower.train()
-        feed.close()
+        if feed:
+            feed.close()
     pooled = {key: pool_figures(figures) for key, figures in found.items()}
     kept = max(steps, key=lambda step: pooled["choice", step].recall_new[0])
     chosen_by = {step: pooled["choice", step] for step in steps}
@@ -239,7 +252,9 @@ def train(cuts: Sequence[Cut], start: StartSettings, recipe: Recipe, report: boo
 def fold_of(arguments: argparse.Namespace, data: Sequence[StudyData], number: int, recipe: Recipe) -> dict[str, Any]:
     """A fold's start, baselines and training; what was done before is read."""
     cuts = [Cut.of(one, number, recipe) for one in data]
-    base = os.path.join(arguments.out, "folds", f"{number}-of-{arguments.folds}-{recipe.length}.json")
+    base = os.path.join(
+        arguments.out, "folds", f"{number}-of-{arguments.folds}-{recipe.length}-{arguments.vectors_lag}.json"
+    )
     began = time.perf_counter()
     if not os.path.exists(base):
         pooled = Pooled(cuts)
@@ -247,11 +262,17 @@ def fold_of(arguments: argparse.Namespace, data: Sequence[StudyData], number: in
         say(f"fold {number + 1}: start chosen in {time.perf_counter() - began:.0f} s: {start}")
         write(base, {"start": dataclasses.asdict(start)})
     found = read(base)
-    if "baselines" not in found and not arguments.tries:
-        found["baselines"] = baselines_of(cuts)
-        write(base, found)
+    if not arguments.tries:
+        known = found.get("baselines", {})
+        found["baselines"] = baselines_of(cuts, known)
+        if found["baselines"].keys() != known.keys():
+            write(base, found)
     start = StartSettings(**found["start"])
-    path = os.path.join(arguments.out, "tries" if arguments.tries else "trained", f"{recipe.name}-fold{number}.json")
+    path = os.path.join(
+        arguments.out,
+        "tries" if arguments.tries else "trained",
+        f"{recipe.name}-lag{arguments.vectors_lag}-fold{number}.json",
+    )
     if not os.path.exists(path):
         began = time.perf_counter()
         write(path, train(cuts, start, recipe, report=not arguments.tries))
@@ -285,6 +306,9 @@ def report_lines(folds: Sequence[dict[str, Any]]) -> list[str]:
     start = together([fold["trained"]["report"]["0"] for fold in folds])
     trained = together([fold["trained"]["report"][str(fold["trained"]["kept"])] for fold in folds])
     rows: dict[str, Figures] = {"trained": trained, "untrained start": start}
+    # What training does where nobody stops it: the start is no choice here.
+    last = [fold["trained"]["report"][max(fold["trained"]["report"], key=int)] for fold in folds]
+    rows["the last step, whatever is chosen"] = together(last)
     for name in folds[0]["baselines"]:
         rows[name.replace("_", " ")] = together([fold["baselines"][name]["sums"] for fold in folds])
     lines = [
@@ -324,12 +348,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cuts", required=True, nargs="+", type=datetime.date.fromisoformat, metavar="DATE")
     parser.add_argument("--days", type=int, default=14, help="length of a window (default %(default)s)")
     parser.add_argument("--folds", type=int, default=3, help="of the users (default %(default)s)")
+    parser.add_argument(
+        "--vectors-lag", type=int, default=0, metavar="DAYS", help="vectors end so long before the cut (0)"
+    )
     parser.add_argument("--try", dest="tries", action="store_true", help="the first fold's choosing users only")
     parser.add_argument("--objective", choices=OBJECTIVES, default=Recipe.objective)
     for name in ("learning_rate", "repeat_weight"):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=float, default=getattr(Recipe, name), help="(default %(default)s)")
-    for name in ("steps", "checks", "length", "positions", "users_per_step", "random_negatives", "seed"):
+    for name in ("steps", "checks", "length", "positions", "users_per_step", "random_negatives", "seed", "label_days"):
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=getattr(Recipe, name), help="(default %(default)s)")
     return parser

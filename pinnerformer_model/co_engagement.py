@@ -74,7 +74,7 @@ def ease(training: sparse.csr_array, penalty: float, items: np.ndarray) -> Fold:
     of users x users, by Woodbury: P = (I - X^T (X X^T + penalty I)^-1 X) / penalty.
 
     Args:
-        training: [U, P], 0 or 1.
+        training: [U, P], weighed.
         penalty: lambda, > 0.
         items: int64 [N], the pins it is of; every other pin scores `UNKNOWN`.
     """

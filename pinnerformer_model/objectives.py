@@ -40,6 +40,8 @@ class Objective:
             as much as all others together (paper, section 5, of SASRec). `dense_all_action` then draws it always.
             None: the newest weighs what any other does.
         full_windows: Events whose K days pass the end of training have no label: theirs were cut off.
+        label_days: Labels are of so many days before the end of training only: item vectors that know what a pin is
+            engaged with lately know it of that end, and of older labels say what no longer holds. None: of all days.
     """
 
     name: str = "dense_all_action"
@@ -48,12 +50,15 @@ class Objective:
     labels: int = 32
     newest_weight: float | None = None
     full_windows: bool = False
+    label_days: float | None = None
 
     def __post_init__(self):
         if self.name not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.name!r}")
         if not self.days > 0 or self.positions < 1 or self.labels < 1:
             raise ValueError("days, positions and labels must be positive")
+        if self.label_days is not None and not self.label_days > 0:
+            raise ValueError(f"label_days must be positive, got {self.label_days}")
         if self.newest_weight is not None:
             if not 0 < self.newest_weight < 1:
                 raise ValueError(f"newest_weight must be a share between 0 and 1, got {self.newest_weight}")
@@ -83,7 +88,9 @@ class LabelRanges:
     count: np.ndarray
 
 
-def label_ranges(timelines: Timelines, horizon_ms: int | None, end_ms: int | None = None) -> LabelRanges:
+def label_ranges(
+    timelines: Timelines, horizon_ms: int | None, end_ms: int | None = None, since_ms: int | None = None
+) -> LabelRanges:
     """The labels of every event: positives of the same user, strictly later.
 
     Args:
@@ -91,9 +98,11 @@ def label_ranges(timelines: Timelines, horizon_ms: int | None, end_ms: int | Non
             those that share its moment.
         end_ms: The timelines hold what was before this moment, and an event whose horizon reaches it has no label;
             None: it has those that there are.
+        since_ms: No label is before this moment; None: any may be.
     """
     events = len(timelines.timestamp_ms)
-    positives = np.flatnonzero(timelines.positive)
+    may = timelines.positive if since_ms is None else timelines.positive & (timelines.timestamp_ms >= since_ms)
+    positives = np.flatnonzero(may)
     time = timelines.timestamp_ms[positives]
     # All users' ranges at once: positives are sorted by place, so a user's are a range of them.
     edges = np.searchsorted(positives, timelines.offsets)  # positives per user, as a range of `positives`
@@ -169,7 +178,8 @@ class Sampler:
         users_per_step: Different users of a step; fewer, if there are fewer.
         windows_per_user: Windows drawn per user.
         window_share: Of all windows there are, how many may be drawn (paper, section 6); every user keeps one.
-        end_ms: Where the timelines were cut, for `Objective.full_windows`; None: after their latest event.
+        end_ms: Where the timelines were cut, for the objective's `full_windows` and `label_days`; None: after their
+            latest event.
         seed: Of everything drawn.
 
     Raises:
@@ -193,9 +203,10 @@ class Sampler:
         self._length = max_sequence_length
         self._windows = windows_per_user
         self._seed = seed
-        if objective.full_windows and end_ms is None:
-            end_ms = int(timelines.timestamp_ms.max(initial=-1)) + 1
-        self._labels = label_ranges(timelines, objective.horizon_ms, end_ms if objective.full_windows else None)
+        end_ms = int(timelines.timestamp_ms.max(initial=-1)) + 1 if end_ms is None else end_ms
+        since_ms = None if objective.label_days is None else end_ms - int(objective.label_days * DAY_MS)
+        cut_off = end_ms if objective.full_windows else None
+        self._labels = label_ranges(timelines, objective.horizon_ms, cut_off, since_ms)
         ends = np.flatnonzero((self._labels.count > 0) & ends_of_moments(timelines))
         self._ends = thin_out(ends, timelines, window_share, seed)  # events a window may end at
         self._edges = np.searchsorted(self._ends, timelines.offsets)

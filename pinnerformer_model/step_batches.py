@@ -78,7 +78,7 @@ class BatchMaker:
     Args:
         timelines: Of the training users, cut where training ends.
         vectors: float16 or float32 [P, D], the matrix of pin vectors.
-        end_ms: Where the timelines were cut, for `Objective.full_windows`; None: after their latest event.
+        end_ms: Where the timelines were cut, see `Sampler`; None: after their latest event.
 
     Raises:
         ValueError: nothing to draw (see `Sampler`), or a corpus smaller than the negatives asked for.

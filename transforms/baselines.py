@@ -143,7 +143,8 @@ def learn_ease(evaluation: Evaluation, setting: Learned) -> Fold:
 def title_ease(setting: Learned, evaluation: Evaluation) -> str:
     items = len(ease_items(evaluation, setting.positive))
     of = f"the {items:,} most engaged of {len(evaluation.vectors):,} items" if items == EASE_ITEMS else "all items"
-    return f"EASE, penalty {setting.value[0]:g}, {of}, {shown(setting)}"
+    weight = "log of " if setting.weight == "log" else ""
+    return f"EASE, penalty {setting.value[0]:g}, {of}, {weight}{shown(setting)}"
 
 
 def learn_als(evaluation: Evaluation, setting: Learned) -> Fold:
@@ -210,7 +211,10 @@ BASELINES: tuple[Baseline, ...] = (
     Baseline(
         "ease",
         lambda e: [
-            Learned(kind, "once", None, (penalty,)) for kind in kinds_of(e) for penalty in (100.0, 1000.0, 10_000.0)
+            Learned(kind, weight, None, (penalty,))
+            for kind in kinds_of(e)
+            for weight in ("once", "log")
+            for penalty in (100.0, 1000.0, 10_000.0)
         ],
         title_ease,
         folded("ease", learn_ease),

@@ -129,6 +129,7 @@ def make_parser() -> Parser:
     what.add_argument(
         "--newest-weight", type=float, metavar="SHARE", help="of a user's weight, for the newest position"
     )
+    what.add_argument("--label-days", type=float, metavar="DAYS", help="labels of the last DAYS of training only (all)")
     what.add_argument("--full-windows", action="store_true", help="no labels whose K days pass the end of training")
     what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="(%(default)s)")
     what.add_argument("--random-negatives", type=positive, metavar="N", help="8192, or the corpus if it is smaller")
@@ -172,7 +173,13 @@ def parse(argv: list[str]) -> TrainRequest:
     try:
         settings = TrainingSettings(
             objective=Objective(
-                found.objective, found.days, found.positions, found.labels, found.newest_weight, found.full_windows
+                found.objective,
+                found.days,
+                found.positions,
+                found.labels,
+                found.newest_weight,
+                found.full_windows,
+                found.label_days,
             ),
             negatives=Negatives(found.negatives, found.random_negatives or random_negatives, found.in_batch_limit),
             log_q=not found.no_logq,

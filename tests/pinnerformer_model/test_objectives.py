@@ -264,3 +264,18 @@ def test_the_newest_position_can_weigh_what_all_others_do(name, windows):
     for wrong in ({"newest_weight": 1.0}, {"newest_weight": 0.5, "name": "all_action"}):
         with pytest.raises(ValueError, match="newest_weight"):
             Objective(**wrong)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_labels_may_be_of_the_last_days_only(name):
+    t = make_timelines(LENGTHS, seed=6)
+    end = int(t.timestamp_ms.max()) + 1
+    since = end - 12 * DAY_MS
+    earliest = {}
+    for days in (None, 12):
+        sampler = Sampler(t, Objective(name, days=DAYS, label_days=days), max_sequence_length=M, users_per_step=10)
+        draws = [sampler.draw(step) for step in range(40)]
+        earliest[days] = min(t.timestamp_ms[d.pair_event].min() for d in draws)
+    assert earliest[None] < since <= earliest[12]
+    with pytest.raises(ValueError, match="label_days must be positive"):
+        Objective(name, label_days=0)

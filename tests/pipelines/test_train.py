@@ -303,8 +303,10 @@ def test_killed_before_the_first_saved_state_it_begins_again(timelines, tmp_path
 
 def test_the_flags_of_windows_and_weights_reach_the_training(timelines, tmp_path, capsys):
     asked = ["--newest-weight=0.5", "--full-windows", "--window-share=0.5", "--dropout=0.1", "--days=14"]
+    asked.append("--label-days=30")
     assert train(timelines, tmp_path / "m", "--steps=2", "--no-evaluation", *asked) == 0
     found = load_state(f"{tmp_path}/m-training").settings["training"]
+    assert found["objective"]["label_days"] == 30
     assert found["objective"]["newest_weight"] == 0.5 and found["objective"]["full_windows"] is True
     assert (found["window_share"], found["dropout"]) == (0.5, 0.1)
     for wrong in ("--dropout=1", "--window-share=0", "--temperature=0.01", "--newest-weight=2"):
