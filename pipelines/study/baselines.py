@@ -61,6 +61,7 @@ def measure_baselines(data: StudyData, out: str, new: bool, oracle: str | None) 
         "cut_ms": list(data.cuts_ms),
         "days": source.days,
         "folds": source.folds,
+        "learned from": "everybody",  # figures of before were of baselines that knew the training users alone
     }
     path = os.path.join(out, "baselines.json")
     if is_of(path, identity):

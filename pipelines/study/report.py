@@ -12,6 +12,7 @@ from pipelines.study.results import FIGURES, START_ALONE, Difference, Study, dif
 from stores.files import replace_atomically
 
 NAMES = {"recall_new": "new", "recall": "all"}
+KEPT = ("<!-- begin: made by benchmarks.foresight -->", "<!-- end -->")
 ENDS = ("holds", "does not hold", "cannot be told at this size", START_ALONE)
 
 
@@ -265,8 +266,19 @@ def _levers(study: Study) -> list[str]:
     ]
 
 
+def kept_section(path: str) -> str:
+    """What stands between the marks `KEPT` on the page that is there, marks and all: no study made it; "" for none."""
+    if not os.path.exists(path):
+        return ""
+    with open(path) as file:
+        text = file.read()
+    first, last = text.find(KEPT[0]), text.find(KEPT[1])
+    return text[first : last + len(KEPT[1])] if 0 <= first < last else ""
+
+
 def write_page(studies: list[Study], path: str) -> None:
     """Writes the Markdown page of some studies, and their plots beside it."""
+    kept = kept_section(path)
     parts = [
         "# Which of the paper's findings hold",
         "Written by `pinnerformer study` (`make study` makes it again); tables and sentences are of its result files. "
@@ -284,5 +296,7 @@ def write_page(studies: list[Study], path: str) -> None:
                 draw(study, temporary)
             parts.append(f"![what beats what, relative to the served configuration]({plot})")
         parts += [*(_sections(study) if study.is_of_the_paper else []), *_levers(study)]
+    wrapped = [wrap(part) for part in parts if part]
+    wrapped[1:1] = [kept] if kept else []
     with replace_atomically(path) as temporary, open(temporary, "w") as file:
-        file.write("\n\n".join(wrap(part) for part in parts if part) + "\n")
+        file.write("\n\n".join(wrapped) + "\n")

@@ -14,8 +14,9 @@ from pinnerformer_model.checkpoint import load_config
 from pipelines.cli import main
 from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.synthetic.world import interests_on, spread_ids
+from pipelines.training.evaluate import load_evaluation
 from tests.worlds import write_model
-from transforms.baselines import NAMES
+from transforms.baselines import NAMES, training_counts
 from transforms.training_data import load_training_data
 
 CUT_MS = 20_634 * 86_400_000  # 2026-06-30
@@ -216,3 +217,11 @@ def test_a_baseline_without_its_package_is_named(world, capsys, monkeypatch):
         ]
     )
     assert "pinnerformer[als]" in found["left out: als"] and {row["kind"] for row in found["rows"]} == {"popularity"}
+
+
+def test_baselines_learn_from_everybody_as_item_vectors_do(world):
+    evaluation, training, _ = load_evaluation(f"{world}/timelines", None, None, 14)
+    asked = set(evaluation.timelines.user_ids.tolist())
+    assert asked and set(evaluation.past.user_ids.tolist()) == asked | set(training.timelines.user_ids.tolist())
+    counts = training_counts(evaluation, True)
+    assert counts.shape[0] == len(evaluation.past) and counts.sum() == evaluation.popular(None).sum()

@@ -6,7 +6,7 @@ import pytest
 from pipelines.study.baselines import what_can_be_told
 from pipelines.study.claims import Claim
 from pipelines.study.prose import listed
-from pipelines.study.report import sentence, table
+from pipelines.study.report import KEPT, sentence, table, write_page
 from pipelines.study.results import START_ALONE, Study, beats_its_start, judge
 
 USERS = 300
@@ -100,3 +100,15 @@ def test_what_a_small_study_can_tell_is_known_before_it_trains():
 
 def test_values_in_words():
     assert listed([5, 5], "{}") == "5" and listed([5, None, 30, 5], "{:,}") == "5, all or 30"
+
+
+def test_a_page_that_is_written_again_keeps_the_section_that_no_study_made(tmp_path):
+    path = tmp_path / "page.md"
+    write_page([], str(path))
+    plain = path.read_text()
+    section = f"{KEPT[0]}\n\n| a | {'table ' * 40}|\n\n{KEPT[1]}"
+    path.write_text(f"# old\n\n{section}\n\n## An old study\n")
+    for _ in range(2):
+        write_page([], str(path))
+        head, _, rest = plain.partition("\n\n")
+        assert path.read_text() == f"{head}\n\n{section}\n\n{rest}"
