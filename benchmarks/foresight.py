@@ -141,7 +141,7 @@ def prepare(arguments: argparse.Namespace, cut: datetime.date) -> StudyData:
     logs = f"--logs={arguments.logs}"
     if not os.path.exists(os.path.join(pins, "version.json")):
         content = [f"--content={arguments.content}"] if arguments.content else []
-        run(["item-vectors", logs, f"--until={until}", f"--out={pins}", "--quiet", *content])
+        run(["item-vectors", logs, f"--until={until}", f"--out={pins}", "--norm=popularity", "--quiet", *content])
     if not os.path.exists(os.path.join(timelines, "timelines.json")):
         first = min(name for name in os.listdir(arguments.logs) if name.startswith("ds="))[3:]
         when = [f"--start={first}", f"--end={cut + datetime.timedelta(arguments.days - 1)}"]

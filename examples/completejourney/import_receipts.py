@@ -37,7 +37,7 @@ PLACES = {
     "9": "secondary_display",
     "A": "in_shelf",
 }
-VECTORS = 4  # counts the ways in which the vectors have been made: another one is another space
+VECTORS = 5  # counts the ways in which the vectors have been made: another one is another space
 ATTRIBUTE_WIDTH = 64
 
 
@@ -115,7 +115,7 @@ def attribute_vectors(catalogue: pa.Table) -> np.ndarray:
     """
     width = ATTRIBUTE_WIDTH
     out = np.zeros((catalogue.num_rows, width), np.float32)
-    weights = {"department": 0.5, "product_category": 1.0, "product_type": 1.0, "brand": 0.2, "manufacturer_id": 0.4}
+    weights = {"department": 0.5, "product_category": 1.0, "product_type": 1.0}
     for name, weight in weights.items():
         encoded = catalogue[name].cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
         encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded

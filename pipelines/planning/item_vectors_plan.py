@@ -134,7 +134,9 @@ def make_parser() -> Parser:
     making = parser.add_argument_group("how vectors are made (of a set folded into: its own)")
     making.add_argument("--width", type=positive, metavar="N", help="numbers of a vector (256)")
     making.add_argument("--method", choices=METHODS, help="mix: ppmi-svd beside als (mix)")
-    making.add_argument("--norm", choices=NORMS, help="whether inner products know how popular a pin is (popularity)")
+    making.add_argument(
+        "--norm", choices=NORMS, help="whether inner products know how popular a pin always was (unit: no)"
+    )
     text = "half-life of what tells how popular a pin is lately; 0s: nothing does (3d)"
     making.add_argument("--lately", type=seconds, metavar="3d", help=text)
     making.add_argument("--seed", type=int, metavar="N", help="of what is drawn at random (0)")
@@ -178,7 +180,7 @@ def parse(argv: list[str]) -> ItemVectorsRequest:
         content=found.content,
         fold_in=found.fold_in,
         method=found.method or "mix",
-        norm=found.norm or "popularity",
+        norm=found.norm or "unit",
         width=width,
         seed=found.seed or 0,
         lately_days=lately_s / 86_400,

@@ -19,7 +19,7 @@ from pinnerformer_model.user_tower import UserTower
 from pipelines.training.choosing import Evaluation
 from pipelines.training.train_request import TrainRequest
 
-RIDGES = (0.3, 1.0, 3.0, 10.0)
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 PRIORS = (0.1, 0.3, 1.0, 3.0)
 PRIOR_DAYS = (3, 7, 28)
 Towers = tuple[UserTower, PinTower]

@@ -32,7 +32,8 @@ def world(tmp_path_factory):
 
 def run_job(folder: str, out: str, *flags: str, until: int = DAYS) -> int:
     where = [f"--logs={folder}/logs", f"--out={out}", f"--until={day(until)}", "--buckets=3", "--quiet"]
-    return main(["item-vectors", *where, *PAIRS, *flags])
+    norm = [] if any("--fold-in" in flag for flag in flags) else ["--norm=popularity"]
+    return main(["item-vectors", *where, *PAIRS, *norm, *flags])
 
 
 def files_of(folder: str) -> dict[str, bytes]:

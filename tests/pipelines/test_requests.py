@@ -36,6 +36,7 @@ FLAGS = {
     "erase": ["--root=/root", "--users=/users"],
     "init-model": ["--logs=/world/logs", "--out=/out"],
     "training-data": ["--logs=/logs", "--pins=/pins", "--out=/out", "--start=2026-11-01", "--end=2026-11-24"],
+    "item-vectors": ["--logs=/logs", "--out=/pins", "--until=2026-11-24"],
     "train": ["--timelines=/timelines", "--out=/out"],
     "evaluate": ["--timelines=/timelines"],
     "study": ["--timelines=/timelines", "--out=/out"],

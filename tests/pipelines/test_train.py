@@ -142,6 +142,10 @@ def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
     for prefix, tower in start.items():
         for name, before in tower.state_dict().items():
             a, b = (state.tensors[f"{prefix}.{name}"] for state in (one, two))
+            if name.endswith(
+                "qkv.bias"
+            ):  # a softmax does not see the keys' bias: its gradient is rounding, and no more
+                a, b, before = (torch.cat([part[:32], part[64:]]) for part in (a, b, before))
             torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
             moved = max(moved, float((a - before).abs().max()))
     assert moved > 1e-3
@@ -243,9 +247,9 @@ def learn(timelines: str, steps: int, shuffle: bool = False, **changes) -> tuple
 
 
 def test_it_learns_and_the_test_of_learning_can_fail(timelines):
-    trained, popular = learn(timelines, 200)
+    trained, popular = learn(timelines, 300)
     fresh, _ = learn(timelines, 1)
-    shuffled, _ = learn(timelines, 200, shuffle=True)
+    shuffled, _ = learn(timelines, 300, shuffle=True)
     assert trained > 2 * popular > 0
     assert trained > 1.5 * fresh
     assert shuffled < 0.6 * trained
@@ -426,27 +430,20 @@ def test_a_better_start_is_found(timelines):
     data, held_out = (load_training_data(timelines, split) for split in ("train", "evaluation"))
     cut = int(np.datetime64(UNTIL).astype("datetime64[ms]").astype(np.int64))
     evaluation = Evaluation.of(held_out, cut, 14, 1000, 32, "cpu", "all")
-    config = preset("tiny", action_vocabulary=("a",), surface_vocabulary=("b",), pinsage_version="v")
     looked = []
 
-    class Made(Starts):
-        def make(self, settings):
-            looked.append(settings)
-            return (settings,)
+    def measure(settings):
+        looked.append(settings)
+        return settings
 
-    class Asked:
-        def measure(self, settings):
-            return settings
+    def compare(a, b):
+        worth = {(3.0, 0.0): 2.0, (3.0, 1.0): 5.0, (10.0, 0.0): 2.1}
+        more = worth.get((a.ridge, a.prior), 0.0) - worth.get((b.ridge, b.prior), 0.0)
+        return more, 0.5
 
-        def compare(self, a, b):
-            worth = {(3.0, 0.0): 2.0, (3.0, 1.0): 5.0, (10.0, 0.0): 2.1}
-            more = worth.get((a.ridge, a.prior), 0.0) - worth.get((b.ridge, b.prior), 0.0)
-            return more, 0.5
-
-    made = Made(config, 0, data.vectors, data.timelines, cut)
-    assert choose_start(made, Asked()) == StartSettings(ridge=3.0, prior=1.0, prior_days=3)  # 10 is within the error
+    assert choose_start(measure, compare) == StartSettings(ridge=3.0, prior=1.0, prior_days=3)  # 10 is within the error
     assert len(looked) == 1 + len(RIDGES) - 1 + len(PRIORS) * len(PRIOR_DAYS)
-    found = choose_start(Starts(config_of(data), 0, data.vectors, data.timelines.before(cut), cut), evaluation)
+    found = choose_start(lambda start: evaluation.measure(*made_of(data, cut, start)), evaluation.compare)
     best, plain = (evaluation.figures(*made_of(data, cut, start))[0] for start in (found, StartSettings(ridge=1000)))
     assert best >= plain
 
