@@ -126,7 +126,10 @@ def make_folder(path: str) -> None:
 def run_job(folder: str, beam_flags: list[str]) -> tuple[float, int]:
     """Runs the night; returns (wall seconds, peak bytes)."""
     inputs = [f"--{name}={folder}/{name}" for name in ("root", "logs", "pins", "model")]
-    command = [sys.executable, "-m", "pipelines.daily_inference", *inputs, f"--date={TONIGHT}", "--min-age=0h"]
+    # Users of random histories and initial weights are all alike, which is not what is measured here.
+    Root(folder).write_bytes("gates.yaml", b"max_users_alike: 1\nmin_coverage_share: 0\n")
+    inputs += [f"--gates={folder}/gates.yaml", f"--date={TONIGHT}", "--min-age=0h"]
+    command = [sys.executable, "-m", "pipelines.daily_inference", *inputs]
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--publish=none", "--join=broadcast", *beam_flags])
     with peak_pss(process.pid) as peak:
