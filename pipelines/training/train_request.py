@@ -29,6 +29,9 @@ example:
 """
 
 
+LEARNING_RATE = 3e-4  # at 1e-3 what a fresh model knows is lost in the first steps, and not won back in hundreds
+
+
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
     """The evaluation during training: the days after its end, at most so many users; `skip` leaves it out."""
@@ -143,7 +146,7 @@ def make_parser() -> Parser:
     how = parser.add_argument_group("how")
     how.add_argument("--steps", type=positive, default=default.steps, help="(%(default)s)")
     how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
-    how.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(%(default)s)")
+    how.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="(%(default)s)")
     how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
     how.add_argument("--temperature", type=float, help="to start from (that of --model, or what fits the start)")
     how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks (%(default)s)")

@@ -9,6 +9,7 @@ import torch
 from pinnerformer_model.checkpoint import load_model, new_model, save_model
 from pinnerformer_model.config import FEATURES, ModelConfig, ModelError, preset
 from pinnerformer_model.distributed import Group
+from pinnerformer_model.loss import TEMPERATURES
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
 from pinnerformer_model.timelines import pad_windows
@@ -232,3 +233,21 @@ def test_every_process_gets_its_share_of_the_tokens(timelines, size):
         tokens = [maker.make(step).tokens for maker in makers]
         assert sum(tokens) == alone.make(step).tokens
         assert max(tokens) - min(tokens) <= 32  # a window at most
+
+
+def test_training_starts_from_the_temperature_that_fits_the_start(timelines):
+    trainer, maker = make(timelines)
+    batch = maker.make(0)
+    before = {name: value.clone() for name, value in trainer.tensors().items()}
+    found = trainer.calibrate(batch)
+    after = trainer.tensors()
+    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert changed == ["temperature.log"] and trainer.step_number == 0
+    losses = {}
+    for temperature in TEMPERATURES:
+        other, _ = make(timelines)
+        other.temperature.set(temperature)
+        losses[temperature] = float(other.loss(batch).detach())
+    assert found == min(losses, key=lambda temperature: losses[temperature])
+    assert float(trainer.temperature()) == pytest.approx(found)
+    assert len({round(loss, 3) for loss in losses.values()}) > 3  # it matters

@@ -46,6 +46,7 @@ FLAGS = [
     "--random-negatives=200",
     "--positions=6",
     "--warmup-steps=5",
+    "--learning-rate=0.001",
     "--quiet",
 ]
 DONE = (0, 4)  # trained; whether it beat its start is not what most tests are about
