@@ -247,6 +247,7 @@ def learn(timelines: str, steps: int, shuffle: bool = False, **changes) -> tuple
     return evaluation(trainer.user_tower, trainer.pin_tower), recall(hits, moments.target_user)[0]
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_test_of_learning_can_fail(timelines):
     trained, popular = learn(timelines, 300)
     fresh, _ = learn(timelines, 1)
