@@ -132,10 +132,11 @@ def by_flag(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
     ],
 )
 def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
-    flags = ["--steps=6", "--evaluate-every=3", "--negatives=mixed", "--in-batch-limit=40"]
-    assert train(timelines, tmp_path / "one", *flags) in DONE
+    # The last is kept: torchrun takes any exit code but 0 of a rank for a crash of it.
+    flags = ["--steps=6", "--evaluate-every=3", "--negatives=mixed", "--in-batch-limit=40", "--keep-last"]
+    assert train(timelines, tmp_path / "one", *flags) == 0
     for done in launch(["train", f"--timelines={timelines}", f"--out={tmp_path}/two", *FLAGS, WEAK, *flags]):
-        assert done.returncode in DONE, done.stderr
+        assert done.returncode == 0, done.stderr
     one, two = (load_state(f"{tmp_path}/{name}-training") for name in ("one", "two"))
     assert torch.equal(one.tensors["counts"], two.tensors["counts"])
     start = dict(zip(("user_tower", "pin_tower"), new_model(load_config(f"{tmp_path}/one"), 0), strict=True))
@@ -143,9 +144,8 @@ def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
     for prefix, tower in start.items():
         for name, before in tower.state_dict().items():
             a, b = (state.tensors[f"{prefix}.{name}"] for state in (one, two))
-            if name.endswith(
-                "qkv.bias"
-            ):  # a softmax does not see the keys' bias: its gradient is rounding, and no more
+            # A softmax does not see the keys' bias: its gradient is rounding, and no more.
+            if name.endswith("qkv.bias"):
                 a, b, before = (torch.cat([part[:32], part[64:]]) for part in (a, b, before))
             torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
             moved = max(moved, float((a - before).abs().max()))
