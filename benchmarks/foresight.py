@@ -42,6 +42,7 @@ from pipelines.training.start import Starts, Towers, choose_start
 from stores.files import replace_atomically
 from transforms.baselines import BASELINES, ORACLES, choose_settings, measure_baseline
 from transforms.evaluation import Evaluation
+from transforms.training_data import config_fields
 
 COLUMNS = (("all", ""), ("new", "_new"))
 
@@ -103,10 +104,7 @@ class Recipe:
             pin_hidden_size=512,
             action_dim=16,
             surface_dim=16,
-            action_vocabulary=tuple(description["action_vocabulary"]),
-            surface_vocabulary=tuple(description["surface_vocabulary"]),
-            pinsage_version=description["pinsage_version"],
-            label_rule=description["label_rule"],
+            **config_fields(description),
         )
 
 
@@ -146,7 +144,7 @@ def prepare(arguments: argparse.Namespace, cut: datetime.date) -> StudyData:
         first = min(name for name in os.listdir(arguments.logs) if name.startswith("ds="))[3:]
         when = [f"--start={first}", f"--end={cut + datetime.timedelta(arguments.days - 1)}"]
         inputs = [logs, f"--pins={pins}", f"--label-rule={arguments.label_rule}", f"--out={timelines}"]
-        run(["training-data", *inputs, *when, "--evaluation-share=0.2", "--quiet"])  # the folds deal all users anew
+        run(["training-data", *inputs, *when, "--evaluation-share=0.2", "--quiet"])  # the folds deal all users again
     return load_study_data(Source(timelines, pins, (cut,), arguments.days, arguments.folds))
 
 
@@ -325,18 +323,13 @@ def report_lines(folds: Sequence[dict[str, Any]]) -> list[str]:
             levels += ["" if same else f"{v:+.4f}±{e:.4f}" for v, e in (ahead["recall"], ahead["recall_new"])]
         lines.append(f"| {name} | {' | '.join(levels)} |")
     lines += ["", "Chosen, a fold each:", ""]
-    lines.append("- start: " + "; ".join(shown(fold["start"]) for fold in folds))
+    lines.append("- start: " + "; ".join(StartSettings(**fold["start"]).describe() for fold in folds))
     lines.append("- step kept: " + ", ".join(str(fold["trained"]["kept"]) for fold in folds))
     for name, found in folds[0]["baselines"].items():
         for by in found["titles"]:
             titles = [fold["baselines"][name]["titles"][by] for fold in folds]
             lines.append(f"- {name}, by {by}: " + "; ".join(dict.fromkeys(titles)))
     return [*lines, f"- CPU seconds of the training steps: {sum(fold['trained']['cpu_s'] for fold in folds):.0f}"]
-
-
-def shown(start: dict[str, Any]) -> str:
-    prior = f", {start['prior']:g} times everybody's last {start['prior_days']} days" if start["prior"] else ""
-    return f"ridge {start['ridge']:g}{prior}"
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ from pipelines.training.evaluate import load_evaluation
 from stores.files import replace_atomically
 from transforms.baselines import baseline_rows
 from transforms.evaluation import Evaluation
-from transforms.training_data import TrainingData
+from transforms.training_data import TrainingData, config_fields
 
 CUT = datetime.date(2017, 11, 1)
 RANKED = 400  # of a peer's list; a positive below that is a miss anyway
@@ -213,9 +213,7 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
         pin_hidden_size=2 * ours.hidden_size,
         action_dim=16,
         surface_dim=16,
-        action_vocabulary=tuple(data.description["action_vocabulary"]),
-        surface_vocabulary=tuple(data.description["surface_vocabulary"]),
-        pinsage_version=data.description["pinsage_version"],
+        **config_fields(data.description),
     )
     settings = TrainingSettings(
         objective=Objective("dense_all_action", ours.days, ours.positions),

@@ -38,7 +38,7 @@ from pinnerformer_model.training import Trainer
 from pinnerformer_model.training_settings import TrainingSettings
 from pinnerformer_model.user_tower import build_user_tower
 from pipelines.cli import main as pinnerformer
-from transforms.training_data import load_training_data
+from transforms.training_data import config_fields, load_training_data
 
 
 def make_timelines(cache: str, users: int, pins: int) -> str:
@@ -132,9 +132,7 @@ def make_trainer(arguments: argparse.Namespace, group: Group = ALONE) -> tuple[T
     data = load_training_data(make_timelines(arguments.cache, arguments.users, arguments.pins), "train")
     config = preset(
         arguments.preset,
-        action_vocabulary=tuple(data.description["action_vocabulary"]),
-        surface_vocabulary=tuple(data.description["surface_vocabulary"]),
-        pinsage_version=data.description["pinsage_version"],
+        **config_fields(data.description),
     )
     settings = TrainingSettings(
         objective=Objective(arguments.objective),

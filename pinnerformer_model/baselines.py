@@ -11,6 +11,7 @@ from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import Moments
 from pinnerformer_model.ranking import Scorer
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
+from pinnerformer_model.vectors import unit
 
 MEAN_WINDOWS = (1, 3, 10, 30, 100, 300)
 
@@ -59,12 +60,6 @@ def whiten(vectors: np.ndarray) -> np.ndarray:
     """
     turn = whitening(vectors, vectors.shape[1])
     return unit(np.asarray(vectors, np.float32) @ turn.T)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """The same vectors at unit length, float32; those of zeros stay."""
-    vectors = np.array(vectors, np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
 def mean_of_last(timelines: Timelines, vectors: np.ndarray, moments: Moments, window: int) -> np.ndarray:

@@ -59,6 +59,11 @@ class StartSettings:
         if not self.ridge > 0 or self.prior < 0 or self.prior_days < 1 or not self.mean_scale > 0:
             raise ValueError("ridge, prior_days and mean_scale must be positive, prior not negative")
 
+    def describe(self) -> str:
+        """For a person."""
+        lately = f", {self.prior:g} times everybody's last {self.prior_days} days" if self.prior else ""
+        return f"ridge {self.ridge:g}{lately}"
+
 
 DEFAULT_START = StartSettings()
 
@@ -80,14 +85,6 @@ class LinearStart:
     prior: np.ndarray
     size: float
     mean_scale: float
-
-    def users(self, means: np.ndarray) -> np.ndarray:
-        """What users are of whose tokens' vectors the means are given: float [N, D] -> float64 [N, r]."""
-        return (means @ self.directions.T + self.prior) * self.gain
-
-    def pins(self, vectors: np.ndarray) -> np.ndarray:
-        """float [P, D] -> float64 [P, r]."""
-        return vectors @ self.directions.T
 
 
 _GRAM_ROWS = 1 << 21  # vectors looked at, at most: a pass over them all, 2 D^2 operations each
@@ -182,11 +179,10 @@ def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, start: Lin
     user_tower.projection.bias.copy_(TOKEN_SCALE * axes[:, rank])
     _silence_blocks(user_tower)
     _add_mean(user_tower, semi_orthogonal(hidden, hidden, generator), start.mean_scale)
-    _linear(user_tower.head_in, user_tower.head_out, semi_orthogonal(hidden, hidden, generator), head)
+    turn = semi_orthogonal(hidden, hidden, generator)
+    _linear(user_tower.head_in, user_tower.head_out, turn, head, alone=True)
     user_tower.head_out.bias.copy_(prior)
-    _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, torch.eye(out), through=False)
-    for inner, outer in ((user_tower.head_in, user_tower.head_out), (pin_tower.inner, pin_tower.outer)):
-        outer.weight[:, 2 * (hidden if outer is user_tower.head_out else out) : inner.out_features] = 0
+    _linear(pin_tower.inner, pin_tower.outer, math.sqrt(into) * pin, torch.eye(out), through=False, alone=True)
 
 
 def _turn_space(user_tower: UserTower, pin_tower: PinTower, generator: torch.Generator) -> None:
@@ -280,8 +276,17 @@ def _add_mean(user_tower: UserTower, turn: torch.Tensor, scale: float) -> None:
     block.attention_out.weight.copy_(scale * turn.T)
 
 
-def _linear(inner: nn.Linear, outer: nn.Linear, into: torch.Tensor, out: torch.Tensor, through: bool = True) -> None:
-    """Makes outer(gelu(inner(x))) = out @ into.T @ into @ x (`through`), or out @ into @ x; plus small random parts.
+def _linear(
+    inner: nn.Linear,
+    outer: nn.Linear,
+    into: torch.Tensor,
+    out: torch.Tensor,
+    through: bool = True,
+    alone: bool = False,
+) -> None:
+    """Makes outer(gelu(inner(x))) = out @ into.T @ into @ x (`through`), or out @ into @ x.
+
+    Plus what the units that are left over add, small random parts, unless `alone`.
 
     Does nothing if the layer is too narrow to hold every row of `into` twice.
     """
@@ -291,3 +296,5 @@ def _linear(inner: nn.Linear, outer: nn.Linear, into: torch.Tensor, out: torch.T
     inner.weight[:width], inner.weight[width : 2 * width] = into, -into
     back = out @ into.T if through else out
     outer.weight[:, :width], outer.weight[:, width : 2 * width] = back, -back
+    if alone:
+        outer.weight[:, 2 * width :] = 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 
-from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity, unit, whiten
+from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity, whiten
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import (
     Figures,
@@ -34,6 +34,7 @@ from pinnerformer_model.pinnersage import (
 from pinnerformer_model.ranking import Scorer, choose_corpus, constant_scorer, round_robin, top_k, vector_scorer
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.user_tower import UserTower
+from pinnerformer_model.vectors import unit
 from transforms.halves import are_choosers
 
 POPULARITY_DAYS = (3, 7, 28, None)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pinnerformer_model.vectors import unit
 from stores.errors import UsageError
 from transforms.co_engagement import LATELY_UNIT, Neighbours
 
@@ -110,11 +111,6 @@ def check_libraries(method: str) -> None:
         load(module, "item-vectors", "item-vectors")
     if method in ("als", "mix"):
         load("implicit.als", "item-vectors-als", f"--method {method}")
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows at length 1; zeros stay zeros."""
-    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
 
 def count_matrix(neighbours: Neighbours, least: int) -> tuple[np.ndarray, Any]:

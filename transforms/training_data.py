@@ -28,6 +28,16 @@ class TrainingData:
     digest: str
 
 
+def config_fields(description: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `ModelConfig` that timelines settle, of what `timelines.json` says."""
+    return {
+        "action_vocabulary": tuple(description["action_vocabulary"]),
+        "surface_vocabulary": tuple(description["surface_vocabulary"]),
+        "pinsage_version": description["pinsage_version"],
+        "label_rule": description["label_rule"],
+    }
+
+
 def load_training_data(folder: str, split: str) -> TrainingData:
     """Loads what `pinnerformer training-data` wrote.
 

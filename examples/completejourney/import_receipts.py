@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pinnerformer_model.days import DAY_MS, EPOCH
+from pinnerformer_model.vectors import unit
 from pipelines.cli import main as pinnerformer
 from stores.files import replace_atomically
 from stores.schemas import ENGAGEMENTS
@@ -125,15 +126,11 @@ def attribute_vectors(catalogue: pa.Table) -> np.ndarray:
     return out
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
 def write_attributes(lines: pa.Table, catalogue: pa.Table, cutoff: datetime.date, folder: str) -> int:
     """Writes a content vector for every product sold before `cutoff`; a product's category is its topic."""
     before = lines.filter(pc.less(lines["transaction_timestamp"], pa.scalar(cutoff).cast(pa.timestamp("ns"))))
     known = catalogue.filter(pc.is_in(catalogue["product_id"], pc.unique(before["product_id"])))
-    vectors = _unit(attribute_vectors(known)).astype(np.float16)
+    vectors = unit(attribute_vectors(known)).astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), ATTRIBUTE_WIDTH)
     topic = known["product_category"].cast(pa.string())
     table = pa.table({"pin_id": known["product_id"], "vector": column, "topic": topic})

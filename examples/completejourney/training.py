@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from pinnerformer_model.checkpoint import load_model, new_model
+from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.collapse import most_covering_pins, overlap
-from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.evaluation import Figures
-from pinnerformer_model.initialisation import StartSettings, everybody_lately
-from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import coverage
-from pinnerformer_model.user_tower import UserTower
+from pipelines.training.start import rebuild_start
 from stores.retriever import Retriever
 from transforms.evaluation import make_evaluation
-from transforms.training_data import TrainingData, load_training_data
+from transforms.training_data import load_training_data
 
 FIRST_RECEIPT = datetime.date(2017, 1, 1)
 EVALUATION_DAYS = 14
@@ -109,18 +106,10 @@ def measure_model(timelines: str, model: str, first_day: datetime.date) -> list[
 
     return [
         Measured("the model", once(trained.user_tower, trained.pin_tower)),
-        Measured("its start, untrained", once(*untrained(trained.config, data))),
+        Measured("its start, untrained", once(*rebuild_start(trained.config, data))),
         Measured("most sold in 7 days", report.popularity(7)),
         Measured(f"the mean of the last {MEAN_OF}, whitened", report.mean_of_last(MEAN_OF, whitened=True)),
     ]
-
-
-def untrained(config: ModelConfig, data: TrainingData) -> tuple[UserTower, PinTower]:
-    """The towers that the training of a model began with, from what its config says of them."""
-    start = StartSettings(**config.provenance["initial"])
-    until_ms = midnight_ms(datetime.date.fromisoformat(config.until))
-    everybody = everybody_lately(data.timelines, data.vectors, until_ms, start.prior_days) if start.prior else None
-    return new_model(config, config.provenance["seed"], data.vectors, start, everybody)
 
 
 def was_kept(model: str) -> int:

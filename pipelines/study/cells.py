@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
-from pinnerformer_model.initialisation import StartSettings, everybody_lately
+from pinnerformer_model.initialisation import StartSettings
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective, Sampler
 from pinnerformer_model.pin_tower import PinTower
@@ -25,9 +24,11 @@ from pinnerformer_model.user_tower import UserTower
 from pipelines.study.grid import BASE, START_EXTRAS, Cell, Size
 from pipelines.study.parts import Fold, Source, StudyData, load_study_data
 from pipelines.study.pooling import as_part, pool
+from pipelines.training.start import Starts
 from stores.errors import InputError
 from stores.files import replace_atomically
 from transforms.evaluation import Evaluation
+from transforms.training_data import config_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,7 @@ def config_of(task: Task, description: dict[str, Any]) -> ModelConfig:
         pin_hidden_size=size.pin_hidden_size,
         action_dim=16,
         surface_dim=16,
-        action_vocabulary=tuple(description["action_vocabulary"]),
-        surface_vocabulary=tuple(description["surface_vocabulary"]),
-        pinsage_version=description["pinsage_version"],
-        label_rule=description["label_rule"],
+        **config_fields(description),
         dropped_features=cell.dropped,
     )
 
@@ -190,9 +188,8 @@ def train_cell(data: StudyData, fold: Fold, task: Task) -> Trained:
     vectors, config = data.train.vectors, config_of(task, data.train.description)
     training = fold.training.before(data.cuts_ms[0])
     given: dict[str, Any] = {key: value for key, value in task.cell.extras if key in START_EXTRAS}
-    start = StartSettings(**given)
-    everybody = everybody_lately(training, vectors, data.cuts_ms[0], start.prior_days) if start.prior else None
-    user_tower, pin_tower = new_model(config, task.seed, vectors, start, everybody)
+    starts = Starts(config, task.seed, vectors, training, data.cuts_ms[0])
+    user_tower, pin_tower = starts.make(StartSettings(**given))
     length = config.max_sequence_length
     if not task.steps:
         return Trained(user_tower, pin_tower, length, {"steps": 0, "cpu_s": 0.0})

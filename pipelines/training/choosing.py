@@ -16,7 +16,6 @@ from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import vector_scorer
 from pinnerformer_model.timelines import Timelines, sequences_ending
-from pinnerformer_model.user_errors import difference
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.train_request import TrainRequest
 from stores.errors import InputError
@@ -88,9 +87,7 @@ class Evaluation:
 
     def compare(self, figures: Figures, others: Figures) -> tuple[float, float]:
         """How much more that recall is in the first of two of its figures, and the error of that over users."""
-        kind = "_new" if self.choose_by == "new" else ""
-        sums = [found.by_user[f"{name}{kind}"] for found in (figures, others) for name in ("hits", "targets")]
-        return difference(*sums)
+        return figures.less(others)[FIGURE_OF[self.choose_by]]
 
     def measure(self, user_tower: UserTower, pin_tower: PinTower) -> Figures:
         """Everything that is measured of the towers as they are now."""

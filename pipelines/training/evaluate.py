@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from pinnerformer_model.checkpoint import LoadedModel, check_model, load_model, new_model
+from pinnerformer_model.checkpoint import LoadedModel, check_model, load_model
 from pinnerformer_model.config import ModelConfig, ModelError
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
 from pinnerformer_model.evaluation import Figures, pool_figures
-from pinnerformer_model.initialisation import StartSettings, everybody_lately
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import matrix_scorer
 from pinnerformer_model.timelines import Timelines, merge_users
@@ -23,6 +22,7 @@ from pipelines.synthetic.oracle import oracle_scores, read_world
 from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, parse
 from pipelines.training.evaluate_table import as_json, print_rows
 from pipelines.training.seen import check_unseen, check_vectors
+from pipelines.training.start import rebuild_start, seed_of, start_of
 from stores.errors import InputError, UsageError
 from stores.pin_topics import read_topics
 from transforms.baselines import Row, baseline_rows, missing_baselines
@@ -176,23 +176,18 @@ def untrained_rows(
     """
     rows, made = [], set()
     for folder, model in models:
-        known = model.config.provenance
-        own = known.get("start") == "initial" and isinstance(known.get("seed"), int)
-        seed = known["seed"] if own else 0
-        config = dataclasses.replace(
-            model.config, until="", split_salt=None, evaluation_share=0.0, tower_marks={}, provenance={}
+        config = model.config
+        bare = dataclasses.replace(
+            config, until="", split_salt=None, evaluation_share=0.0, tower_marks={}, provenance={}
         )
-        if (config.to_json(), seed) in made:
+        seed, start = seed_of(config), start_of(config)
+        # Everybody's last positives are of what was before the end of training.
+        same = (bare.to_json(), seed or 0, start, config.until if start.prior else "")
+        if same in made:
             continue
-        made.add((config.to_json(), seed))
-        start = StartSettings(**known.get("initial", {}))
-        everybody = None
-        if start.prior and model.config.until:
-            until_ms = midnight_ms(datetime.date.fromisoformat(model.config.until))
-            everybody = everybody_lately(data.timelines, data.vectors, until_ms, start.prior_days)
-        towers = new_model(config, seed, data.vectors, start, everybody)
-        title = f"{folder}, untrained, seed {seed}{'' if own else ', since its own is not known'}"
-        for frequency, figures in measure_model(towers, config, halves, frequencies).items():
+        made.add(same)
+        title = f"{folder}, untrained, seed {seed or 0}{', since its own is not known' if seed is None else ''}"
+        for frequency, figures in measure_model(rebuild_start(config, data), bare, halves, frequencies).items():
             rows.append(Row(UNTRAINED, title, frequency, figures))
     return rows
 

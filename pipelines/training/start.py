@@ -1,6 +1,7 @@
 """How a new model weighs the item vectors before its first training step: chosen on the users that choose."""
 
 import dataclasses
+import datetime
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import torch
 
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import ModelConfig
+from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.distributed import Group
 from pinnerformer_model.evaluation import Figures
 from pinnerformer_model.initialisation import Space, StartSettings, everybody_lately
@@ -18,6 +20,7 @@ from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.choosing import Evaluation
 from pipelines.training.train_request import TrainRequest
+from transforms.training_data import TrainingData
 
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 PRIORS = (0.1, 0.3, 1.0, 3.0)
@@ -47,12 +50,41 @@ class Starts:
     def space(self) -> Space:
         return Space.of(self.vectors)
 
+    @functools.cached_property
+    def _lately(self) -> dict[int, np.ndarray]:
+        return {}
+
     def make(self, settings: StartSettings) -> Towers:
         """The towers of a start."""
-        everybody = None
+        everybody, days = None, settings.prior_days
         if settings.prior:
-            everybody = everybody_lately(self.past, self.vectors, self.until_ms, settings.prior_days)
+            # Starts that differ in its weight share it: it is a pass over everybody's events.
+            if days not in self._lately:
+                self._lately[days] = everybody_lately(self.past, self.vectors, self.until_ms, days)
+            everybody = self._lately[days]
         return new_model(self.config, self.seed, self.space, settings, everybody)
+
+
+def seed_of(config: ModelConfig) -> int | None:
+    """The seed of the initial weights that a model was trained from; None where its config does not say."""
+    known = config.provenance
+    return known["seed"] if known.get("start") == "initial" and isinstance(known.get("seed"), int) else None
+
+
+def rebuild_start(config: ModelConfig, data: TrainingData) -> Towers:
+    """The towers that the training of a model began with, from what its config says of them.
+
+    Args:
+        data: Of the training users. A seed that is not known is taken for 0.
+    """
+    until_ms = midnight_ms(datetime.date.fromisoformat(config.until)) if config.until else 0
+    starts = Starts(config, seed_of(config) or 0, data.vectors, data.timelines, until_ms)
+    return starts.make(start_of(config))
+
+
+def start_of(config: ModelConfig) -> StartSettings:
+    """How the initial weights of a model weigh vectors; the default where its config does not say."""
+    return StartSettings(**config.provenance.get("initial", {}))
 
 
 def choose_start(
@@ -99,8 +131,7 @@ def initial_towers(
         start = StartSettings(ridge, prior, int(days), scale)
     start = start or StartSettings()
     if group.rank == 0 and not request.quiet:
-        lately = f", {start.prior:g} times everybody's last {start.prior_days} days" if start.prior else ""
-        print(f"the start: ridge {start.ridge:g}{lately}", file=sys.stderr, flush=True)
+        print(f"the start: {start.describe()}", file=sys.stderr, flush=True)
     known = {**config.provenance, "initial": dataclasses.asdict(start)}
     return dataclasses.replace(config, provenance=known), starts.make(start)
 

@@ -29,7 +29,7 @@ from pipelines.training.processes import join_group, run_processes, started_as_r
 from pipelines.training.start import Starts, initial_towers
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
-from transforms.training_data import TrainingData, load_training_data
+from transforms.training_data import TrainingData, config_fields, load_training_data
 
 NOT_BETTER = 4  # the exit code where no checkpoint beat the start
 
@@ -63,10 +63,7 @@ def choose_model(
             return config, (user_tower, pin_tower), loaded.digest
         config = preset(
             request.preset,
-            action_vocabulary=tuple(described["action_vocabulary"]),
-            surface_vocabulary=tuple(described["surface_vocabulary"]),
-            pinsage_version=described["pinsage_version"],
-            label_rule=described["label_rule"],
+            **config_fields(described),
             dropped_features=request.drop_features,
         )
         if request.length:

@@ -101,7 +101,8 @@ def test_a_fresh_model_is_the_ridge_regression(world, prior):
     users = (means + prior * lately) @ np.linalg.inv(gram + 0.5 * strength[1:].mean() * np.eye(256))
     start = linear_start(Space.of(vectors), 254, settings, everybody)
     expected = ranks(users @ vectors.T)
-    assert np.corrcoef(expected.ravel(), ranks(start.users(means) @ start.pins(vectors).T).ravel())[0, 1] > 0.999
+    closed = (means @ start.directions.T + start.prior) * start.gain @ (vectors @ start.directions.T).T
+    assert np.corrcoef(expected.ravel(), ranks(closed).ravel())[0, 1] > 0.999
     window = pad_windows(timelines, vectors, np.arange(20), timelines.offsets[1:], 30)
     with torch.no_grad():
         found = (user_tower.newest(window) @ pin_tower(torch.from_numpy(vectors)).T).numpy()

@@ -198,18 +198,22 @@ def test_what_is_not_read_is_refused_by_every_job(world, tmp_path, capsys):
     assert not os.path.exists(f"{tmp_path}/root/CURRENT")
 
 
+def commands_with_a_model(world, model: str, root: str) -> list[list[str]]:
+    given = [*inputs(world)[:2], f"--model={model}", f"--root={root}", "--publish=none"]
+    return [
+        ["plan", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["daily", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["backfill", *given, f"--start={day(0)}", f"--end={day(0)}", f"--bootstrap-from={FIRST}"],
+        ["evaluate", f"--model={model}", "--timelines=nowhere"],
+    ]
+
+
 def test_weights_that_cannot_be_used_are_refused_before_any_work(world, tmp_path, capsys):
     folder = f"{tmp_path}/model"
     shutil.copytree(f"{world}/model", folder)
     with open(f"{folder}/model.safetensors", "wb"):
         pass
-    given = [*inputs(world)[:2], f"--model={folder}", f"--root={tmp_path}/root", "--publish=none"]
-    for command in (
-        ["plan", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["daily", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["backfill", *given, f"--start={day(0)}", f"--end={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["evaluate", f"--model={folder}", "--timelines=nowhere"],
-    ):
+    for command in commands_with_a_model(world, folder, f"{tmp_path}/root"):
         capsys.readouterr()
         assert main(command) == 1
         assert f"{folder}/model.safetensors: not readable as safetensors (it is empty" in capsys.readouterr().err
@@ -222,13 +226,7 @@ def test_a_tower_of_another_training_is_refused_before_any_work(world, tmp_path,
     mine = load_file(f"{folder}/model.safetensors")
     mixed = mine | {name: value for name, value in theirs.items() if name.startswith("pin_tower.")}
     save_file(mixed, f"{folder}/model.safetensors")
-    given = [*inputs(world)[:2], f"--model={folder}", f"--root={tmp_path}/root", "--publish=none"]
-    for command in (
-        ["plan", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["daily", *given, f"--date={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["backfill", *given, f"--start={day(0)}", f"--end={day(0)}", f"--bootstrap-from={FIRST}"],
-        ["evaluate", f"--model={folder}", "--timelines=nowhere"],
-    ):
+    for command in commands_with_a_model(world, folder, f"{tmp_path}/root"):
         capsys.readouterr()
         assert main(command) == 1
         said = capsys.readouterr().err
