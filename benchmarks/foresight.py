@@ -42,7 +42,7 @@ from pipelines.training.start import Starts, Towers, choose_start
 from stores.files import replace_atomically
 from transforms.baselines import BASELINES, ORACLES, choose_settings, measure_baseline
 from transforms.evaluation import Evaluation
-from transforms.training_data import config_fields
+from transforms.training_data import TrainingData, config_fields
 
 COLUMNS = (("all", ""), ("new", "_new"))
 
@@ -92,7 +92,7 @@ class Recipe:
             seed=self.seed,
         )
 
-    def config(self, description: dict[str, Any]) -> ModelConfig:
+    def config(self, data: TrainingData) -> ModelConfig:
         """Of a model for these timelines: one layer, as wide as the vectors."""
         return ModelConfig(
             hidden_size=256,
@@ -104,7 +104,7 @@ class Recipe:
             pin_hidden_size=512,
             action_dim=16,
             surface_dim=16,
-            **config_fields(description),
+            **config_fields(data),
         )
 
 
@@ -125,7 +125,7 @@ class Cut:
     def of(cls, data: StudyData, fold: int, recipe: Recipe) -> "Cut":
         """A fold of the users at the one cut of these data."""
         split, (cut_ms,) = data.fold(fold), data.cuts_ms
-        config = recipe.config(data.train.description)
+        config = recipe.config(data.train)
         training = split.training.before(cut_ms)
         starts = Starts(config, recipe.seed, data.train.vectors, training, cut_ms)
         return cls(starts, split.choice[0], split.report[0])

@@ -213,7 +213,7 @@ def run_ours(cache: str, ours: Ours, seed: int, evaluation: Evaluation, data: Tr
         pin_hidden_size=2 * ours.hidden_size,
         action_dim=16,
         surface_dim=16,
-        **config_fields(data.description),
+        **config_fields(data),
     )
     settings = TrainingSettings(
         objective=Objective("dense_all_action", ours.days, ours.positions),

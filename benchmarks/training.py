@@ -132,7 +132,7 @@ def make_trainer(arguments: argparse.Namespace, group: Group = ALONE) -> tuple[T
     data = load_training_data(make_timelines(arguments.cache, arguments.users, arguments.pins), "train")
     config = preset(
         arguments.preset,
-        **config_fields(data.description),
+        **config_fields(data),
     )
     settings = TrainingSettings(
         objective=Objective(arguments.objective),

@@ -5,7 +5,7 @@ import datetime
 import json
 from typing import Any
 
-PIN_VECTOR_DIM = 256
+PIN_VECTOR_DIM = 256  # PinSage's, and of a config that does not say
 FEATURES = ("pinsage", "action", "surface", "duration", "time", "position")
 
 
@@ -44,7 +44,7 @@ class ModelConfig:
         action_vocabulary, surface_vocabulary: Distinct strings; a token's code is the place of its string here.
         label_rule: What counts as a positive when training; see `PAPER_LABEL_RULE`.
         pinsage_version: Of the vectors the model was trained on; another version is another space.
-        pin_vector_dim: Width of a PinSage vector.
+        pin_vector_dim: Numbers of a pin's vector; 256 where `config.json` does not say.
         dtype: Of the stored weights; float32 is the only one.
         dropped_features: Of `FEATURES`, those that the user tower takes for zero: for ablations. Left out of
             `config.json` when there is none.
@@ -180,7 +180,7 @@ class ModelConfig:
         if not isinstance(found, dict):
             raise ModelError("expected a JSON object")
         names = {field.name for field in dataclasses.fields(cls)}
-        missing = names - set(found) - {"dropped_features", "tower_marks", "provenance", *TRAINING}
+        missing = names - set(found) - {"pin_vector_dim", "dropped_features", "tower_marks", "provenance", *TRAINING}
         if missing:
             raise ModelError(f"missing keys: {', '.join(sorted(missing))}")
         if set(found) - names:
@@ -247,6 +247,7 @@ def preset(
     action_vocabulary: tuple[str, ...],
     surface_vocabulary: tuple[str, ...],
     pinsage_version: str,
+    pin_vector_dim: int = PIN_VECTOR_DIM,
     label_rule: dict[str, Any] | None = None,
     dropped_features: tuple[str, ...] = (),
 ) -> ModelConfig:
@@ -262,6 +263,7 @@ def preset(
         action_vocabulary=tuple(action_vocabulary),
         surface_vocabulary=tuple(surface_vocabulary),
         pinsage_version=pinsage_version,
+        pin_vector_dim=pin_vector_dim,
         label_rule=label_rule or PAPER_LABEL_RULE,
         dropped_features=tuple(dropped_features),
     )

@@ -7,9 +7,13 @@ import numpy as np
 
 from pinnerformer_model.config import ModelError
 
+EVERY = "*"  # in a label rule: every action, every surface
+
 
 def check_label_rule(rule: Any) -> dict[str, Any]:
     """Returns a label rule if it is one: `{"surfaces": [surface, ...], "actions": {action: seconds, ...}}`.
+
+    `*` among the surfaces is every surface; among the actions, every one that is not named itself.
 
     Raises:
         ModelError: says what is wrong with it.
@@ -26,6 +30,16 @@ def check_label_rule(rule: Any) -> dict[str, Any]:
         if not isinstance(least, (int, float)) or isinstance(least, bool) or not 0 <= least < float("inf"):
             raise ModelError(f"a label rule's action {action!r} needs a number of seconds, at least 0, got {least!r}")
     return rule
+
+
+def least_seconds(rule: dict[str, Any], action: str) -> float:
+    """How long an action must last to count, in seconds; 0: it need not; NaN: it never counts."""
+    return rule["actions"].get(action, rule["actions"].get(EVERY, np.nan))
+
+
+def counts_on(rule: dict[str, Any], surface: str) -> bool:
+    """Whether actions on a surface count."""
+    return surface in rule["surfaces"] or EVERY in rule["surfaces"]
 
 
 def find_positives(
@@ -48,6 +62,6 @@ def find_positives(
         bool [E].
     """
     # Looked up once per word of the vocabulary, then taken by code.
-    least = np.array([rule["actions"].get(word, np.nan) for word in action_vocabulary], np.float64)[action]
-    place = np.array([word in rule["surfaces"] for word in surface_vocabulary], bool)[surface]
+    least = np.array([least_seconds(rule, word) for word in action_vocabulary], np.float64)[action]
+    place = np.array([counts_on(rule, word) for word in surface_vocabulary], bool)[surface]
     return place & ((least == 0) | (duration_s > least))  # false where either is NaN

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 
+from stores.column_names import MAY_BE_ABSENT, UNKNOWN, ColumnNames
 from stores.errors import UsageError
 from stores.kv_urls import FORMS
 
@@ -99,9 +100,33 @@ def add_publish(flags: Flags, where: str = "store", without: str = "commit only"
 
 
 def add_columns(flags: Flags) -> None:
-    """Adds `--column`, for logs that call their columns otherwise."""
-    text = "a column that your logs call otherwise, e.g. pin_id=item_id; may be repeated"
+    """Adds `--column`, `--absent` and `--value`, for logs and vectors that call things otherwise."""
+    add_names(flags)
+    text = (
+        f"logs need not have this column ({', '.join(MAY_BE_ABSENT)}): no duration was measured, action or surface is "
+        f"WORD in every row ({UNKNOWN}); may be repeated"
+    )
+    flags.add_argument("--absent", action="append", default=[], metavar="COLUMN[=WORD]", help=text)
+    text = "an action or a surface that your logs call otherwise, e.g. action:purchase=buy; may be repeated"
+    flags.add_argument("--value", action="append", default=[], metavar="COLUMN:THEIRS=OURS", help=text)
+
+
+def add_names(flags: Flags) -> None:
+    """Adds `--column` alone, for a command that reads no logs."""
+    text = (
+        "a column that your logs or vectors call otherwise, e.g. pin_id=sku, vector=embedding; "
+        "pins.pin_id=NAME where the vectors have a name of their own; may be repeated"
+    )
     flags.add_argument("--column", action="append", default=[], metavar="OURS=THEIRS", help=text)
+
+
+def column_names(found: argparse.Namespace) -> ColumnNames:
+    """What the flags of `add_columns` say.
+
+    Raises:
+        UsageError: not of their form.
+    """
+    return ColumnNames.parse(found.column, found.absent, found.value)
 
 
 def add_json(flags: Flags) -> None:

@@ -42,6 +42,7 @@ def manifest_header(plan: DailyPlan) -> dict[str, Any]:
             "bootstrap_from": plan.bootstrap_from.isoformat(),
             "pinsage_version": given.vectors.version,
             "layout": dataclasses.asdict(plan.run.layout),
+            **given.columns.in_force(plan.inputs.lacking),
             MODIFIED: [file.modified_ns for file in files],
         },
     }

@@ -46,8 +46,8 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     histories = rows.main | "UpdateHistories" >> UpdateHistories(
         run, given.config, done.histories.keys(), done.open_buckets()
     )
-    # A vector is 512 bytes beside a row of 28. So it is fetched late, for active users only, and not shuffled at all
-    # where workers can map the tables.
+    # A vector of 256 numbers is 512 bytes beside a row of 28. So it is fetched late, for active users only, and not
+    # shuffled at all where workers can map the tables.
     joined = histories["main"] | "JoinPinVectors" >> on_embedding_workers(
         JoinPinVectors(run, given.config, tables, given.vectors.dtype, given.settings.join), given
     )

@@ -14,10 +14,11 @@ import pyarrow as pa
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, parse, plan_item_vectors
+from pipelines.planning.lacking import say_lacking
 from stores.errors import InputError, StoreError
 from stores.files import FileEntry, Root
+from stores.ids import find_sorted
 from stores.names import Counter, Step
-from stores.pin_vectors import VERSION_FILE, WIDTH, find_sorted
 from stores.vector_sets import (
     PinRows,
     read_any_vectors,
@@ -28,6 +29,7 @@ from stores.vector_sets import (
     write_projection,
     write_vector_files,
 )
+from stores.vector_version import VERSION_FILE
 from transforms.co_engagement import (
     USER_PINS,
     CountCoEngagement,
@@ -164,7 +166,9 @@ def make_vectors(
     """
     settings, root = plan.settings, plan.run.root
     layout = settings.layout()
-    content = read_any_vectors(plan.request.content, "--content") if plan.request.content else None
+    content = (
+        read_any_vectors(plan.request.content, "--content", plan.request.columns) if plan.request.content else None
+    )
     pins = np.union1d(neighbours.pin, content.pin) if content else neighbours.pin
     place = np.searchsorted(pins, neighbours.pin)
     engagements = np.zeros(len(pins), np.int64)
@@ -246,7 +250,7 @@ def fold_into(plan: ItemVectorsPlan, neighbours: Neighbours) -> tuple[PinRows, d
     """The set that stands and, in its space, the pins of the logs and of the content that it has not."""
     settings, request = plan.settings, plan.request
     standing = read_any_vectors(request.fold_in or "", "--fold-in")
-    content = read_any_vectors(request.content, "--content") if request.content else None
+    content = read_any_vectors(request.content, "--content", request.columns) if request.content else None
     candidates = np.union1d(neighbours.pin, content.pin) if content else neighbours.pin
     pins = np.setdiff1d(candidates, standing.pin)
     parts = empty_parts(len(pins), settings)
@@ -308,7 +312,7 @@ def remove_leftovers(root: Root) -> None:
 
 def describe_set(manifest: dict[str, Any], root: Root) -> str:
     """What is shown at the end."""
-    counts, settings = manifest["counts"], manifest["settings"]
+    counts = manifest["counts"]
     lines = [
         f"{counts.get('rows_read', 0):,} rows read, {counts.get('rows_dropped', 0):,} invalid{why_invalid(counts)}; "
         f"{counts.get('users', 0):,} users, {counts.get('users_capped', 0):,} with more pairs than --most-pairs",
@@ -318,8 +322,6 @@ def describe_set(manifest: dict[str, Any], root: Root) -> str:
     ]
     if "pins_folded_in" in counts:
         lines.append(f"{counts['pins_folded_in']:,} pins folded in")
-    if settings["width"] != WIDTH:
-        lines.append(f"{settings['width']} numbers a vector: --pins of the other commands takes {WIDTH}")
     return "\n".join([*lines, f"vectors    {root.url}, version {manifest['pinsage_version']}"])
 
 
@@ -335,6 +337,8 @@ def main(argv: list[str]) -> int:
     if not plan.done:
         plan = dataclasses.replace(plan, run=plan.run.launched())
         rows = sum(file.rows for file in plan.inputs.files)
+        if not request.quiet:
+            say_lacking(plan.inputs.files, request.columns)
         try:
             with Progress(plan.run, request.buckets, rows=rows, pins=0, shown=not request.quiet):
                 run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan))

@@ -21,7 +21,7 @@ def pin_branch(
         shards: Of the root.
         done: What an earlier attempt finished.
     """
-    # Two costs: every vector is cut and sorted, 520 bytes read and written each time, and an index is built by one
+    # Two costs: every vector is cut and sorted, read and written each time, and an index is built by one
     # thread per shard, some 4,500 pins a second (docs/scale.md). The tables are an output of their own, since the
     # users' join needs them long before there is an index.
     vectors, dtype = given.vectors, given.vectors.dtype

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import sys
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -22,6 +21,7 @@ from pipelines.arguments import (
     add_min_age,
     add_quiet,
     add_root,
+    column_names,
     date,
     positive,
     share,
@@ -29,15 +29,19 @@ from pipelines.arguments import (
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.planning.lacking import say_lacking
 from pipelines.training.init_model import read_vocabularies
+from pipelines.training.label_rule import read_label_rule
+from stores.column_names import ColumnNames
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
-from stores.logs import ColumnNames, InputSelection, select_inputs
+from stores.logs import InputSelection, select_inputs
 from stores.names import Counter, Step
 from stores.partitions import PartitionDays
-from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table, read_until, read_version
+from stores.pin_vectors import VectorSet, describe_vectors, map_vector_table
 from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
+from stores.vector_version import read_until, read_version
 from transforms.model import local_model
 from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
@@ -58,6 +62,8 @@ label rule is the paper's: on the surface `homefeed` a `repin`, or a `closeup` o
 EPILOG = """\
 a label rule is a JSON file, least seconds by action; 0 asks for no duration:
   {"surfaces": ["homefeed"], "actions": {"repin": 0, "closeup": 10, "click": 10}}
+`*` is every surface, and every action that is not named; by this one every row counts:
+  {"surfaces": ["*"], "actions": {"*": 0}}
 
 example:
   pinnerformer training-data --logs WORLD/logs --pins WORLD/pins --out TIMELINES \\
@@ -159,7 +165,7 @@ def parse(argv: list[str]) -> TrainingDataRequest:
         erased_root=Root(found.root) if found.root else None,
         evaluation_share=found.evaluation_share,
         split_salt=found.split_salt,
-        columns=ColumnNames.parse(found.column),
+        columns=column_names(found),
         min_age_s=found.min_age,
         days=PartitionDays(found.max_clock_skew, found.day_offset),
         buckets=found.buckets,
@@ -252,7 +258,8 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
         found = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda x: -x[1])[:8])
         raise InputError(
             f"no positive engagement by the label rule {json.dumps(rules.label_rule)}: there are {found}; "
-            "give a rule of your own with --label-rule FILE"
+            "give a rule of your own with --label-rule FILE; by this one every row counts: "
+            '{"surfaces": ["*"], "actions": {"*": 0}}'
         )
     # By shard, and not as they came: rows of the matrix are what `pin_row` counts.
     tables = [
@@ -279,6 +286,7 @@ def finish(record: str, plan: TrainingDataPlan, reports: dict[Step, StepReport],
             "counts": counts,
             "events": kinds,
             "files": files,
+            **plan.columns.in_force(plan.inputs.lacking),
             **({"partition_days": days} if (days := plan.days.to_json()) else {}),
             **({"vectors_until": plan.vectors_until.isoformat()} if plan.vectors_until else {}),
         },
@@ -307,21 +315,6 @@ def remove_leftovers(root: Root) -> None:
             os.rmdir(root.path(folder))
 
 
-def read_label_rule(path: str) -> dict[str, Any]:
-    """Reads a label rule from a JSON file.
-
-    Raises:
-        InputError: missing, or no rule; names the file.
-    """
-    try:
-        with open(path) as file:
-            return check_label_rule(json.load(file))
-    except OSError as error:
-        raise InputError(f"--label-rule {path}: {error.strerror}") from None
-    except (ValueError, RecursionError, ModelError) as error:
-        raise InputError(f"--label-rule {path}: {error}") from None
-
-
 def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     """Looks at everything the job was given and refuses what cannot work, before any work starts.
 
@@ -332,14 +325,16 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     if root.exists(TIMELINES_JSON):
         raise UsageError(f"--out {root.url}: holds timelines already; name a new folder, or remove this one")
     rule = read_label_rule(request.label_rule) if request.label_rule else None
+    width: int | None
     try:
         if request.model:
             config = load_config(local_model(request.model))
             actions, surfaces, version = config.action_vocabulary, config.surface_vocabulary, config.pinsage_version
+            width = config.pin_vector_dim
             rule = rule or check_label_rule(config.label_rule)
         else:
             actions, surfaces = read_vocabularies(request.logs, request.columns)
-            version = read_version(request.pins)
+            version, width = read_version(request.pins), None
     except ModelError as error:
         raise InputError(str(error)) from None
     if not actions or not surfaces:
@@ -355,7 +350,7 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
         columns=request.columns,
         days=request.days,
     )
-    vectors = describe_vectors(request.pins, version)
+    vectors = describe_vectors(request.pins, version, width, request.columns)
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt
     )
@@ -388,6 +383,8 @@ def main(argv: list[str]) -> int:
     plan = dataclasses.replace(plan, run=plan.run.launched())
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
     root = plan.run.root
+    if not request.quiet:
+        say_lacking(plan.inputs.files, plan.columns)
     try:
         with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not request.quiet):
             run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))

@@ -1,10 +1,12 @@
 """The text of log rows, which anybody may have written: too long, or no text at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from stores.column_names import ColumnNames
 
 # A row is shuffled in one piece of at most 1 MiB, and the histories of its user after it: half of that for its text.
 MAX_TEXT_BYTES = 1 << 19
@@ -26,6 +28,36 @@ def encode_text(column: pa.Array) -> pa.DictionaryArray:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return column.cast(pa.string()).dictionary_encode().cast(pa.dictionary(pa.int32(), pa.string()))
+
+
+def read_text(batch: pa.RecordBatch, ours: str, columns: ColumnNames) -> pa.DictionaryArray:
+    """A text column of a batch of logs, in our words; where the file lacks it, the one word of every row.
+
+    Raises:
+        pa.ArrowInvalid: as `encode_text`.
+    """
+    theirs = columns.theirs(ours)
+    if columns.may_lack(ours) and theirs not in batch.schema.names:
+        word = pa.array([columns.value_of_absent(ours)], pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(batch.num_rows, np.int32)), word)
+    column, words = encode_text(batch[theirs]), columns.words(ours)
+    return replace_words(column, words) if words else column
+
+
+def replace_words(column: pa.DictionaryArray, words: Mapping[str, str]) -> pa.DictionaryArray:
+    """The same rows with other words for some: each row once, whatever the words of the others become.
+
+    Args:
+        words: Old word -> new word.
+    """
+    # As bytes: what is no UTF-8 is no word of anybody's, and stays as it is.
+    found = column.dictionary.cast(pa.binary())
+    at = pc.index_in(found, pa.array([word.encode() for word in words], pa.binary()))
+    if at.null_count == len(at):
+        return column
+    ours = pa.array([word.encode() for word in words.values()], pa.binary())
+    changed = pc.dictionary_encode(pc.if_else(at.is_valid(), ours.take(at), found))  # two words may become one
+    return pa.DictionaryArray.from_arrays(changed.indices.take(column.indices), changed.dictionary.view(pa.string()))
 
 
 def is_plain(columns: Sequence[pa.DictionaryArray]) -> bool:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores import locations
-from stores.errors import InputError, MissingPartitionError, UsageError
+from stores.column_names import LOG_COLUMNS, MAY_BE_ABSENT, TEXT_COLUMNS, ColumnNames
+from stores.errors import InputError, MissingPartitionError
 from stores.footers import check_footer, find_unreadable, footer_mark, rows_before, why_unreadable
 from stores.partitions import (
     LEAVE_ALONE,
@@ -19,11 +20,9 @@ from stores.partitions import (
     list_partitions,
 )
 from stores.rewritten import FileRead, Rewritten, find_rewritten, refuse_rewritten
-from stores.schemas import ENGAGEMENTS
 from stores.tables import footer_digest
 
-COLUMNS = tuple(ENGAGEMENTS.names)
-TEXT_COLUMNS = ("action", "surface")
+COLUMNS = LOG_COLUMNS
 DEFAULT_DAYS = PartitionDays()
 _FIXES = {
     "user_id": "write it as int64",
@@ -49,6 +48,7 @@ class LogFile:
         footer: As `footer_mark` gives it; a manifest keeps it.
         modified_ns: When it was written, in ns since 1970; a manifest keeps it.
         days: Which moments the days of the partitions have.
+        lacking: Our columns that it does not have, of those that logs may lack.
     """
 
     path: str
@@ -60,31 +60,7 @@ class LogFile:
     footer: str = ""
     modified_ns: int = 0
     days: PartitionDays = DEFAULT_DAYS
-
-
-@dataclasses.dataclass(frozen=True)
-class ColumnNames:
-    """How the logs call the columns: `names[ours] = theirs`."""
-
-    names: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, flags: Iterable[str]) -> "ColumnNames":
-        """Reads `--column pin_id=item_id` flags.
-
-        Raises:
-            UsageError: not of the form, or not one of our columns.
-        """
-        names = {}
-        for flag in flags:
-            ours, separator, theirs = flag.partition("=")
-            if not separator or ours not in COLUMNS or not theirs:
-                raise UsageError(f"--column {flag}: expected OURS=THEIRS with OURS one of {', '.join(COLUMNS)}")
-            names[ours] = theirs
-        return cls(tuple(sorted(names.items())))
-
-    def theirs(self, ours: str) -> str:
-        return dict(self.names).get(ours, ours)
+    lacking: tuple[str, ...] = ()
 
 
 def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True) -> pq.ParquetFile:
@@ -107,34 +83,42 @@ def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True)
             f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); it is truncated or of another kind, "
             f"write it again or remove it, or {LEAVE_ALONE}"
         ) from None
-    for ours in COLUMNS:
-        _check_column(path, schema, ours, columns.theirs(ours))
+    there = [ours for ours in COLUMNS if _check_column(path, schema, ours, columns)]
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        read_dictionary=[columns.theirs(name) for name in TEXT_COLUMNS] if dictionaries else None,
+        read_dictionary=[columns.theirs(name) for name in TEXT_COLUMNS if name in there] if dictionaries else None,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="ms",  # in ns, which is the default, the years after 2262 come out as others
     )
 
 
-def _check_column(path: str, schema: pa.Schema, ours: str, theirs: str) -> None:
-    """Raises InputError where a column is not there once, and of a type that can be read."""
+def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames) -> bool:
+    """Whether a file has a column of ours.
+
+    Raises:
+        InputError: it must and does not, or has it twice, or of a type that cannot be read.
+    """
+    theirs = columns.theirs(ours)
     found = schema.get_all_field_indices(theirs)
+    if not found and columns.may_lack(ours):
+        return False
     if not found and f"/{theirs}=" in path:
         raise InputError(
             f"{path}: no column {theirs!r} but in the name of its folder; write the column into the file as well"
         )
     if not found:
+        way_out = f"; if the logs have none, --absent {ours}" if ours in MAY_BE_ABSENT else ""
         raise InputError(
             f"{path}: no column {theirs!r} (it has {', '.join(schema.names)}); "
-            f"if it has another name, say --column {ours}=NAME"
+            f"if it has another name, say --column {ours}=NAME{way_out}"
         )
     if len(found) > 1:
         raise InputError(f"{path}: {len(found)} columns are called {theirs!r}; write one of them, under that name")
     kind = schema.field(found[0]).type
     if not _type_fits(ours, kind):
         raise InputError(f"{path}: column {theirs!r} is {kind}; {_FIXES[ours]}")
+    return True
 
 
 def _type_fits(ours: str, found: pa.DataType) -> bool:
@@ -154,6 +138,8 @@ def read_row_group(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yields (number of its first row in the file, batch) of some of our columns, under the logs' own names.
 
+    A column that the file may lack and does is in no batch.
+
     Args:
         index: Of the row group.
         wanted: Of `COLUMNS`.
@@ -167,6 +153,8 @@ def read_row_group(
         skip = done
         try:
             with open_log_file(path, columns, dictionaries=dictionaries) as source:
+                if columns.absent:
+                    names = [name for name in names if name in source.schema_arrow.names]
                 first = rows_before(source.metadata, index)
                 for batch in source.iter_batches(batch_rows, row_groups=[index], columns=names, use_threads=False):
                     dropped = min(skip, batch.num_rows)  # yielded before pyarrow came to an encoding without dictionary
@@ -203,12 +191,16 @@ def describe_file(file: DataFile, date: datetime.date, columns: ColumnNames, day
     Raises:
         InputError: as `open_log_file`.
     """
-    metadata = open_log_file(file.path, columns).metadata
+    opened = open_log_file(file.path, columns)
+    metadata, there = opened.metadata, opened.schema_arrow.names if columns.absent else ()
+    lacking = tuple(ours for ours, _ in columns.absent if columns.theirs(ours) not in there)
     with locations.open_input(file.path) as source:
         footer = footer_mark(source)
     version = f"{footer_digest(metadata)[:16]}-{file.modified_ns}"
     name = f"ds={date.isoformat()}/{file.name}"
-    return LogFile(file.path, name, date, metadata.num_rows, file.bytes, version, footer, file.modified_ns, days)
+    return LogFile(
+        file.path, name, date, metadata.num_rows, file.bytes, version, footer, file.modified_ns, days, lacking
+    )
 
 
 def _refuse_missing(logs: str, partitions: Collection[datetime.date], wanted: Collection[datetime.date]) -> None:
@@ -234,6 +226,11 @@ class InputSelection:
     late: tuple[LogFile, ...]
     partitions: tuple[datetime.date, ...]
     rewritten: tuple[Rewritten, ...] = ()
+
+    @property
+    def lacking(self) -> list[str]:
+        """Our columns that some file does not have, sorted."""
+        return sorted({name for file in self.files for name in file.lacking})
 
 
 def select_inputs(

@@ -1,15 +1,14 @@
 """PinSage vectors: the input files, and the sorted tables that workers map into memory."""
 
 import dataclasses
-import datetime
-import json
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores import locations
+from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.footers import check_footer, find_unreadable, rows_before, why_unreadable
@@ -17,12 +16,17 @@ from stores.ids import bucket_of, find_sorted
 from stores.partitions import LEAVE_ALONE, DataFile, list_visible
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import footer_digest
+from stores.vector_columns import (
+    VectorColumns,
+    check_directions,
+    find_vector_columns,
+    peek_width,
+    to_matrix,
+)
+from stores.vector_version import VERSION_FILE, read_dtype, read_version
 
-WIDTH = 256
-VERSION_FILE = "version.json"
-
-# Norms between these are computed in float32 without a square, or a quotient of two, that is 0 or infinite.
-LEAST_NORM, MOST_NORM = 1e-8, 1e8
+PEEKED_BYTES = 1 << 16  # and no whole row group, where only its first vectors are looked at
+NUMBERS_AT_ONCE = 1 << 23  # of a row group whose vectors are not stored as they are used: 64 MiB of doubles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +34,10 @@ class VectorFile:
     """One Parquet file of PinSage vectors.
 
     Attributes:
-        dtype: float16 or float32.
+        dtype: float16 or float32, of the vectors in memory.
         version: Changes when the file is written again: from its footer and its modification time.
+        width: Numbers of a vector.
+        columns: Where they stand in the file.
     """
 
     path: str
@@ -39,15 +45,18 @@ class VectorFile:
     row_groups: int
     dtype: str
     version: str
+    width: int
+    columns: VectorColumns = VectorColumns()
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorSet:
-    """The PinSage vectors a run is given: one version, one dtype, any number of files."""
+    """The PinSage vectors a run is given: one version, one dtype, one width, any number of files."""
 
     version: str
     dtype: str
     files: tuple[VectorFile, ...]
+    width: int
 
     @property
     def rows(self) -> int:
@@ -56,7 +65,7 @@ class VectorSet:
     @property
     def nbytes(self) -> int:
         """Of all vectors, in memory."""
-        return self.rows * WIDTH * np.dtype(self.dtype).itemsize
+        return self.rows * self.width * np.dtype(self.dtype).itemsize
 
 
 def list_vector_files(folder: str) -> list[DataFile]:
@@ -82,65 +91,14 @@ def list_vector_files(folder: str) -> list[DataFile]:
     return found
 
 
-def read_version_file(folder: str) -> dict[str, Any]:
-    """What a vector set says of itself in `version.json`.
+def describe_vectors(
+    folder: str, expected_version: str, width: int | None = None, columns: ColumnNames = OUR_NAMES
+) -> VectorSet:
+    """Opens every file of a vector set and checks its schema; reads no vector but, of lists, the first of a file.
 
-    Raises:
-        InputError: missing, or no JSON object.
-    """
-    path = locations.join(locations.absolute(folder), VERSION_FILE)
-    try:
-        found = json.loads(locations.read_bytes(path))
-    except FileNotFoundError:
-        raise InputError(f'{path}: missing; expected {{"pinsage_version": "..."}}') from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f'{path}: not understood; expected {{"pinsage_version": "..."}}')
-    return found
-
-
-def read_version(folder: str) -> str:
-    """The PinSage version that a vector set says it is of, in `version.json`; a number is taken for its digits.
-
-    Raises:
-        InputError: missing, or no name of a version in it.
-    """
-    path = locations.join(locations.absolute(folder), VERSION_FILE)
-    found = read_version_file(folder)
-    if "pinsage_version" not in found:
-        raise InputError(f'{path}: not understood; expected {{"pinsage_version": "..."}}')
-    version = found["pinsage_version"]
-    if isinstance(version, int) and not isinstance(version, bool):
-        version = str(version)
-    if not isinstance(version, str) or not version:
-        raise InputError(f'{path}: pinsage_version is {version!r}; expected a name, {{"pinsage_version": "..."}}')
-    return version
-
-
-def read_until(folder: str) -> datetime.date | None:
-    """The day before which lies everything that the vectors know of, the key `until` of `version.json`.
-
-    Returns:
-        None where the vector set does not say.
-
-    Raises:
-        InputError: `version.json` is missing, or says something else than a day.
-    """
-    until = read_version_file(folder).get("until")
-    if until is None:
-        return None
-    try:
-        return datetime.date.fromisoformat(until)
-    except (TypeError, ValueError):
-        path = locations.join(locations.absolute(folder), VERSION_FILE)
-        raise InputError(f"{path}: until is {until!r}; expected a day like 2026-11-01") from None
-
-
-def describe_vectors(folder: str, expected_version: str) -> VectorSet:
-    """Opens every file of a vector set and checks its schema; reads no vector.
+    Args:
+        width: Of the model's vectors; None: the first file's.
+        columns: The vectors' own column names.
 
     Raises:
         InputError: no such folder or no file in it, another PinSage version than the model's, wrong width or type.
@@ -156,79 +114,151 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
         )
     if not listed:
         raise InputError(f"--pins {folder}: no *.parquet file in it")
-    files = tuple(_describe_file(file) for file in listed)
-    dtypes = sorted({file.dtype for file in files})
+    declared = read_dtype(folder)
+    found = [describe_vector_file(file, columns, declared) for file in listed]
+    dtypes = sorted({file.dtype for file in found})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
-    return VectorSet(version=version, dtype=dtypes[0], files=files)
+    decided = _check_width(folder, found, width)
+    files = tuple(dataclasses.replace(file, width=decided) for file in found)
+    return VectorSet(version=version, dtype=dtypes[0], files=files, width=decided)
 
 
-def open_vector_file(path: str) -> pq.ParquetFile:
+def _check_width(folder: str, files: list[VectorFile], width: int | None) -> int:
+    """The width of all files, which is the model's where there is one; files that do not say theirs have 0."""
+    first = next((file for file in files if file.width), None)
+    for file in files:
+        if file.width and width is not None and file.width != width:
+            raise InputError(
+                f"{file.path}: column {file.columns.vector!r} is {file.width} wide, the model's pin_vector_dim is "
+                f"{width}; give --pins of that width, or a --model made for these with `init-model` or `train`"
+            )
+        if first is not None and file.width not in (0, first.width):
+            raise InputError(
+                f"{file.path}: column {file.columns.vector!r} is {file.width} wide, that of {first.path} "
+                f"{first.width}; write all files of a set with one width"
+            )
+    decided = width or (first.width if first else 0)
+    if not decided:
+        raise InputError(f"--pins {folder}: no vector in it, so that nothing says how wide they are; give some")
+    return decided
+
+
+def open_vector_file(path: str, width: int = 1, *, buffer_bytes: int = 0) -> pq.ParquetFile:
     """Opens a file of vectors; checksums of pages are compared.
+
+    Args:
+        width: Of the vectors, where they are read.
+        buffer_bytes: Read a column by so much at a time; 0: whole.
 
     Raises:
         ArrowException, OSError, ValueError: not Parquet, or a footer of impossible counts.
     """
-    file = pq.ParquetFile(locations.open_input(path), page_checksum_verification=True)
-    check_footer(file.metadata, WIDTH)
+    file = pq.ParquetFile(locations.open_input(path), page_checksum_verification=True, buffer_size=buffer_bytes)
+    check_footer(file.metadata, width)
     return file
 
 
-def _describe_file(listed: DataFile) -> VectorFile:
+def describe_vector_file(listed: DataFile, columns: ColumnNames, declared: str | None) -> VectorFile:
+    """Opens a file of vectors and checks its schema.
+
+    Args:
+        declared: Of what numbers `version.json` says that bytes are; None: it does not.
+
+    Returns:
+        With a width of 0 where it has no vector that says it.
+
+    Raises:
+        InputError: no readable Parquet file, or a column is missing, there twice or of a type that cannot be read.
+    """
     path = listed.path
     try:
         file = open_vector_file(path)
         schema = file.schema_arrow
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again or remove it, or "
-            f"{LEAVE_ALONE}"
-        ) from None
-    for name in ("pin_id", "vector"):
-        found = len(schema.get_all_field_indices(name))
-        if not found:
-            raise InputError(f"{path}: no column {name!r} (it has {', '.join(schema.names)})")
-        if found > 1:
-            raise InputError(f"{path}: {found} columns are called {name!r}; write one of them, under that name")
-    if not pa.types.is_integer(schema.field("pin_id").type):
-        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
-    kind = schema.field("vector").type
-    values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
-    if values not in (pa.float16(), pa.float32()):
-        raise InputError(
-            f"{path}: column 'vector' is {kind}; write it as fixed_size_list<float16>[{WIDTH}] or <float32>[{WIDTH}]"
-        )
-    if kind.list_size != WIDTH:
-        raise InputError(
-            f"{path}: column 'vector' is {kind.list_size} wide, PinSage is {WIDTH}; give the right vectors"
-        )
-    dtype = "float16" if values == pa.float16() else "float32"
+        raise _unreadable(path, error) from None
+    try:
+        found = find_vector_columns(schema, columns, declared)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    width = found.width
+    if width is None:
+        with open_vector_file(path, buffer_bytes=PEEKED_BYTES) as some:
+            width = peek_width(some, found)
+    try:
+        check_footer(file.metadata, width or 1)
+    except ValueError as error:
+        raise _unreadable(path, error) from None
     file_version = f"{footer_digest(file.metadata)[:16]}-{listed.modified_ns}"
-    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version)
+    rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
+    return VectorFile(path, rows, groups, found.dtype, file_version, width or 0, found)
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again or remove it, or "
+        f"{LEAVE_ALONE}"
+    )
 
 
 def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads one row group and checks every row of it.
 
     Returns:
-        pin_id int64 [N], as stored; vector [N, 256] of the file's dtype.
+        pin_id int64 [N], as stored; vector [N, width] of the file's dtype.
 
     Raises:
-        InputError: a null or negative id, or one past 2**63; a null vector, NaN or infinity, or a vector so short or so
-            long that float32 cannot give it a direction; names the row. All zeros is a vector like any other here.
+        InputError: a null or negative id, or one past 2**63; a null vector, one of another length than the others, NaN
+            or infinity, or a vector so short or so long that float32 cannot give it a direction; names the row. All
+            zeros is a vector like any other here.
     """
-    wanted = ["pin_id", "vector"]
+    ids, vectors, done = np.empty(0, np.int64), np.empty((0, file.width), file.dtype), 0
+    for first, rows, their_ids, column in _read_pieces(file, row_group):
+        some_ids, some_vectors = _check_rows(file, first, their_ids, column)
+        if len(some_ids) == rows and some_vectors.dtype == file.dtype:
+            return some_ids, some_vectors  # as they lie in the file, not copied
+        if not done:
+            ids, vectors = np.empty(rows, np.int64), np.empty((rows, file.width), file.dtype)
+        piece = slice(done, done + len(some_ids))
+        ids[piece], vectors[piece] = some_ids, some_vectors
+        done = piece.stop
+    return ids, vectors
+
+
+def _read_pieces(file: VectorFile, row_group: int) -> Iterator[tuple[int, int, pa.Array, pa.Array]]:
+    """Yields (row in the file, rows of the row group, ids, vectors as they are stored).
+
+    In one piece, if the vectors are stored as they are used; else in small ones: as lists or doubles, those of a row
+    group take up to three times their memory.
+
+    Raises:
+        InputError: pages that cannot be read.
+    """
+    names = [file.columns.pin_id, file.columns.vector]
+    as_used = file.columns.form == "fixed" and file.columns.stored == file.dtype
     try:
-        with open_vector_file(file.path) as source:
-            first = rows_before(source.metadata, row_group)
-            rows = source.read_row_group(row_group, columns=wanted, use_threads=False)
+        with open_vector_file(file.path, file.width) as source:
+            first, rows = rows_before(source.metadata, row_group), source.metadata.row_group(row_group).num_rows
+            if as_used:
+                table = source.read_row_group(row_group, columns=names, use_threads=False)
+                pieces = iter(table.combine_chunks().to_batches())
+            else:
+                at_once = max(1, NUMBERS_AT_ONCE // file.width)
+                pieces = source.iter_batches(at_once, row_groups=[row_group], columns=names, use_threads=False)
+            for batch in pieces:
+                yield first, rows, batch[names[0]], batch[names[1]]
+                first += batch.num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
-        why = find_unreadable(lambda: open_vector_file(file.path), row_group, wanted, error)
+        why = find_unreadable(lambda: open_vector_file(file.path, file.width), row_group, names, error)
         raise InputError(f"{file.path}: row group {row_group} unreadable ({why}); write it again") from None
-    ids = rows["pin_id"].combine_chunks()
-    column = rows["vector"].combine_chunks()
-    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
-    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _check_rows(file: VectorFile, first: int, ids: pa.Array, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Some rows of a file, each found fit: pin_id int64 [N]; vector [N, width] of the dtype that is stored.
+
+    Args:
+        first: The number of the first of them in the file.
+    """
 
     def refuse(bad: np.ndarray, what: str) -> None:
         if bad.any():
@@ -240,23 +270,9 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
     refuse(ids.to_numpy() > np.iinfo(np.int64).max, "pin_id does not fit int64")
     pin_ids = ids.cast(pa.int64()).to_numpy()
     refuse(pin_ids < 0, "pin_id is negative")
-    refuse(column.is_null().to_numpy(zero_copy_only=False), "vector is null")
-    flat = column.flatten()
-    if flat.null_count:
-        holes = flat.is_null().to_numpy(zero_copy_only=False).reshape(len(pin_ids), WIDTH)
-        refuse(holes.any(axis=1), "a null inside the vector")
-    vectors = flat.to_numpy().reshape(len(pin_ids), WIDTH)
-    refuse(~np.isfinite(vectors).all(axis=1), "vector has NaN or infinity in it")
-    norms = norms_of(vectors)
-    refuse(norms > MOST_NORM, f"the vector's L2 norm is more than {MOST_NORM:g}, too long for float32 to work with")
-    short = (norms < LEAST_NORM) & vectors.any(axis=1)
-    refuse(short, f"the vector's L2 norm is less than {LEAST_NORM:g}, too short for float32 to work with")
+    vectors = to_matrix(column, file.columns, file.width, refuse)
+    check_directions(vectors, refuse)
     return pin_ids, vectors
-
-
-def norms_of(vectors: np.ndarray) -> np.ndarray:
-    """float64 [N]: the L2 norms of [N, d] vectors, of which no square overflows or is lost."""
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
 
 
 def write_vector_table(
@@ -273,7 +289,7 @@ def write_vector_table(
 
 
 def map_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Maps what `write_vector_table` wrote: pin_id int64 [N], vector [N, 256]; pages are shared between processes."""
+    """Maps what `write_vector_table` wrote: pin_id int64 [N], vector [N, width]; pages are shared between processes."""
     with pa.memory_map(root.local_copy(entry)) as source:
         return _columns(source, dtype)
 
@@ -287,7 +303,8 @@ def read_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndar
 def _columns(source: pa.NativeFile, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     table = pa.ipc.open_file(source).read_all()
     if not table.num_rows:
-        return np.empty(0, np.int64), np.empty((0, WIDTH), dtype)
+        width = table.schema.field("vector").type.byte_width // np.dtype(dtype).itemsize
+        return np.empty(0, np.int64), np.empty((0, width), dtype)
     return table["pin_id"].chunk(0).to_numpy(), from_binary_column(table["vector"], np.dtype(dtype))
 
 
@@ -297,7 +314,7 @@ class VectorTable:
 
     Attributes:
         ids: A shard's pin_id int64 [P_s], sorted, unique.
-        vectors: A shard's vector [P_s, 256].
+        vectors: A shard's vector [P_s, width].
     """
 
     ids: tuple[np.ndarray, ...]
@@ -336,10 +353,10 @@ class VectorTable:
             pin_ids: int64 [N]; may repeat.
 
         Returns:
-            found bool [N]; vector [found.sum(), 256], of those found.
+            found bool [N]; vector [found.sum(), width], of those found.
         """
         found, shard, row = self._locate(pin_ids)
-        out = np.empty((int(found.sum()), WIDTH), self.vectors[0].dtype)
+        out = np.empty((int(found.sum()), self.vectors[0].shape[1]), self.vectors[0].dtype)
         shard, row = shard[found], row[found]
         for s, vectors in enumerate(self.vectors):
             mine = np.flatnonzero(shard == s)

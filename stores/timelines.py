@@ -5,7 +5,7 @@ OUT/timelines.json          what this is; written last: without it there are no 
 OUT/train/*.parquet         one row a user, its events as lists, oldest first
 OUT/evaluation/*.parquet    the users that training does not see
 OUT/pins/pin_ids.npy        int64 [P]
-OUT/pins/vectors.npy        float16 or float32 [P, 256], mapped into memory; an event's `pin_row` counts its rows
+OUT/pins/vectors.npy        float16 or float32 [P, width], mapped into memory; an event's `pin_row` counts its rows
 ```
 """
 
@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from stores.errors import InputError
 from stores.files import FileEntry, Root, explain_os_errors, replace_atomically
-from stores.pin_vectors import WIDTH
 from stores.upgrades import FILE_ENTRY, TIMELINES, read_json_record, read_record
 
 DESCRIPTION, PIN_IDS, VECTORS = "timelines.json", "pins/pin_ids.npy", "pins/vectors.npy"
@@ -102,7 +101,11 @@ def read_timelines(folder: str, files: list[FileEntry]) -> tuple[np.ndarray, np.
 
 
 def write_vector_matrix(root: Root, shards: list[tuple[np.ndarray, np.ndarray]], dtype: str) -> None:
-    """Writes the shards' ids and vectors, one shard after the other, as two `.npy` files; one shard in memory."""
+    """Writes the shards' ids and vectors, one shard after the other, as two `.npy` files; one shard in memory.
+
+    Args:
+        shards: At least one, which may be empty.
+    """
     pins = sum(len(ids) for ids, _ in shards)
     with replace_atomically(root.path(PIN_IDS)) as path, open(path, "wb") as file:
         np.save(file, np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in shards)]))
@@ -111,7 +114,7 @@ def write_vector_matrix(root: Root, shards: list[tuple[np.ndarray, np.ndarray]],
         header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
             "fortran_order": False,
-            "shape": (pins, WIDTH),
+            "shape": (pins, shards[0][1].shape[1]),
         }
         np.lib.format.write_array_header_2_0(file, header)
         for _, vectors in shards:
@@ -133,7 +136,7 @@ def unnamed_files(root: Root) -> list[str]:
 
 
 def read_vector_matrix(folder: str) -> tuple[np.ndarray, np.ndarray]:
-    """pin_ids int64 [P]; vectors [P, 256], mapped: pages come in as they are used.
+    """pin_ids int64 [P]; vectors [P, width], mapped: pages come in as they are used.
 
     Raises:
         InputError: missing or damaged.

@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores import locations
+from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError
 from stores.files import Root
 from stores.footers import why_unreadable
-from stores.partitions import list_visible
-from stores.pin_vectors import VERSION_FILE, list_vector_files
+from stores.partitions import DataFile, list_visible
+from stores.pin_vectors import VectorFile, describe_vector_file, list_vector_files
+from stores.vector_columns import to_matrix
+from stores.vector_version import VERSION_FILE, read_dtype
 
 MADE_BY = "item-vectors"
 METADATA = b"pinnerformer.item_vectors"  # of every Parquet file: `version.json` without its counts
@@ -49,11 +52,12 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def read_any_vectors(folder: str, flag: str) -> PinRows:
+def read_any_vectors(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> PinRows:
     """Reads a whole vector set of whatever width, its column `topic` too where every file has one.
 
     Args:
         flag: That named the folder, for messages.
+        columns: The vectors' own column names.
 
     Raises:
         InputError: no such folder or no file in it, a file without the two columns, of another width than the first, a
@@ -63,11 +67,12 @@ def read_any_vectors(folder: str, flag: str) -> PinRows:
     listed = list_vector_files(folder)
     if not listed:
         raise InputError(f"{flag} {folder}: no *.parquet file in it")
+    declared = declared_dtype(folder)
     ids: list[np.ndarray] = []
     vectors: list[np.ndarray] = []
     topics: list[pa.Array | None] = []
     for file in listed:
-        pin, vector, topic = _read_file(file.path)
+        pin, vector, topic = _read_file(file, columns, declared)
         if vectors and vector.shape[1] != vectors[0].shape[1]:
             raise InputError(
                 f"{file.path}: vectors are {vector.shape[1]} wide, those of {listed[0].name} {vectors[0].shape[1]}; "
@@ -86,56 +91,53 @@ def read_any_vectors(folder: str, flag: str) -> PinRows:
     return PinRows(pin[order], np.concatenate(vectors)[order], topic)
 
 
-def vector_width(folder: str, flag: str) -> int:
+def vector_width(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> int:
     """How wide the vectors of a set are, by its first file.
 
     Raises:
         InputError: as `read_any_vectors`.
     """
-    listed = list_vector_files(locations.absolute(folder))
+    folder = locations.absolute(folder)
+    listed = list_vector_files(folder)
     if not listed:
         raise InputError(f"{flag} {folder}: no *.parquet file in it")
-    path = listed[0].path
-    try:
-        schema = pq.read_schema(locations.open_input(path))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again"
-        ) from None
-    return _check_schema(path, schema)
+    return _require_width(describe_vector_file(listed[0], columns, declared_dtype(folder)))
 
 
-def _check_schema(path: str, schema: pa.Schema) -> int:
-    """The width of a file's vectors; raises InputError where it has not the two columns."""
-    for name in ("pin_id", "vector"):
-        if schema.names.count(name) != 1:
-            raise InputError(f"{path}: expected one column {name!r} (it has {', '.join(schema.names)})")
-    kind = schema.field("vector").type
-    values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
-    if values not in (pa.float16(), pa.float32()):
-        raise InputError(f"{path}: column 'vector' is {kind}; write it as fixed_size_list<float16 or float32>")
-    if not pa.types.is_integer(schema.field("pin_id").type):
-        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
-    return kind.list_size
+def declared_dtype(folder: str) -> str | None:
+    """As `read_dtype`, of a set that may go without `version.json`."""
+    return read_dtype(folder) if read_manifest(folder) is not None else None
 
 
-def _read_file(path: str) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
+def _require_width(file: VectorFile) -> int:
+    if not file.width:
+        raise InputError(f"{file.path}: no vector in it, so that nothing says how wide they are; leave the file out")
+    return file.width
+
+
+def _read_file(
+    listed: DataFile, columns: ColumnNames, declared: str | None
+) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
+    described = describe_vector_file(listed, columns, declared)
+    path, found, width = listed.path, described.columns, _require_width(described)
     try:
         table = pq.read_table(locations.open_input(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); write it again"
         ) from None
-    width = _check_schema(path, table.schema)
-    column = _one_chunk(table["vector"])
-    flat = column.flatten()
-    if table["pin_id"].null_count or column.null_count or flat.null_count:
-        raise InputError(f"{path}: a null among its ids or vectors; leave the row out")
-    vectors = flat.to_numpy(zero_copy_only=False).reshape(len(column), width).astype(np.float32)
-    if not np.isfinite(vectors).all():
-        raise InputError(f"{path}: a vector has NaN or infinity in it; correct or leave out the row")
+
+    def refuse(bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise InputError(f"{path}: row {row}: {what}; correct or leave out the row")
+
+    ids = _one_chunk(table[found.pin_id])
+    refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
+    vectors = to_matrix(_one_chunk(table[found.vector]), found, width, refuse).astype(np.float32)
+    refuse(np.asarray(~np.isfinite(vectors).all(axis=1)), "vector has NaN or infinity in it")
     topic = _one_chunk(table["topic"].cast(pa.string())) if "topic" in table.schema.names else None
-    return _one_chunk(table["pin_id"].cast(pa.int64())).to_numpy(), vectors, topic
+    return ids.cast(pa.int64()).to_numpy(), vectors, topic
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pinnerformer_model.config import ModelConfig
-from pinnerformer_model.labels import find_positives
+from pinnerformer_model.labels import counts_on, find_positives, least_seconds
 from stores.files import FileEntry
 from stores.ids import find_sorted, uniform_of
 from stores.names import Counter
@@ -43,9 +43,8 @@ def draw_asked(users: np.ndarray, count: int) -> np.ndarray:
 def has_labels(config: ModelConfig) -> bool:
     """Whether the model's label rule can hold for a row that the model knows."""
     rule = config.label_rule
-    return bool(set(rule["actions"]) & set(config.action_vocabulary)) and bool(
-        set(rule["surfaces"]) & set(config.surface_vocabulary)
-    )
+    some_action = any(least_seconds(rule, word) >= 0 for word in config.action_vocabulary)  # NaN is not
+    return some_action and any(counts_on(rule, word) for word in config.surface_vocabulary)
 
 
 def known_rows(rows: pa.Table, config: ModelConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
+from stores.column_names import ColumnNames
 from stores.files import FileEntry
-from stores.logs import ColumnNames
 from stores.names import Counter, Step
 from stores.row_pieces import list_buckets, write_pieces
 from stores.user_lists import read_erased

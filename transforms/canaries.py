@@ -79,11 +79,11 @@ def with_vectors(rows: pa.Table, look_up: LookUp) -> pa.Table:
     return rows.append_column("vector", column)
 
 
-def frozen_look_up(frozen: pa.Table) -> LookUp:
-    """The pin vectors that were kept with the canaries."""
+def frozen_look_up(frozen: pa.Table, width: int) -> LookUp:
+    """The pin vectors that were kept with the canaries, of so many numbers."""
     has = frozen.filter(frozen["vector"].is_valid())
     column = has["vector"].combine_chunks()
-    dtype = np.float16 if column.type.byte_width == 512 else np.float32
+    dtype = np.float16 if column.type.byte_width == 2 * width else np.float32
     pins, first = np.unique(has["pin_id"].to_numpy(), return_index=True)
     vectors = from_binary_column(column, dtype)[first]
 
@@ -116,8 +116,8 @@ def canary_cosines(frozen: pa.Table, look_up: LookUp, config: ModelConfig, encod
 def pin_cosines(frozen: pa.Table, look_up: LookUp) -> np.ndarray:
     """Cosine of each pin's vector kept with the canaries to the one there is now; float64, pins that have both."""
     pins = np.unique(frozen["pin_id"].to_numpy())
-    had, kept = frozen_look_up(frozen)(pins)
     has, now = look_up(pins)
+    had, kept = frozen_look_up(frozen, now.shape[1])(pins)
     both = had & has
     a, b = kept[both[had]].astype(np.float64), now[both[has]].astype(np.float64)
     return np.einsum("nd,nd->n", a, b) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
@@ -158,7 +158,7 @@ class CanaryCheck:
             return task_report(started, {Counter.CANARIES: 0}, files={"canaries": []})
         frozen = read_files(run.root, entries, verify=True)
         encoder = UserEncoder(model.user_tower, self.token_budget, self.model.device)
-        kept = canary_cosines(frozen, frozen_look_up(frozen), model.config, encoder)
+        kept = canary_cosines(frozen, frozen_look_up(frozen, model.config.pin_vector_dim), model.config, encoder)
         pins = pin_cosines(frozen, tonight)
         lowest = {"cosine": float(kept.min())} if len(kept) else {}
         lowest |= {"pin_vectors_cosine": float(np.median(pins))} if len(pins) else {}

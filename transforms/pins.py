@@ -17,7 +17,6 @@ from stores.ids import bucket_of
 from stores.indexes import IndexParameters, build_findable_index, write_shard
 from stores.names import Counter, Step
 from stores.pin_vectors import (
-    WIDTH,
     VectorFile,
     VectorSet,
     map_vector_table,
@@ -95,7 +94,7 @@ class SortShard(beam.DoFn):
 
     def __init__(self, run: RunFolder, vectors: VectorSet):
         self._run = run
-        self._dtype = vectors.dtype
+        self._dtype, self._width = vectors.dtype, vectors.width
 
     def setup(self):
         self._run.check_root()
@@ -106,7 +105,7 @@ class SortShard(beam.DoFn):
         # By name, not by arrival: equal inputs give equal bytes.
         pieces = [read_vector_table(run.root, e, self._dtype) for e in sorted(entries, key=lambda e: e.path)]
         ids = np.concatenate([np.empty(0, np.int64), *(i for i, _ in pieces)])
-        vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in pieces)])
+        vectors = np.concatenate([np.empty((0, self._width), self._dtype), *(v for _, v in pieces)])
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         # Only here: two rows of one pin may lie in files that no other worker has seen.
@@ -147,7 +146,7 @@ class ShardVectors(beam.PTransform):
 
     def expand(self, groups: beam.PCollection[VectorGroup]):
         pipeline = groups.pipeline
-        # Every vector is written and read twice, 520 bytes each time. Shuffled in place of files, the local runner
+        # Every vector is written and read twice, 2 bytes a number or 4. Shuffled in place of files, the local runner
         # would hold all of them in memory, four to eight times over.
         cut_vectors = CutVectors(self.run, self.shards, {entry.part for entry in self.finished})
         cut = groups | "CutVectors" >> beam.ParDo(cut_vectors).with_outputs(REPORTS, main="main")

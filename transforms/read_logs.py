@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from pinnerformer_model.days import DAY_MS
 from stores import locations
+from stores.column_names import TEXT_COLUMNS, ColumnNames
 from stores.errors import InputError
 from stores.files import FileEntry, Root
-from stores.log_text import encode_text, is_plain, not_text, readable_text, too_long, used_text
-from stores.logs import COLUMNS, TEXT_COLUMNS, ColumnNames, LogFile, read_row_group
+from stores.log_text import is_plain, not_text, read_text, readable_text, too_long, used_text
+from stores.logs import COLUMNS, LogFile, read_row_group
 from stores.names import Counter, Step
 from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS
@@ -68,6 +69,8 @@ class OutOfRangeError(ValueError):
 def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
     """Brings a batch of a log file to the schema `ENGAGEMENTS`; durations that are no number become null.
 
+    What the logs lack is one value, and their words are ours, as `columns` says.
+
     NaN and infinity are what a division by zero leaves in a log; other nulls stay.
 
     Raises:
@@ -75,7 +78,14 @@ def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
     """
     arrays = []
     for name, field in zip(COLUMNS, ENGAGEMENTS, strict=True):
-        column = batch[columns.theirs(name)]
+        if name in TEXT_COLUMNS:
+            arrays.append(read_text(batch, name, columns).cast(field.type))
+            continue
+        theirs = columns.theirs(name)
+        if columns.may_lack(name) and theirs not in batch.schema.names:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+            continue
+        column = batch[theirs]
         if name == "timestamp_ms":
             column = to_milliseconds(column)
         elif name == "duration_s":
@@ -83,8 +93,6 @@ def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
             if pc.all(pc.is_finite(column)).as_py() is False:
                 unknown = pc.or_(pc.is_nan(column), pc.equal(column, float("inf")))
                 column = pc.if_else(unknown, None, column)
-        elif name in TEXT_COLUMNS:
-            column = encode_text(column)
         elif column.type == pa.uint64():
             _refuse_too_large(name, column)
         arrays.append(column.cast(field.type))

@@ -13,7 +13,7 @@ from pinnerformer_model.sequences import Sequences
 from stores.files import FileEntry
 from stores.ids import bucket_of, find_sorted
 from stores.names import Counter, Step
-from stores.pin_vectors import WIDTH, map_vector_table
+from stores.pin_vectors import map_vector_table
 from transforms.batches import MAX_SHUFFLED_BYTES, from_ipc
 from transforms.run import Run
 from transforms.sorted_rows import group_starts, rank_within_groups
@@ -22,7 +22,7 @@ from transforms.vector_tables import SharedVectorTable
 
 SliceKey = tuple[int, int]  # (bucket, number within it)
 
-# pin_id int64 [N] -> (found bool [N], vector [found.sum(), 256])
+# pin_id int64 [N] -> (found bool [N], vector [found.sum(), width])
 LookUp = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -94,7 +94,7 @@ def assemble(rows: pa.Table, config: ModelConfig, look_up: LookUp) -> tuple[Sequ
     """
     user_id = rows["user_id"].to_numpy()
     columns, in_vocabulary = token_columns(rows, config.action_vocabulary, config.surface_vocabulary)
-    # The look-up reads 512 bytes per row from the tables, the vocabulary test nothing: so the words are tested first.
+    # The look-up reads a vector per row from the tables, the vocabulary test nothing: so the words are tested first.
     known = np.flatnonzero(in_vocabulary)
     found, vectors = look_up(rows["pin_id"].to_numpy()[known])
     usable = known[found]
@@ -201,7 +201,7 @@ class AnswerPins(beam.DoFn):
         (entry,) = groups["table"]
         ids, vectors = map_vector_table(self._run.root, entry, self._dtype)
         # 16 bytes for the id and what pickling adds per row.
-        step = MAX_SHUFFLED_BYTES // (vectors.dtype.itemsize * WIDTH + 16)
+        step = max(1, MAX_SHUFFLED_BYTES // (vectors.dtype.itemsize * vectors.shape[1] + 16))
         for key, pins in groups["requests"]:
             at, hit = find_sorted(ids, pins)
             at, pins = at[hit], pins[hit]
@@ -217,7 +217,7 @@ class JoinAnswered(_Joiner):
         key, groups = element
         answers = list(groups["answers"])
         ids = np.concatenate([np.empty(0, np.int64), *(pins for pins, _ in answers)])
-        vectors = np.concatenate([np.empty((0, WIDTH), self._dtype), *(v for _, v in answers)])
+        vectors = np.concatenate([np.empty((0, self._config.pin_vector_dim), self._dtype), *(v for _, v in answers)])
         # Answers come in the shuffle's order, from several shards. An id is in one of them only, so the order is
         # unique.
         order = np.argsort(ids)

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.timelines import Timelines
+from stores.errors import InputError
 from stores.timelines import entries_of, read_description, read_timelines, read_vector_matrix
 
 
@@ -16,7 +18,7 @@ class TrainingData:
     Attributes:
         timelines: Of one split.
         pin_ids: int64 [P], the corpus.
-        vectors: float16 or float32 [P, 256], mapped into memory; `timelines.pin_row` counts its rows.
+        vectors: float16 or float32 [P, width], mapped into memory; `timelines.pin_row` counts its rows.
         description: What `timelines.json` says: vocabularies, label rule, PinSage version, counts.
         digest: Hex sha256 that names the timelines.
     """
@@ -27,14 +29,37 @@ class TrainingData:
     description: dict[str, Any]
     digest: str
 
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return self.vectors.shape[1]
 
-def config_fields(description: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a `ModelConfig` that timelines settle, of what `timelines.json` says."""
+
+def refuse_width(model: str, config: ModelConfig, data: TrainingData) -> None:
+    """Refuses a model for vectors of another width than those of the timelines.
+
+    Args:
+        model: How a message names it.
+
+    Raises:
+        InputError: says both.
+    """
+    if config.pin_vector_dim != data.width:
+        raise InputError(
+            f"{model}: its pin_vector_dim is {config.pin_vector_dim}, the vectors of the timelines are {data.width} "
+            "wide; make timelines with the --pins that the model is for, or take a model for these vectors"
+        )
+
+
+def config_fields(data: TrainingData) -> dict[str, Any]:
+    """The fields of a `ModelConfig` that timelines settle."""
+    description = data.description
     return {
         "action_vocabulary": tuple(description["action_vocabulary"]),
         "surface_vocabulary": tuple(description["surface_vocabulary"]),
         "pinsage_version": description["pinsage_version"],
         "label_rule": description["label_rule"],
+        "pin_vector_dim": data.width,
     }
 
 

@@ -11,6 +11,7 @@ from pipelines.launch.detached import note_submitted
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.planning.daily_plan import DailyPlan
+from pipelines.planning.lacking import say_lacking
 from transforms.release import OUTCOME, STAGED, read_outcome
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
@@ -31,6 +32,8 @@ def execute(
     run, taken_over = plan.run, plan.finished.describe()
     if taken_over and shown:
         print(f"goes on where {run.name} was cut off; done already: {taken_over}", file=sys.stderr)
+    if shown:
+        say_lacking(plan.inputs.files, plan.given.columns)
     # Else an earlier attempt's outcome would be read for this one's, where the engine dies before the barrier.
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease)
@@ -46,6 +49,7 @@ def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:
     The lease ends with the launcher: of two runs on one root the one that moves CURRENT first wins, the other fails.
     """
     run = plan.run
+    say_lacking(plan.inputs.files, plan.given.columns)
     for name in (OUTCOME, STAGED):  # of an earlier attempt
         run.root.remove(f"{run.staging}/{name}")
     plan = plan.launched()

@@ -13,6 +13,7 @@ from rich.table import Table
 from pipelines.launch.beam_options import parse_flags
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest, make_parser, night_request
+from pipelines.planning.lacking import describe_lacking
 from stores.errors import UsageError
 from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
@@ -118,8 +119,14 @@ def describe(
             f"{len(inputs.partitions)} new partitions, {len(inputs.late)} late files",
         ),
         ("log rows", f"{rows:,}", f"{size / 1e6:,.1f} MB"),
-        ("pins", f"{given.vectors.rows:,}", f"vectors of {given.vectors.version}, {given.vectors.dtype}"),
+        (
+            "pins",
+            f"{given.vectors.rows:,}",
+            f"vectors of {given.vectors.version}, {given.vectors.dtype}, {given.vectors.width} wide",
+        ),
     ]
+    lacking = describe_lacking(inputs.files, given.columns)
+    lines += [("absent", column, f"{where}; {instead}") for column, where, instead in lacking]
     users: float | None = known if everybody and current else None
     if not everybody and rates.active_per_row is not None:
         users = min(known + rows, rates.active_per_row * rows)

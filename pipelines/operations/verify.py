@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, add_lookback, add_root, add_stores, positive
+from pipelines.arguments import Parser, add_lookback, add_names, add_root, add_stores, positive
+from stores.column_names import ColumnNames
 from stores.erasure import check_erased, find_users
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
@@ -64,6 +65,7 @@ class VerifyRequest:
         seed: Of the draw; None: another one each time.
         this_only: Whether the releases before it are left out.
         model, pins: To make vectors again with; both or none.
+        columns: How the vectors call their columns.
         min_cosine: Of a vector made again, to the one stored.
         logs: Whose files are compared with what was read; None: none.
         lookback: How many partitions of them.
@@ -79,6 +81,7 @@ class VerifyRequest:
     this_only: bool
     model: str | None
     pins: str | None
+    columns: ColumnNames
     min_cosine: float
     logs: str | None
     lookback: int
@@ -98,6 +101,7 @@ def make_parser() -> Parser:
     parser.add_argument("--this-only", action="store_true", help="leave the releases before it out")
     parser.add_argument("--model", metavar="DIR", help="the release's model, to make vectors again")
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
+    add_names(parser)
     text = "of a vector made again, to the one stored (%(default)s)"
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
     parser.add_argument("--logs", metavar="DIR", help="that what was read of the last --lookback days is what it was")
@@ -125,6 +129,7 @@ def parse(argv: list[str]) -> VerifyRequest:
         this_only=found.this_only,
         model=found.model,
         pins=found.pins,
+        columns=ColumnNames.parse(found.column),
         min_cosine=found.min_cosine,
         logs=found.logs,
         lookback=found.lookback,
@@ -185,7 +190,8 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
                 f"--model {request.model}: is model {digest[:12]}, {release} is of {manifest.model_digest[:12]}; give "
                 "the model that made it"
             )
-        vectors = describe_vectors(request.pins, manifest.settings["pinsage_version"])
+        version, width = manifest.settings["pinsage_version"], width_of(request.model)
+        vectors = describe_vectors(request.pins, version, width, request.columns)
         problems = check_users(root, manifest, drawn, request.model, vectors, request.min_cosine)
         found.note(f"{len(drawn):,} users made again", problems)
     for store in stores:
@@ -219,5 +225,19 @@ def digest_of(model: str) -> str:
 
     try:
         return model_digest(model)
+    except ModelError as error:
+        raise InputError(str(error)) from None
+
+
+def width_of(model: str) -> int:
+    """How wide the vectors are that a model reads.
+
+    Raises:
+        InputError: there is no model in the folder.
+    """
+    from pinnerformer_model.checkpoint import load_config
+
+    try:
+        return load_config(model).pin_vector_dim
     except ModelError as error:
         raise InputError(str(error)) from None

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipelines.planning.backfill_request import BackfillRequest
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, fingerprint, same_model
+from pipelines.planning.lacking import describe_lacking
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout, open_layout, read_layout
 from stores.logs import InputSelection, LogFile, select_inputs
@@ -354,6 +355,9 @@ def describe(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: 
     cost = estimate(plan)
     files, late = (sum(len(getattr(day.inputs, name)) for day in days) for name in ("files", "late"))
     lines.append(("logs", f"{cost.rows:,} rows in {files:,} files" + (f", {late:,} of them came late" if late else "")))
+    read = [file for day in days for file in day.inputs.files]
+    lacking = describe_lacking(read, plan.given.columns)
+    lines += [("absent", f"{column}: {where}; {instead}") for column, where, instead in lacking]
     speed = _speed(start)
     if speed and start:
         users = start.count(Step.UPDATE_HISTORIES, Counter.USERS_ACTIVE)

@@ -16,11 +16,12 @@ from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.launch.beam_options import worker_threads
 from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.job_request import JobRequest
+from stores.column_names import ColumnNames
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
 from stores.layout import Layout, check_layout, open_layout, read_layout
-from stores.logs import ColumnNames, InputSelection, select_inputs
+from stores.logs import InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.partitions import PartitionDays
 from stores.pin_vectors import VectorSet, describe_vectors
@@ -89,7 +90,7 @@ def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib
         config, digest = check_model(local_model(request.model))
     except ModelError as error:
         raise InputError(str(error)) from None
-    vectors = describe_vectors(request.pins, config.pinsage_version)
+    vectors = describe_vectors(request.pins, config.pinsage_version, config.pin_vector_dim, request.columns)
     _check_history_length(request, config)
     # By size alone: what fits a worker's disk is mapped, since mapping shuffles nothing (docs/scale.md says where it
     # ends).
@@ -256,6 +257,9 @@ def fingerprint(
         erased = root.read_bytes("erased")
     except FileNotFoundError:
         erased = b""
+    # Of the pin branch's own run, which reads no logs, their words are no part.
+    columns = given.columns.in_force(inputs.lacking) if inputs.files else {}
+    bytes_of = [file.columns.stored for file in vectors.files if file.columns.form == "binary"]
     facts = [
         [TASKS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
         # The manifest's bytes and not its name: `erase` and `gc` write it again under the same name.
@@ -264,5 +268,7 @@ def fingerprint(
         [bootstrap_from.isoformat(), given.columns.names, settings, dataclasses.asdict(layout)],
         [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
         hashlib.sha256(erased).hexdigest(),
+        *([columns] if columns else []),
+        *([bytes_of] if bytes_of else []),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

@@ -15,18 +15,21 @@ from pipelines.arguments import (
     add_min_age,
     add_quiet,
     add_root,
+    column_names,
     date,
     positive,
     seconds,
 )
 from pipelines.launch.beam_options import parse_flags
 from stores import locations
+from stores.column_names import ColumnNames
 from stores.errors import InputError, UsageError
 from stores.files import Root
-from stores.logs import ColumnNames, InputSelection, select_inputs
+from stores.logs import InputSelection, select_inputs
 from stores.partitions import PartitionDays, list_partitions
-from stores.pin_vectors import VERSION_FILE, WIDTH, list_vector_files
+from stores.pin_vectors import list_vector_files
 from stores.vector_sets import MADE_BY, foreign_entry, read_manifest, vector_width
+from stores.vector_version import VERSION_FILE
 from transforms.co_engagement import PairRules
 from transforms.item_vectors import METHODS, NORMS, VectorSettings, check_libraries
 from transforms.run import RunFolder
@@ -46,7 +49,7 @@ example:
 """
 
 CONTENT_PART = 4  # content takes at most one in so many numbers of a vector
-LEAST_WIDTH = 16
+WIDTH, LEAST_WIDTH = 256, 16  # numbers of a vector
 RUN_PREFIX = "item-vectors-"
 
 
@@ -187,7 +190,7 @@ def parse(argv: list[str]) -> ItemVectorsRequest:
         rules=PairRules(found.window, int(found.within * 1000), found.most_pairs),
         neighbours=found.neighbours,
         least_engagements=found.least_engagements,
-        columns=ColumnNames.parse(found.column),
+        columns=column_names(found),
         erased_root=Root(found.root) if found.root else None,
         min_age_s=found.min_age,
         days=PartitionDays(found.max_clock_skew, found.day_offset),
@@ -276,7 +279,7 @@ def make_settings(request: ItemVectorsRequest, standing: dict[str, Any] | None) 
     Raises:
         InputError: content of another width than that set's.
     """
-    content = vector_width(request.content, "--content") if request.content else 0
+    content = vector_width(request.content, "--content", request.columns) if request.content else 0
     if standing is None:
         part = min(content, request.width // CONTENT_PART)
         return VectorSettings(

@@ -18,12 +18,13 @@ from pipelines.arguments import (
     add_quiet,
     add_root,
     add_store,
+    column_names,
     positive,
 )
+from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
-from stores.logs import ColumnNames
 from stores.partitions import PartitionDays
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds, read_thresholds
@@ -35,7 +36,7 @@ class JobRequest:
 
     Attributes:
         logs, pins, model: Locations of the engagement logs, of the vector set and of the model.
-        columns: How the logs call their columns.
+        columns: How logs and vectors call their columns, and what logs may lack.
         lookback: Partitions searched for late files.
         min_age_s: How long a partition without `_SUCCESS` must have been left alone.
         days: Which moments the days of the partitions have.
@@ -158,7 +159,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         logs=found.logs,
         pins=found.pins,
         model=found.model,
-        columns=ColumnNames.parse(found.column),
+        columns=column_names(found),
         lookback=found.lookback,
         min_age_s=found.min_age,
         days=PartitionDays(found.max_clock_skew, found.day_offset),

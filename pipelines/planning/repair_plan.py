@@ -10,10 +10,11 @@ import numpy as np
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, choose_inputs, fingerprint, same_model
 from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.job_request import JobRequest
+from stores.column_names import ColumnNames
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
 from stores.layout import require_layout
-from stores.logs import ColumnNames, InputSelection, LogFile, describe_file
+from stores.logs import InputSelection, LogFile, describe_file
 from stores.manifests import Manifest
 from stores.partitions import PartitionDays, list_data_files, list_partitions
 from stores.releases import chain, next_release_id, read_current

@@ -28,7 +28,7 @@ from pipelines.training.start import Starts
 from stores.errors import InputError
 from stores.files import replace_atomically
 from transforms.evaluation import Evaluation
-from transforms.training_data import config_fields
+from transforms.training_data import TrainingData, config_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def run_task(source: Source, task: Task) -> str:
     return os.path.basename(task.path)
 
 
-def config_of(task: Task, description: dict[str, Any]) -> ModelConfig:
+def config_of(task: Task, data: TrainingData) -> ModelConfig:
     """The model of a cell."""
     size, cell = task.size, task.cell
     return ModelConfig(
@@ -95,7 +95,7 @@ def config_of(task: Task, description: dict[str, Any]) -> ModelConfig:
         pin_hidden_size=size.pin_hidden_size,
         action_dim=16,
         surface_dim=16,
-        **config_fields(description),
+        **config_fields(data),
         dropped_features=cell.dropped,
     )
 
@@ -185,7 +185,7 @@ def settings_of(task: Task, training: Timelines, pins: int) -> TrainingSettings:
 
 def train_cell(data: StudyData, fold: Fold, task: Task) -> Trained:
     """Trains a cell's model on what lies before the first cut; keeps the weights that the choosing users like best."""
-    vectors, config = data.train.vectors, config_of(task, data.train.description)
+    vectors, config = data.train.vectors, config_of(task, data.train)
     training = fold.training.before(data.cuts_ms[0])
     given: dict[str, Any] = {key: value for key, value in task.cell.extras if key in START_EXTRAS}
     starts = Starts(config, task.seed, vectors, training, data.cuts_ms[0])

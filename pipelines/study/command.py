@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from pipelines.arguments import Parser, date, positive, seconds
+from pipelines.arguments import Parser, add_names, date, positive, seconds
 from pipelines.study.baselines import measure_baselines, what_can_be_told
 from pipelines.study.cells import Task
 from pipelines.study.grid import BASE, DEAREST, FEATURES, FULL, LEVERS, QUICK, SMALL, Cell, Size, make_grid, start_of
@@ -21,6 +21,7 @@ from pipelines.study.rates import Key, Rates, choose_rates
 from pipelines.study.report import write_page
 from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
+from stores.column_names import ColumnNames
 from stores.errors import InputError
 
 DESCRIPTION = """\
@@ -98,6 +99,7 @@ def make_parser() -> Parser:
     parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
     parser.add_argument("--out", required=True, metavar="STUDY", help="where cells, plots and the page go")
     parser.add_argument("--pins", metavar="DIR", help="the vector set; its column `topic` is what entropy is of")
+    add_names(parser)
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="tiny models, one seed: minutes, to see it run")
     scale.add_argument("--small", action="store_true", help="small models, short training: a fraction of the time")
@@ -143,7 +145,7 @@ def parse(argv: list[str]) -> StudyRequest:
         )
     when = found.cuts or ((found.cut,) if found.cut else 1)
     return StudyRequest(
-        source=Source(found.timelines, found.pins, when, found.days, found.folds),
+        source=Source(found.timelines, found.pins, when, found.days, found.folds, ColumnNames.parse(found.column)),
         out=found.out,
         size=size,
         seeds=found.seeds or (1 if found.quick else 3),

@@ -8,6 +8,7 @@ import numpy as np
 
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
 from pinnerformer_model.timelines import Timelines, merge_users
+from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError, UsageError
 from stores.ids import uniform_of
 from stores.pin_topics import read_topics
@@ -28,6 +29,7 @@ class Source:
         cuts: First days of the windows; a number: so many windows, one before the other, the last ends with the data.
         days: Length of a window.
         folds: 1: the timelines' own split; more: all users are dealt to so many.
+        columns: How the vectors call their columns.
     """
 
     timelines: str
@@ -35,6 +37,7 @@ class Source:
     cuts: tuple[datetime.date, ...] | int
     days: int
     folds: int = 1
+    columns: ColumnNames = OUR_NAMES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,7 +193,7 @@ def load_study_data(source: Source) -> StudyData:
             f"--timelines {source.timelines}: no evaluation users; take --folds 3, or make the timelines again with "
             "--evaluation-share above 0"
         )
-    topic = read_topics(source.pins, train.pin_ids) if source.pins else None
+    topic = read_topics(source.pins, train.pin_ids, source.columns) if source.pins else None
     topics = "the vector set's column `topic`"
     if topic is None:
         topic = cluster_topics(np.asarray(train.vectors, np.float32))

@@ -24,7 +24,7 @@ def read_world(folder: str) -> World:
         with open(path) as file:
             found = json.load(file)
         found.pop("rows")
-        if found.keys() != {field.name for field in dataclasses.fields(World)}:
+        if found.keys() | {"width"} != {field.name for field in dataclasses.fields(World)}:
             raise ValueError("written by another version")
         return World(**{**found, "start": datetime.date.fromisoformat(found["start"])})
     except (OSError, ValueError, KeyError, TypeError) as error:

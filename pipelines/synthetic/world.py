@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,6 @@ from pipelines.arguments import Parser, date, positive, share
 from stores.errors import UsageError
 from stores.files import replace_atomically
 from stores.ids import splitmix64
-from stores.pin_vectors import WIDTH
 from stores.schemas import ENGAGEMENTS
 
 DESCRIPTION = """\
@@ -41,6 +41,7 @@ SESSIONS = 3  # a day at most
 PACE_MS = 8 * 60_000  # mean time from a session's begin to an action of it
 DETOUR_PACE_MS = 20_000
 PINSAGE_VERSION = "synth-1"
+WIDTH = 256  # numbers of a vector, as PinSage has them
 _USERS_AT_ONCE = 200_000
 _PINS_AT_ONCE = 100_000
 
@@ -64,6 +65,7 @@ class World:
         untaught_share: Of the rows, those whose action the model may not know (`share_sheet`).
         detour_share: Of the sessions, those spent on one topic that is not of the user's interests and tells nothing of
             what comes next; seconds between its actions, not minutes, are all that sets it apart.
+        width: Numbers of a vector.
     """
 
     users: int
@@ -79,6 +81,14 @@ class World:
     repeated_share: float = 0.002
     untaught_share: float = 0.0
     detour_share: float = 0.3
+    width: int = WIDTH
+
+    def to_json(self) -> dict[str, Any]:
+        """As `world.json` has it, which says the width where it is not PinSage's."""
+        found = dataclasses.asdict(self)
+        if self.width == WIDTH:
+            del found["width"]
+        return found
 
     def random(self, *purpose: int) -> np.random.Generator:
         """A generator of its own for every purpose, so that one part can be made without the others."""
@@ -119,10 +129,10 @@ def make_pins(world: World) -> Pins:
 
 
 def topic_directions(world: World) -> np.ndarray:
-    """float32 [T, 256], unit norm: topics lie in groups of about seven, as interests do."""
-    random = world.random(2)
-    groups = random.standard_normal((max(1, world.topics // 7), WIDTH))
-    own = groups[random.integers(0, len(groups), world.topics)] + 0.8 * random.standard_normal((world.topics, WIDTH))
+    """float32 [T, width], unit norm: topics lie in groups of about seven, as interests do."""
+    random, width = world.random(2), world.width
+    groups = random.standard_normal((max(1, world.topics // 7), width))
+    own = groups[random.integers(0, len(groups), world.topics)] + 0.8 * random.standard_normal((world.topics, width))
     return (own / np.linalg.norm(own, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -133,8 +143,8 @@ def write_vectors(world: World, pins: Pins, folder: str) -> None:
     for number, start in enumerate(range(0, world.pins, _PINS_AT_ONCE)):
         random = world.random(3, number)
         chosen = np.arange(start, min(world.pins, start + _PINS_AT_ONCE))
-        vectors = random.standard_normal((len(chosen), WIDTH), np.float32)
-        vectors *= 0.7 / np.sqrt(WIDTH)
+        vectors = random.standard_normal((len(chosen), world.width), np.float32)
+        vectors *= 0.7 / np.sqrt(world.width)
         vectors += directions[pins.topic[chosen]]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         keep = random.random(len(chosen)) >= world.vectorless_share
@@ -142,7 +152,7 @@ def write_vectors(world: World, pins: Pins, folder: str) -> None:
             {
                 "pin_id": pins.pin_id[chosen][keep],
                 "vector": pa.FixedSizeListArray.from_arrays(
-                    pa.array(vectors[keep].astype(np.float16).reshape(-1)), WIDTH
+                    pa.array(vectors[keep].astype(np.float16).reshape(-1)), world.width
                 ),
                 "topic": pins.topic[chosen][keep],
             }
@@ -341,7 +351,7 @@ def write_world(world: World, out: str, show_progress: bool) -> int:
     for day in track(range(world.days), "writing days", console=console, disable=not show_progress, transient=True):
         rows += write_day(world, pins, user_ids, day, os.path.join(out, "logs"))
     write_truth(world, pins, user_ids, os.path.join(out, "truth"))
-    write_json(os.path.join(out, "world.json"), {**dataclasses.asdict(world), "rows": rows})
+    write_json(os.path.join(out, "world.json"), {**world.to_json(), "rows": rows})
     return rows
 
 
@@ -363,16 +373,13 @@ def make_parser() -> Parser:
     parser.add_argument("--start", required=True, type=date, metavar="DATE", help="the first day")
     parser.add_argument("--days", required=True, type=positive, metavar="D", help="how many days of logs")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything drawn (default %(default)s)")
-    parser.add_argument(
-        "--topics", type=positive, default=defaults["topics"], metavar="T", help="of the pins (default %(default)s)"
-    )
-    parser.add_argument(
-        "--rows-per-active",
-        type=float,
-        default=defaults["rows_per_active"],
-        metavar="R",
-        help="of an active user, the median per day (default %(default)s)",
-    )
+    for name, kind, metavar, text in (
+        ("topics", positive, "T", "of the pins"),
+        ("width", positive, "N", "numbers of a vector"),
+        ("rows_per_active", float, "R", "of an active user, the median per day"),
+    ):
+        flag, text = f"--{name.replace('_', '-')}", f"{text} (default %(default)s)"
+        parser.add_argument(flag, type=kind, default=defaults[name], metavar=metavar, help=text)
     for name, text in (
         ("active_share", "of the users, acting on a mean day"),
         ("vectorless_share", "of the pins, without a vector"),
@@ -381,8 +388,7 @@ def make_parser() -> Parser:
         ("untaught_share", "of the rows, with the action share_sheet"),
         ("detour_share", "of the sessions, rushed through a topic that is not the user's"),
     ):
-        flag = f"--{name.replace('_', '-')}"
-        text = f"{text} (default %(default)s)"
+        flag, text = f"--{name.replace('_', '-')}", f"{text} (default %(default)s)"
         parser.add_argument(flag, type=share, default=defaults[name], metavar="SHARE", help=text)
     return parser
 

@@ -23,12 +23,13 @@ from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, pars
 from pipelines.training.evaluate_table import as_json, print_rows
 from pipelines.training.seen import check_unseen, check_vectors
 from pipelines.training.start import rebuild_start, seed_of, start_of
+from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError, UsageError
 from stores.pin_topics import read_topics
 from transforms.baselines import Row, baseline_rows, missing_baselines
 from transforms.evaluation import Evaluation, cluster_topics, default_cut, make_evaluation
 from transforms.model import local_model
-from transforms.training_data import TrainingData, load_training_data
+from transforms.training_data import TrainingData, load_training_data, refuse_width
 
 
 def load_evaluation(
@@ -54,12 +55,14 @@ def load_evaluations(
     corpus_size: int = 1_000_000,
     seed: int = 0,
     k: int = 10,
+    columns: ColumnNames = OUR_NAMES,
 ) -> tuple[list[Evaluation], TrainingData, str]:
     """Loads timelines and prepares an evaluation of them at every cut.
 
     Args:
         pins: The vector set, for its topics; None: k-means clusters of the vectors.
         cuts: First days of the windows; empty: one window, that ends with the data.
+        columns: How the vectors call their columns.
 
     Returns:
         An evaluation a cut, of all evaluation users; the training split; what the topics are.
@@ -80,7 +83,7 @@ def load_evaluations(
             )
     if not len(held_out.timelines):
         raise InputError(f"--timelines {folder}: no evaluation users; make them again with --evaluation-share above 0")
-    topic = read_topics(pins, training.pin_ids) if pins else None
+    topic = read_topics(pins, training.pin_ids, columns) if pins else None
     source = "the vector set's column `topic`"
     if topic is None:
         topic, source = cluster_topics(np.asarray(training.vectors, np.float32)), "350 k-means clusters of the vectors"
@@ -161,6 +164,7 @@ def open_model(folder: str, data: TrainingData) -> LoadedModel:
                 f"--model {folder}: its {name} is not that of the timelines; make them with "
                 f"`pinnerformer training-data --model {folder}`"
             )
+    refuse_width(f"--model {folder}", config, data)
     return model
 
 
@@ -214,6 +218,7 @@ def main(argv: list[str]) -> int:
         corpus_size=request.corpus_size,
         seed=request.seed,
         k=request.k,
+        columns=request.columns,
     )
     halves = [evaluation.half(request.half) for evaluation in evaluations]
     if not any(len(half.moments("once").targets) for half in halves):

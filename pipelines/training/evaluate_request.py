@@ -5,7 +5,8 @@ import datetime
 import itertools
 
 from pinnerformer_model.evaluation import CHOOSE_BY, FREQUENCIES
-from pipelines.arguments import Parser, add_json, date, positive
+from pipelines.arguments import Parser, add_json, add_names, date, positive
+from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from transforms.baselines import NAMES
 from transforms.halves import HALVES
@@ -45,6 +46,7 @@ class EvaluateRequest:
     Attributes:
         models: Folders of what to measure.
         pins: The vector set, for its topics; None: clusters of the vectors.
+        columns: How the vectors call their columns.
         cuts: First days of the windows; empty: one window, that ends with the data.
         days: Their length.
         k: Of recall@k.
@@ -63,6 +65,7 @@ class EvaluateRequest:
     timelines: str
     models: tuple[str, ...]
     pins: str | None
+    columns: ColumnNames
     cuts: tuple[datetime.date, ...]
     days: int
     k: int
@@ -84,6 +87,7 @@ def make_parser() -> Parser:
     parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
     parser.add_argument("--model", action="append", default=[], metavar="DIR", help="what to measure; may be repeated")
     parser.add_argument("--pins", metavar="DIR", help="the vector set; its column `topic` is what entropy is of")
+    add_names(parser)
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--cut", type=date, metavar="DATE", help="first day of the window (default: 14 days to the end)")
     when.add_argument(
@@ -143,6 +147,7 @@ def parse(argv: list[str]) -> EvaluateRequest:
         timelines=found.timelines,
         models=tuple(found.model),
         pins=found.pins,
+        columns=ColumnNames.parse(found.column),
         cuts=cuts,
         days=found.days,
         k=found.k,

@@ -1,19 +1,22 @@
 """`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import pyarrow as pa
 
 from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
-from pipelines.arguments import Parser, add_columns
+from pipelines.arguments import Parser, add_columns, column_names
 from stores import locations
+from stores.column_names import TEXT_COLUMNS, ColumnNames
 from stores.errors import InputError, UsageError
-from stores.log_text import encode_text, words_of
-from stores.logs import TEXT_COLUMNS, ColumnNames, open_log_file, read_row_group
+from stores.log_text import read_text, words_of
+from stores.logs import open_log_file, read_row_group
 from stores.partitions import list_data_files, list_partitions
-from stores.pin_vectors import read_version
+from stores.pin_vectors import describe_vectors
+from stores.vector_version import read_version
 
 DESCRIPTION = """\
 Writes an untrained model: initial weights from a seed, vocabularies of actions and surfaces as the logs have them.
@@ -34,7 +37,7 @@ def read_vocabularies(logs: str, columns: ColumnNames) -> tuple[tuple[str, ...],
                 for first, batch in read_row_group(path, index, columns, TEXT_COLUMNS, batch_rows=1 << 18):
                     try:
                         for name, found in words.items():
-                            found |= words_of(encode_text(batch[columns.theirs(name)]))
+                            found |= words_of(read_text(batch, name, columns))
                     except pa.ArrowException as error:
                         rows = f"rows {first} to {first + batch.num_rows - 1}"
                         raise InputError(f"{path}: {rows}: not understood ({error}); write them again") from None
@@ -80,7 +83,7 @@ def parse(argv: list[str]) -> InitModelRequest:
     """
     found = make_parser().parse_args(argv)
     pins = found.pins or locations.join(locations.parent(found.logs), "pins")
-    return InitModelRequest(found.preset, found.logs, pins, found.out, found.seed, ColumnNames.parse(found.column))
+    return InitModelRequest(found.preset, found.logs, pins, found.out, found.seed, column_names(found))
 
 
 def main(argv: list[str]) -> int:
@@ -91,9 +94,15 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--logs {request.logs}: no row with an action and a surface in it; nothing to model")
     options: dict[str, Any] = {"action_vocabulary": actions, "surface_vocabulary": surfaces}
     try:
-        config = preset(request.preset, pinsage_version=read_version(request.pins), **options)
+        version = read_version(request.pins)
+        width = describe_vectors(request.pins, version, columns=request.columns).width
+        config = preset(request.preset, pinsage_version=version, pin_vector_dim=width, **options)
         digest = save_model(request.out, config, *new_model(config, request.seed))
     except ModelError as error:
         raise UsageError(f"--out {request.out}: {error}") from None
-    print(f"{request.out}: {request.preset}, {len(actions)} actions, {len(surfaces)} surfaces, digest {digest[:12]}")
+    for column, word in request.columns.absent:
+        if word in options.get(f"{column}_vocabulary", ()):
+            print(f"{column}: {word!r} where the logs have none", file=sys.stderr)
+    words = f"{len(actions)} actions, {len(surfaces)} surfaces"
+    print(f"{request.out}: {request.preset}, {words}, vectors of {width} numbers, digest {digest[:12]}")
     return 0

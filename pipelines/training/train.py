@@ -29,7 +29,7 @@ from pipelines.training.processes import join_group, run_processes, started_as_r
 from pipelines.training.start import Starts, initial_towers
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
-from transforms.training_data import TrainingData, config_fields, load_training_data
+from transforms.training_data import TrainingData, config_fields, load_training_data, refuse_width
 
 NOT_BETTER = 4  # the exit code where no checkpoint beat the start
 
@@ -54,6 +54,7 @@ def choose_model(
                         f"{os.path.join(request.model, CONFIG)}: {name} is not that of the timelines; "
                         f"make them with `pinnerformer training-data --model {request.model}`"
                     )
+            refuse_width(os.path.join(request.model, CONFIG), config, data)
             config = dataclasses.replace(
                 config, label_rule=described["label_rule"], dropped_features=request.drop_features
             )
@@ -63,7 +64,7 @@ def choose_model(
             return config, (user_tower, pin_tower), loaded.digest
         config = preset(
             request.preset,
-            **config_fields(described),
+            **config_fields(data),
             dropped_features=request.drop_features,
         )
         if request.length:

@@ -12,8 +12,8 @@ import pytest
 from examples.completejourney import import_receipts as importer
 from pipelines.cli import main as pinnerformer
 from stores.logs import ColumnNames, describe_files, list_partitions
-from stores.pin_vectors import read_until
 from stores.schemas import ENGAGEMENTS
+from stores.vector_version import read_until
 from transforms.read_logs import find_bad_rows, read_batches, row_groups
 
 MOMENT = datetime.datetime(2017, 3, 1, 12)

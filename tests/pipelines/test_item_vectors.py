@@ -11,8 +11,9 @@ import pytest
 
 from pipelines import item_vectors
 from pipelines.cli import main
-from stores.pin_vectors import describe_vectors, read_until
+from stores.pin_vectors import describe_vectors
 from stores.vector_sets import METADATA, read_any_vectors
+from stores.vector_version import read_until
 from tests.worlds import day, is_valid, make_rows, midnight, write_file
 from transforms.co_engagement import PairRules, count_pairs, strongest, user_pins
 from transforms.item_vectors import Parts, VectorSettings, assemble, company_of, lately_of, popularity_of, taste_of

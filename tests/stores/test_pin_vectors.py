@@ -12,19 +12,18 @@ from stores.files import Root
 from stores.ids import bucket_of, find_sorted
 from stores.pin_topics import read_topics
 from stores.pin_vectors import (
-    LEAST_NORM,
-    MOST_NORM,
-    WIDTH,
     VectorTable,
     describe_vectors,
     map_vector_table,
-    norms_of,
     read_vector_table,
     read_vectors,
     read_version,
     write_vector_table,
 )
+from stores.vector_columns import LEAST_NORM, MOST_NORM, norms_of
 from tests.worlds import write_vectors
+
+WIDTH = 256
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,10 @@ def test_a_weight_that_changed_shows(nights):
     world, (first, _) = nights
     frozen = read_files(Root(f"{world.folder}/root"), first.tables["canaries"])
     model = load_model(f"{world.folder}/model")
-    sound = canary_cosines(frozen, frozen_look_up(frozen), model.config, UserEncoder(model.user_tower))
+    sound = canary_cosines(frozen, frozen_look_up(frozen, 256), model.config, UserEncoder(model.user_tower))
     assert sound.min() > 0.9999
     model.user_tower.head_out.weight[0] *= 1.5
-    damaged = canary_cosines(frozen, frozen_look_up(frozen), model.config, UserEncoder(model.user_tower))
+    damaged = canary_cosines(frozen, frozen_look_up(frozen, 256), model.config, UserEncoder(model.user_tower))
     report = StepReport(counters={"canaries": len(damaged)}, lowest={"cosine": damaged.min()})
     manifest = dataclasses.replace(first, counters={"check_canaries": report.counters})
     staged = StagedRelease(Root(f"{world.folder}/root"), manifest, {"check_canaries": report}, [], Thresholds())

@@ -17,7 +17,7 @@ from transforms.run import Instructions, Run
 from transforms.step_reports import StepReport
 
 DAY = datetime.date(2026, 11, 1)
-VECTORS = VectorSet("v1", "float16", (VectorFile("/pins/a.parquet", 30, 2, "float16", "x"),))
+VECTORS = VectorSet("v1", "float16", (VectorFile("/pins/a.parquet", 30, 2, "float16", "x", 256),), 256)
 
 
 @pytest.fixture
