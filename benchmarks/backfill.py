@@ -102,7 +102,7 @@ def made(root: str, days: int) -> list[Manifest]:
 def run_bare(folder: str, root: str, numbers: list[int], days: int) -> tuple[int, float]:
     """Feeds the active users of some days, with the histories of that day, to the bare model; (users, seconds)."""
     table = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
-    vectors = table.flatten().to_numpy().reshape(-1, 256)
+    vectors = table.flatten().to_numpy().reshape(len(table), -1)
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)
     users, seconds = 0, 0.0
     releases = made(root, days)

@@ -78,9 +78,9 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buck
     random = np.random.default_rng(1)
     config = preset("small", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="benchmark")
     save_model(f"{folder}/model", config, *new_model(config, seed=1))
-    vectors = random.standard_normal((pins, 256)).astype(np.float32)
+    vectors = random.standard_normal((pins, config.pin_vector_dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), 256)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), config.pin_vector_dim)
     make_folder(f"{folder}/pins")
     pq.write_table(pa.table({"pin_id": np.arange(pins), "vector": flat}), f"{folder}/pins/vectors.parquet")
     with open(f"{folder}/pins/version.json", "w") as file:
@@ -159,7 +159,7 @@ def run_bare(folder: str, part: int, parts: int) -> tuple[int, float]:
     manifest = read_current(Root(f"{folder}/root"))
     assert manifest is not None
     table = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
-    vectors = table.flatten().to_numpy().reshape(-1, 256)
+    vectors = table.flatten().to_numpy().reshape(len(table), -1)
     active = np.unique(pq.read_table(f"{folder}/logs/ds={TONIGHT}/a.parquet")["user_id"].to_numpy())
     mine = active[part::parts]
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)

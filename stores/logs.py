@@ -101,12 +101,12 @@ def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames)
     """
     theirs = columns.theirs(ours)
     found = schema.get_all_field_indices(theirs)
-    if not found and columns.may_lack(ours):
-        return False
     if not found and f"/{theirs}=" in path:
         raise InputError(
             f"{path}: no column {theirs!r} but in the name of its folder; write the column into the file as well"
         )
+    if not found and columns.may_lack(ours):
+        return False
     if not found:
         way_out = f"; if the logs have none, --absent {ours}" if ours in MAY_BE_ABSENT else ""
         raise InputError(

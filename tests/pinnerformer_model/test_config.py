@@ -39,3 +39,18 @@ def test_a_config_says_what_the_training_saw():
     ):
         with pytest.raises(ModelError, match=f"{next(iter(bad))} must be"):
             dataclasses.replace(plain, **bad)
+
+
+def test_a_config_that_does_not_say_how_wide_vectors_are_is_of_256():
+    plain = preset("tiny", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="v1")
+    found = json.loads(plain.to_json())
+    assert found.pop("pin_vector_dim") == 256
+    assert ModelConfig.from_json(json.dumps(found)) == plain
+    other = preset(
+        "tiny", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="v1", pin_vector_dim=384
+    )
+    assert ModelConfig.from_json(other.to_json()).pin_vector_dim == 384
+    user_tower, pin_tower = new_model(other, 0)
+    assert (
+        pin_tower.inner.in_features == 384 and user_tower.features.width == new_model(plain, 0)[0].features.width + 128
+    )

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stores.errors import InputError
-from stores.logs import COLUMNS, ColumnNames, open_log_file, read_row_group
+from stores.logs import COLUMNS, ColumnNames, describe_files, open_log_file, read_row_group
 
 NO_NAMES = ColumnNames()
 ROWS = 4000
@@ -136,3 +136,33 @@ def test_only_what_is_wanted_is_read(tmp_path):
     columns = ColumnNames.parse(["user_id=who"])
     (batch,) = [batch for _, batch in read_row_group(path, 0, columns, ("user_id",), batch_rows=ROWS)]
     assert batch.schema.names == ["who"] and batch.num_rows == ROWS
+
+
+def test_columns_that_may_be_absent(tmp_path):
+    """A file that has them is read as ever; one that lacks them has no such column in its batches."""
+    columns = ColumnNames.parse(["surface=place"], ["surface", "duration_s"])
+    path = str(tmp_path / "a.parquet")
+    pq.write_table(table().drop_columns(["surface"]), path)
+    with pytest.raises(InputError, match="no column 'surface' .* say --column surface=NAME; if the logs .* --absent"):
+        open_log_file(path, NO_NAMES)
+    (batch,) = [batch for _, batch in read_row_group(path, 0, columns, batch_rows=ROWS)]
+    assert batch.schema.names == ["user_id", "pin_id", "timestamp_ms", "action", "duration_s"]
+    (batch,) = [batch for _, batch in read_row_group(path, 0, columns, ("surface",), batch_rows=ROWS)]
+    assert batch.num_rows == ROWS and batch.num_columns == 0
+    folder = tmp_path / "ds=2026-11-06"
+    folder.mkdir()
+    (tmp_path / "a.parquet").rename(folder / "a.parquet")
+    pq.write_table(table().rename_columns([*COLUMNS[:4], "place", "duration_s"]), folder / "b.parquet")
+    one, other = describe_files(str(folder), NOON.date(), columns)
+    assert (one.lacking, other.lacking) == (("surface",), ())
+    with pytest.raises(InputError, match="no column 'who'"):
+        open_log_file(str(folder / "b.parquet"), ColumnNames.parse(["user_id=who"], ["surface"]))
+
+
+def test_a_column_in_the_name_of_a_folder_is_not_absent(tmp_path):
+    """Its values are there, and one word in their place would be another."""
+    (tmp_path / "surface=web").mkdir()
+    path = str(tmp_path / "surface=web" / "a.parquet")
+    pq.write_table(table().drop_columns(["surface"]), path)
+    with pytest.raises(InputError, match="no column 'surface' but in the name of its folder"):
+        open_log_file(path, ColumnNames.parse([], ["surface"]))

@@ -13,7 +13,17 @@ from stores.layout import Layout
 from stores.schemas import ENGAGEMENTS, from_binary_column, to_binary_column, user_embeddings_schema
 from stores.tables import read_files
 from transforms import acts
-from transforms.acts import ACTS, ACTS_PER_USER, BEFORE, draw_asked, find_acts, per_bucket, write_acts, write_vectors
+from transforms.acts import (
+    ACTS,
+    ACTS_PER_USER,
+    BEFORE,
+    draw_asked,
+    find_acts,
+    has_labels,
+    per_bucket,
+    write_acts,
+    write_vectors,
+)
 from transforms.histories import merge_histories
 from transforms.run import Instructions, Repair, Run
 
@@ -56,6 +66,12 @@ MIXED = rows_of(
 
 def test_acts_are_the_positives_of_the_models_rule():
     assert pairs(find_acts(MIXED, PAPER, 5)) == [(1, 10), (1, 13)]
+
+
+def test_a_star_in_the_rule_is_every_action_and_surface_that_the_model_knows():
+    config = dataclasses.replace(PAPER, label_rule={"surfaces": ["*"], "actions": {"*": 0}})
+    assert has_labels(config) and not has_labels(NO_LABELS)
+    assert pairs(find_acts(MIXED, config, 5)) == [(1, 10), (1, 11), (1, 12), (1, 13), (2, 10)]  # not what is unknown
 
 
 def test_where_the_rule_holds_for_nothing_every_act_counts():

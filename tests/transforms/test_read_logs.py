@@ -141,6 +141,32 @@ def test_other_column_names_and_extra_columns(tmp_path):
     assert got.to_pylist()[0]["pin_id"] == 77
 
 
+def test_absent_columns_are_one_value_and_their_words_are_ours(tmp_path):
+    """Dead letters have our words too; an action that is null in the file is null, whatever is absent elsewhere."""
+    folder = tmp_path / "ds=2026-11-20"
+    folder.mkdir()
+    rows = [
+        raw(action=pa.array([word], pa.string()), pin_id=[pin]) for pin, word in enumerate(["add", "view", None, "buy"])
+    ]
+    rows.append(raw(action=["add"], pin_id=[-1]))
+    lacking = [batch.drop_columns(["surface", "duration_s"]) for batch in rows]
+    pq.write_table(pa.Table.from_batches(lacking), folder / "a.parquet", row_group_size=2)
+    columns = ColumnNames.parse([], ["action=like", "surface", "duration_s"], ["action:add=buy"])
+    (file,) = describe_files(str(folder), DAY, columns)
+    assert file.lacking == ("duration_s", "surface")
+    counts, found = ReadCounts.zero(), []
+    for group in row_groups(file):
+        for batch in read_valid(group, columns, np.array([7]), counts):
+            assert batch.schema.equals(ENGAGEMENTS)
+            found += batch.to_pylist()
+    assert [(row["pin_id"], row["action"]) for row in found] == [(0, "buy"), (1, "view"), (3, "buy")]
+    assert {(row["surface"], row["duration_s"]) for row in found} == {("unknown", None)}
+    dead = [row for piece in counts.dead for row in piece.to_pylist()]
+    assert [(row["reason"], row["action"]) for row in dead] == [("null_action", None), ("negative_pin_id", "buy")]
+    (batch,) = [normalise(rows[0].drop_columns(["action"]), columns)]
+    assert batch["action"].to_pylist() == ["like"]
+
+
 def test_damaged_pages_name_the_file(tmp_path):
     folder = tmp_path / "ds=2026-11-20"
     folder.mkdir()
