@@ -119,12 +119,12 @@ def describe_vectors(
     dtypes = sorted({file.dtype for file in found})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
-    decided = _check_width(folder, found, width)
+    decided = _check_width(found, width)
     files = tuple(dataclasses.replace(file, width=decided) for file in found)
     return VectorSet(version=version, dtype=dtypes[0], files=files, width=decided)
 
 
-def _check_width(folder: str, files: list[VectorFile], width: int | None) -> int:
+def _check_width(files: list[VectorFile], width: int | None) -> int:
     """The width of all files, which is the model's where there is one; files that do not say theirs have 0."""
     first = next((file for file in files if file.width), None)
     for file in files:
@@ -140,7 +140,8 @@ def _check_width(folder: str, files: list[VectorFile], width: int | None) -> int
             )
     decided = width or (first.width if first else 0)
     if not decided:
-        raise InputError(f"--pins {folder}: no vector in it, so that nothing says how wide they are; give some")
+        others = f", nor in the {len(files) - 1} others" if len(files) > 1 else ""
+        raise InputError(f"{files[0].path}: no vector in it{others}: nothing says how wide they are; give some")
     return decided
 
 
@@ -183,8 +184,12 @@ def describe_vector_file(listed: DataFile, columns: ColumnNames, declared: str |
         raise InputError(f"{path}: {error}") from None
     width = found.width
     if width is None:
-        with open_vector_file(path, buffer_bytes=PEEKED_BYTES) as some:
-            width = peek_width(some, found)
+        try:
+            with open_vector_file(path, buffer_bytes=PEEKED_BYTES) as some:
+                width = peek_width(some, found)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: column {found.vector!r} cannot be read ({reason}); write it again") from None
     try:
         check_footer(file.metadata, width or 1)
     except ValueError as error:

@@ -105,14 +105,15 @@ def _numbers_of_bytes(name: str, kind: pa.FixedSizeBinaryType, declared: str | N
 
 
 def peek_width(file: pq.ParquetFile, columns: VectorColumns) -> int | None:
-    """The length of the first vector of a file whose type does not say it; None if there is none, or it is damaged."""
-    try:
-        for batch in file.iter_batches(1024, columns=[columns.vector], use_threads=False):
-            lengths = pc.list_value_length(batch.column(0)).drop_null()
-            if len(lengths):
-                return lengths[0].as_py()
-    except (pa.ArrowException, OSError):
-        return None  # whoever reads the vectors says which rows
+    """The length of the first vector of a file whose type does not say it; None if there is none.
+
+    Raises:
+        ArrowException, OSError: its pages cannot be read.
+    """
+    for batch in file.iter_batches(1024, columns=[columns.vector], use_threads=False):
+        lengths = pc.list_value_length(batch.column(0)).drop_null()
+        if len(lengths):
+            return lengths[0].as_py()
     return None
 
 
