@@ -26,7 +26,8 @@ from stores.vector_columns import (
 from stores.vector_version import VERSION_FILE, read_dtype, read_version
 
 PEEKED_BYTES = 1 << 16  # and no whole row group, where only its first vectors are looked at
-NUMBERS_AT_ONCE = 1 << 23  # of a row group whose vectors are not stored as they are used: 64 MiB of doubles
+READ_BYTES = 8 << 20  # of a column at a time then
+NUMBERS_AT_ONCE = 1 << 20  # of a row group whose vectors are not stored as they are used: 8 MiB of doubles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _read_pieces(file: VectorFile, row_group: int) -> Iterator[tuple[int, int, p
     names = [file.columns.pin_id, file.columns.vector]
     as_used = file.columns.form == "fixed" and file.columns.stored == file.dtype
     try:
-        with open_vector_file(file.path, file.width) as source:
+        with open_vector_file(file.path, file.width, buffer_bytes=0 if as_used else READ_BYTES) as source:
             first, rows = rows_before(source.metadata, row_group), source.metadata.row_group(row_group).num_rows
             if as_used:
                 table = source.read_row_group(row_group, columns=names, use_threads=False)
