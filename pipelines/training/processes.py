@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from pinnerformer_model.distributed import ALONE, Group
 
 GRACE_S = 10.0  # in which the others may end by themselves once one has failed
+LAUNCHER = "TRAIN_LAUNCHER_PID"  # what the ranks of `run_processes` know their parent by
 
 
 def started_as_rank() -> bool:
@@ -27,6 +29,8 @@ def started_as_rank() -> bool:
 def join_group(device: str) -> Iterator[tuple[Group, str]]:
     """The processes that were started together, and the device of this one; alone where nobody started several."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    if LAUNCHER in os.environ:
+        end_with(int(os.environ[LAUNCHER]))
     if size == 1:
         yield ALONE, device
         return
@@ -38,6 +42,21 @@ def join_group(device: str) -> Iterator[tuple[Group, str]]:
         yield Group(dist.get_rank(), size), device
     finally:
         dist.destroy_process_group()
+
+
+def end_with(parent: int, every_s: float = 0.5) -> None:
+    """Ends this process soon after its parent has gone: one that is killed outright has no time to end its ranks.
+
+    Args:
+        parent: Its process id.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every_s)
+        os.kill(os.getpid(), signal.SIGKILL)  # it may wait inside a gradient's sum, where no handler runs
+
+    threading.Thread(target=watch, name="end-with-launcher", daemon=True).start()
 
 
 def run_processes(command: Sequence[str], count: int) -> int:
@@ -58,6 +77,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
+        LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count))),
     }
     with contextlib.ExitStack() as stack:

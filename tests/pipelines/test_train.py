@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -151,6 +152,29 @@ def test_two_processes_train_what_one_trains(timelines, tmp_path, launch):
             moved = max(moved, float((a - before).abs().max()))
     assert moved > 1e-3
     assert one.best["recall"] == pytest.approx(two.best["recall"], abs=0.005)
+
+
+def test_a_rank_ends_with_the_process_that_launched_it():
+    watch = "from pipelines.training.processes import end_with; import os, time; end_with(os.getppid())"
+    rank = f"{watch}; print(os.getpid(), flush=True); time.sleep(60)"
+    launch = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]).wait()"
+    with subprocess.Popen([sys.executable, "-c", launch, rank], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        pid = int(launcher.stdout.readline())
+        launcher.kill()
+    until = time.monotonic() + 20
+    while is_running(pid):
+        assert time.monotonic() < until, "the rank outlives its parent"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Nobody has to have waited for a process that has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_model_goes_on_from_its_weights_and_keeps_its_place_in_the_daily_job(timelines, tmp_path, capsys):
