@@ -42,6 +42,7 @@ from pipelines.training.start import Starts, Towers, choose_start
 from stores.files import replace_atomically
 from transforms.baselines import BASELINES, ORACLES, choose_settings, measure_baseline
 from transforms.evaluation import Evaluation
+from transforms.item_vectors import NORMS
 from transforms.training_data import TrainingData, config_fields
 
 COLUMNS = (("all", ""), ("new", "_new"))
@@ -139,7 +140,9 @@ def prepare(arguments: argparse.Namespace, cut: datetime.date) -> StudyData:
     logs = f"--logs={arguments.logs}"
     if not os.path.exists(os.path.join(pins, "version.json")):
         content = [f"--content={arguments.content}"] if arguments.content else []
-        run(["item-vectors", logs, f"--until={until}", f"--out={pins}", "--norm=popularity", "--quiet", *content])
+        run(
+            ["item-vectors", logs, f"--until={until}", f"--out={pins}", f"--norm={arguments.norm}", "--quiet", *content]
+        )
     if not os.path.exists(os.path.join(timelines, "timelines.json")):
         first = min(name for name in os.listdir(arguments.logs) if name.startswith("ds="))[3:]
         when = [f"--start={first}", f"--end={cut + datetime.timedelta(arguments.days - 1)}"]
@@ -223,6 +226,8 @@ def train(cuts: Sequence[Cut], start: StartSettings, recipe: Recipe, report: boo
         trainer = Trainer(starts.config, *starts.make(start), settings, len(starts.vectors))
         maker = BatchMaker(starts.past, starts.vectors, settings, recipe.length, end_ms=starts.until_ms)
         feed = Feed(maker, 0, recipe.steps) if recipe.steps else None
+        if feed:
+            trainer.calibrate(maker.make(0))
         for step in range(recipe.steps + 1):
             began = time.process_time()
             if feed and step:
@@ -344,6 +349,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--vectors-lag", type=int, default=0, metavar="DAYS", help="vectors end so long before the cut (0)"
     )
+    parser.add_argument("--norm", choices=NORMS, default="unit", help="of `item-vectors` (default %(default)s)")
     parser.add_argument("--try", dest="tries", action="store_true", help="the first fold's choosing users only")
     parser.add_argument("--objective", choices=OBJECTIVES, default=Recipe.objective)
     for name in ("learning_rate", "repeat_weight"):
