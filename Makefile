@@ -14,22 +14,20 @@ SIZE ?=
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP)  ## Makes .venv from requirements.lock; does nothing while the lock is unchanged.
+setup: $(STAMP)  ## Makes .venv from requirements.lock; nothing while that is unchanged. TORCH_INDEX=URL: torch from there.
 
-# The lock's own digest is the stamp's content, so a checkout that only touches file times sets nothing up again.
-$(STAMP): requirements.lock pyproject.toml
-	@if [ -f $(STAMP) ] && [ "$$(cat $(STAMP))" = "$$(cat requirements.lock pyproject.toml | sha256sum)" ]; then touch $(STAMP); exit 0; fi; \
-	set -e; \
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-	  || { echo "make: $(PYTHON) is $$($(PYTHON) --version); Python 3.11 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }; \
-	command -v c++ >/dev/null \
-	  || { echo "make: no C++ compiler; hnswlib is built from source: apt-get install g++ (or your system's like)" >&2; exit 1; }; \
-	echo "setting up $(VENV) (torch brings about 5 GB; minutes the first time, seconds from the cache)"; \
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode --link-mode=hardlink requirements.lock; \
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
-	cat requirements.lock pyproject.toml | sha256sum > $(STAMP)
+# What is chosen at a set-up stays chosen in this .venv: `make test` undoes no `make setup TORCH_INDEX=URL`.
+# HNSWLIB_MARCH is what hnswlib is compiled for: a name, not this machine's own CPU, so that it runs on every machine
+# that is no older, with the same bytes. Empty: what the compiler is set to, on x86-64 every CPU there is.
+-include $(VENV)/.choices
+HNSWLIB_MARCH ?= $(if $(filter x86_64,$(shell uname -m)),x86-64-v3)
+TORCH_INDEX ?=
+
+# Looked at every time, since a choice is no file; a digest says in milliseconds that there is nothing to do.
+.PHONY: $(STAMP)
+$(STAMP):
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" UV_VERSION="$(UV_VERSION)" HNSWLIB_MARCH="$(HNSWLIB_MARCH)" \
+	  TORCH_INDEX="$(TORCH_INDEX)" GOALS="$(MAKECMDGOALS)" ./setup.sh
 
 lock:  ## Writes requirements.lock again from pyproject.toml.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -5,7 +5,10 @@ one that new shards are built with; twins, shards and how wide a search must be 
 """
 
 import dataclasses
+import functools
+import hashlib
 import struct
+from importlib import metadata
 
 import hnswlib
 import numpy as np
@@ -45,6 +48,11 @@ class HnswGraph:
 
     def __init__(self, index: hnswlib.Index):
         self._index = index
+
+    @staticmethod
+    def build_id() -> str:
+        """The version of hnswlib, and how this build of it rounds: equal ones give equal graphs of equal vectors."""
+        return f"hnswlib {metadata.version('hnswlib')} {_rounding()}"
 
     def __len__(self) -> int:
         return self._index.get_current_count()
@@ -126,3 +134,23 @@ class HnswGraph:
         if index.get_current_count() != entry.rows:
             raise StoreError(f"{path}: holds {index.get_current_count()} pins, its manifest says {entry.rows}")
         return cls(index)
+
+
+@functools.cache
+def _rounding() -> str:
+    """8 hex digits of inner products, computed by hnswlib: it says nowhere which instructions it was compiled for.
+
+    SSE, AVX, AVX-512 and fused products add up in other orders, so that the last bit of a sum differs, now and then the
+    order of two neighbours, and with it links.
+    """
+    digest = hashlib.sha256()
+    # It has one loop for multiples of 16, one for multiples of 4, and two for what is left over.
+    for dim in (16, 20, 67, 256):
+        numbers = np.arange(33 * dim, dtype=np.uint32) * np.uint32(2654435769) / np.float64(2**31) - 1
+        vectors = numbers.astype(np.float32).reshape(33, dim)
+        exact = hnswlib.BFIndex(space="ip", dim=dim)
+        exact.init_index(len(vectors))
+        exact.add_items(vectors)
+        distances = exact.knn_query(vectors, k=len(vectors), num_threads=1)[1]
+        digest.update(np.sort(distances, axis=1).astype("<f4").tobytes())
+    return digest.hexdigest()[:8]

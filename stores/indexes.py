@@ -40,6 +40,9 @@ class Graph(Protocol):
 
     def __len__(self) -> int: ...
 
+    @staticmethod
+    def build_id() -> str: ...
+
     def pin_ids(self) -> np.ndarray: ...
 
     @classmethod
@@ -59,6 +62,11 @@ class Graph(Protocol):
 # give: raise `transforms.markers.TASKS_VERSION`.
 LIBRARIES: dict[str, type[Graph]] = {library.suffix: library for library in (HnswGraph,)}
 _BUILT_WITH: type[Graph] = next(iter(LIBRARIES.values()))
+
+
+def builder_id() -> str:
+    """Names the library that new shards are built with, its version and its build: equal ones give equal files."""
+    return _BUILT_WITH.build_id()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pipelines.planning.job_request import JobRequest
 from stores.column_names import ColumnNames
 from stores.errors import InputError, UsageError
 from stores.files import Root
-from stores.indexes import IndexParameters
+from stores.indexes import IndexParameters, builder_id
 from stores.layout import Layout, check_layout, open_layout, read_layout
 from stores.logs import InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
@@ -261,7 +261,7 @@ def fingerprint(
     columns = given.columns.in_force(inputs.lacking) if inputs.files else {}
     bytes_of = [file.columns.stored for file in vectors.files if file.columns.form == "binary"]
     facts = [
-        [TASKS_VERSION, torch.__version__, pa.__version__, model.digest, model.device],
+        [TASKS_VERSION, torch.__version__, pa.__version__, builder_id(), model.digest, model.device],
         # The manifest's bytes and not its name: `erase` and `gc` write it again under the same name.
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],

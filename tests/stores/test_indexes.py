@@ -1,8 +1,11 @@
 """Index shards: every pin found, the same bytes."""
 
+from importlib import metadata
+
 import numpy as np
 import pytest
 
+from stores import hnsw
 from stores.errors import StoreError
 from stores.files import Root
 from stores.hnsw import HnswGraph
@@ -12,6 +15,7 @@ from stores.indexes import (
     IndexShard,
     build_findable_index,
     build_index,
+    builder_id,
     find_pins,
     load_shards,
     search_shards,
@@ -38,6 +42,35 @@ def test_shards_find_what_exact_search_finds():
     graphs = [HnswGraph.build(ids[i::4], vectors[i::4], rows, PARAMETERS) for i in range(4)]
     narrow = search_shards([IndexShard(graph, NO_TWINS) for graph in graphs], queries, 10, ef=10)
     assert tie_aware_recall(narrow, exact) < 1  # the measure can fail
+
+
+class SequentialSums:
+    """In place of hnswlib's exact search: inner products summed up from left to right, as a build without SSE does."""
+
+    def __init__(self, space: str, dim: int):
+        self.vectors = np.empty((0, dim), np.float32)
+
+    def init_index(self, count: int) -> None:
+        pass
+
+    def add_items(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def knn_query(self, queries: np.ndarray, k: int, num_threads: int) -> tuple[None, np.ndarray]:
+        products = queries[:, None, :] * self.vectors[None, :, :]
+        return None, 1 - np.add.accumulate(products, axis=2, dtype=np.float32)[..., -1]
+
+
+def test_a_build_that_rounds_otherwise_has_another_name(monkeypatch):
+    name, version, rounding = HnswGraph.build_id().split()
+    assert (name, version) == ("hnswlib", metadata.version("hnswlib")) and builder_id() == HnswGraph.build_id()
+    hnsw._rounding.cache_clear()
+    assert HnswGraph.build_id().split()[2] == rounding  # it is the same every time
+    hnsw._rounding.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(hnsw.hnswlib, "BFIndex", SequentialSums)
+        assert HnswGraph.build_id().split()[2] != rounding
+    hnsw._rounding.cache_clear()
 
 
 def crowded() -> tuple[np.ndarray, np.ndarray]:
