@@ -3,8 +3,9 @@
 What learns from who engaged with what is in `co_engagement`, clusters of a user's pins in `pinnersage`.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import scipy.sparse as sparse
 import torch
 
 from pinnerformer_model.days import DAY_MS
@@ -12,6 +13,9 @@ from pinnerformer_model.evaluation import Moments
 from pinnerformer_model.ranking import Scorer
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
 from pinnerformer_model.vectors import unit
+
+if TYPE_CHECKING:  # an extra: whoever calls brings it, and --help does without
+    import scipy.sparse as sparse
 
 MEAN_WINDOWS = (1, 3, 10, 30, 100, 300)
 
@@ -90,7 +94,7 @@ def count_engagements(
     *,
     positive: bool = False,
     last: int | None = None,
-) -> sparse.csr_array:
+) -> "sparse.csr_array":
     """How often users engaged with each pin: float32 [K, P], sparse.
 
     Args:
@@ -109,6 +113,8 @@ def count_engagements(
         ends = np.cumsum(np.bincount(row, minlength=len(rows)))
         kept = ends[row] - np.arange(len(row)) <= last
         event, row = event[kept], row[kept]
+    from scipy import sparse
+
     ones = np.ones(len(event), np.float32)
     found = sparse.coo_array((ones, (rows[row], timelines.pin_row[event])), (len(rows), pins)).tocsr()
     found.sum_duplicates()
@@ -123,7 +129,7 @@ def own_history(
     positive: bool,
     last: int | None = None,
     days: int | None = None,
-) -> sparse.csr_array:
+) -> "sparse.csr_array":
     """How often the user of every query engaged with each pin before its moment: float32 [Q, P], sparse.
 
     Args:
@@ -139,7 +145,7 @@ def own_history(
     return count_engagements(timelines, starts, moments.stop, rows, pins, positive=positive, last=last)
 
 
-def own_counts_scorer(own: sparse.csr_array, popular: np.ndarray) -> Scorer:
+def own_counts_scorer(own: "sparse.csr_array", popular: np.ndarray) -> Scorer:
     """Scores by how often the user engaged with a pin; among equals, and all that are new, by popularity.
 
     Args:

@@ -7,28 +7,31 @@ None of them holds queries x pins: scores are made a block of queries at a time.
 import importlib.util
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sparse
 import torch
 
 from pinnerformer_model.ranking import Scorer
+
+if TYPE_CHECKING:  # an extra: whoever calls brings it, and --help does without
+    import scipy.sparse as sparse
 
 EASE_ITEMS = 15_000  # its matrix is items x items: 900 MB, and a minute to invert
 USERS_AT_ONCE = 1 << 24  # numbers, 64 MB: likenesses of queries and training users
 UNKNOWN = -1e30  # the score of a pin that a baseline knows nothing of; finite, so that such pins tie
 
-Fold = Callable[[sparse.csr_array], Scorer]  # histories of the users asked [Q, P] -> how they score every pin
+Fold = Callable[["sparse.csr_array"], Scorer]  # histories of the users asked [Q, P] -> how they score every pin
 
 
-def weigh(counts: sparse.csr_array, weight: str) -> sparse.csr_array:
+def weigh(counts: "sparse.csr_array", weight: str) -> "sparse.csr_array":
     """Counts as a baseline takes them: `once` (1 however often), or `log` (log(1 + count))."""
     out = counts.copy()
     out.data = np.log1p(out.data) if weight == "log" else np.ones_like(out.data)
     return out
 
 
-def item_cosine(training: sparse.csr_array, own: bool) -> Fold:
+def item_cosine(training: "sparse.csr_array", own: bool) -> Fold:
     """Item-item cosine: a pin scores the sum of its cosines with the pins of the history, as columns of `training`.
 
     The cosines are never written down. For N with columns of unit length, the scores are (history N^T) N: as exact, and
@@ -38,11 +41,13 @@ def item_cosine(training: sparse.csr_array, own: bool) -> Fold:
         training: [U, P], engagements of training users, weighed.
         own: Whether a pin of the history counts towards its own score, its cosine with itself being 1.
     """
+    from scipy import sparse
+
     norm = np.sqrt(np.asarray(training.power(2).sum(axis=0)).ravel())
     normed = (training @ sparse.diags_array(1.0 / np.maximum(norm, 1e-12))).tocsr().astype(np.float32)
     across = normed.T.tocsr()  # [P, U]
 
-    def fold(history: sparse.csr_array) -> Scorer:
+    def fold(history: "sparse.csr_array") -> Scorer:
         known = history @ sparse.diags_array((norm > 0).astype(np.float32))
 
         def score(rows: np.ndarray) -> torch.Tensor:
@@ -60,14 +65,14 @@ def item_cosine(training: sparse.csr_array, own: bool) -> Fold:
     return fold
 
 
-def most_engaged(training: sparse.csr_array, most: int) -> np.ndarray:
+def most_engaged(training: "sparse.csr_array", most: int) -> np.ndarray:
     """The pins that most users engaged with, at most so many: int64, rising; those nobody has are left out."""
     users = np.bincount(training.indices, minlength=training.shape[1])
     chosen = np.argsort(-users, kind="stable")[:most]
     return np.sort(chosen[users[chosen] > 0])
 
 
-def ease(training: sparse.csr_array, penalty: float, items: np.ndarray) -> Fold:
+def ease(training: "sparse.csr_array", penalty: float, items: np.ndarray) -> Fold:
     """EASE (Steck, arXiv 1905.03375): the linear map of histories to scores of least squared error whose diagonal is 0.
 
     B = I - P diag(1 / diag P), P = (X^T X + penalty I)^-1. Where there are fewer users than items the inverse is that
@@ -96,7 +101,7 @@ def ease(training: sparse.csr_array, penalty: float, items: np.ndarray) -> Fold:
         diagonal = inverse.diagonal().copy()
     diagonal = np.maximum(diagonal, 1e-12)
 
-    def fold(history: sparse.csr_array) -> Scorer:
+    def fold(history: "sparse.csr_array") -> Scorer:
         mine = history[:, items].tocsr().astype(np.float32)
 
         def score(rows: np.ndarray) -> torch.Tensor:
@@ -122,7 +127,7 @@ def missing_als() -> str | None:
     return None
 
 
-def als(training: sparse.csr_array, factors: int, regularization: float, alpha: float, seed: int = 0) -> Fold:
+def als(training: "sparse.csr_array", factors: int, regularization: float, alpha: float, seed: int = 0) -> Fold:
     """ALS for implicit feedback (Hu, Koren, Volinsky 2008), by `implicit`; users asked are folded in.
 
     A user's factors are solved for from the user's own history, the items' fixed.
@@ -133,6 +138,8 @@ def als(training: sparse.csr_array, factors: int, regularization: float, alpha: 
         regularization: lambda.
         alpha: Confidence of an engagement is 1 + alpha x weight.
     """
+    from scipy import sparse
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of how many threads BLAS has: one result, whatever their number
         from implicit.als import AlternatingLeastSquares
@@ -148,7 +155,7 @@ def als(training: sparse.csr_array, factors: int, regularization: float, alpha: 
     model.fit(sparse.csr_matrix(training), show_progress=False)
     items = torch.from_numpy(np.array(model.item_factors, np.float32)).T
 
-    def fold(history: sparse.csr_array) -> Scorer:
+    def fold(history: "sparse.csr_array") -> Scorer:
         users = np.asarray(model.recalculate_user(np.arange(history.shape[0]), sparse.csr_matrix(history)), np.float32)
         return lambda rows: torch.from_numpy(users[rows]) @ items
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import Hits, Moments, pairs_per_query
@@ -53,6 +52,8 @@ def cluster_user(vectors: np.ndarray, age_days: np.ndarray, threshold: float) ->
         medoid int64 [C], the member with the least summed squared distance to the others; importance float64 [C];
         the most important first.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     vectors = vectors.astype(np.float64)
     n = len(vectors)
     label = fcluster(linkage(vectors, "ward"), threshold, "distance") - 1 if n > 1 else np.zeros(1, np.int64)

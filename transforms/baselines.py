@@ -8,10 +8,9 @@ item vectors do, those included that are asked.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sparse
 
 from pinnerformer_model.baselines import MEAN_WINDOWS, count_engagements, own_counts_scorer, own_history
 from pinnerformer_model.co_engagement import EASE_ITEMS, Fold, als, ease, item_cosine, missing_als, most_engaged, weigh
@@ -19,6 +18,9 @@ from pinnerformer_model.evaluation import CHOOSE_BY, FIGURE_OF, Figures, pool_fi
 from pinnerformer_model.pinnersage import SERVED, THRESHOLDS
 from pinnerformer_model.timelines import stops_before
 from transforms.evaluation import POPULARITY_DAYS, Evaluation
+
+if TYPE_CHECKING:  # an extra: whoever calls brings it, and --help does without
+    import scipy.sparse as sparse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +71,11 @@ def of_days(days: int | None) -> str:
     return f"last {days} days" if days else "all time"
 
 
-def training_counts(evaluation: Evaluation, positive: bool) -> sparse.csr_array:
+def training_counts(evaluation: Evaluation, positive: bool) -> "sparse.csr_array":
     """How often the users of `past` engaged with each pin before the cut: float32 [U, P], sparse."""
     past, pins = evaluation.past, len(evaluation.vectors)
 
-    def make() -> sparse.csr_array:
+    def make() -> "sparse.csr_array":
         stops = stops_before(past, evaluation.cut_ms)
         rows = np.arange(len(past))
         return count_engagements(past, past.offsets[:-1], stops, rows, pins, positive=positive)

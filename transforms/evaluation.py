@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.cluster.vq import kmeans2, vq
 
 from pinnerformer_model.baselines import MEAN_WINDOWS, mean_of_last, popularity, whiten
 from pinnerformer_model.days import DAY_MS
@@ -278,6 +277,8 @@ def cluster_topics(vectors: np.ndarray, topics: int = KMEANS_TOPICS, seed: int =
         vectors: float32 [P, D], unit vectors.
         topics: Clusters; fewer where there are few pins.
     """
+    from scipy.cluster.vq import kmeans2, vq
+
     random = np.random.default_rng(seed)
     # k-means takes pins times topics per round: a sample places the centres, and every pin then goes to the nearest.
     sample = vectors[np.sort(random.choice(len(vectors), min(len(vectors), 20_000), replace=False))]

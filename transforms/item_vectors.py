@@ -6,14 +6,13 @@ what somebody else knows of it, projected. A pin has the parts that there is som
 """
 
 import dataclasses
-import importlib
 from typing import Any
 
 import numpy as np
 
 from pinnerformer_model.vectors import unit
-from stores.errors import UsageError
 from transforms.co_engagement import LATELY_UNIT, Neighbours
+from transforms.extras import load
 
 METHODS = ("ppmi-svd", "walk-svd", "als", "mix")
 NORMS = ("unit", "popularity")
@@ -83,18 +82,6 @@ class Parts:
     taste: np.ndarray
     length: np.ndarray
     lately: np.ndarray
-
-
-def load(module: str, extra: str, flag: str) -> Any:
-    """A library that is no dependency of every installation.
-
-    Raises:
-        UsageError: it is not installed; names the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise UsageError(f"{flag} needs {module.partition('.')[0]}: pip install 'pinnerformer[{extra}]'") from None
 
 
 def one_thread() -> Any:

@@ -23,6 +23,7 @@ from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
 from stores.column_names import ColumnNames
 from stores.errors import InputError
+from transforms.extras import load
 
 DESCRIPTION = """\
 Trains and measures the grid behind the paper's tables 1-4, 6 and 10 on timelines of yours: PinnerSage beside
@@ -344,6 +345,8 @@ def write_facts(request: StudyRequest, cells: list[Cell], starts: list[Task], ta
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
+    for module in ("scipy.sparse", "matplotlib"):
+        load(module, "train", "study")
     until = time.monotonic() + request.budget_s
     os.makedirs(request.out, exist_ok=True)
     data = load_study_data(request.source)

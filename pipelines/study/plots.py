@@ -2,20 +2,20 @@
 
 import statistics
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend is chosen first: there may be no display
-
-from pipelines.study.claims import PAPER  # noqa: E402
-from pipelines.study.grid import BASE, UNTRAINED  # noqa: E402
-from pipelines.study.results import Study  # noqa: E402
+from pipelines.study.claims import PAPER
+from pipelines.study.grid import BASE, UNTRAINED
+from pipelines.study.results import Study
 
 PAPER_COLOUR, OUR_COLOUR, START_COLOUR, DIM_COLOUR = "#b0b7c3", "#1f6feb", "#d1242f", "#1a7f37"
 
 
 def draw(study: Study, path: str) -> None:
     """Writes a PNG of six panels."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # before pyplot: there may be no display
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(2, 3, figsize=(15, 8.5), constrained_layout=True)
     for name, axis in zip(("objectives", "negatives", "features", "frequency"), axes.flat, strict=False):
         _bars(study, name, axis)
@@ -57,6 +57,8 @@ def _bars(study: Study, name: str, axis) -> None:
 
 
 def _lines(study: Study, axis) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
     size = study.facts["size"]
     for label, stem, base, tried, marker in (
         ("sequence length M", "length", size["max_sequence_length"], size["lengths"], "o-"),
@@ -73,7 +75,7 @@ def _lines(study: Study, axis) -> None:
             if points:
                 axis.errorbar(*zip(*points, strict=True), label=label + what, color=colour, **style)
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_ylim(bottom=0)
     axis.set_title("Sequence length and embedding size", fontsize=10)
     axis.set_ylabel("recall@10", fontsize=8)

@@ -28,6 +28,7 @@ from stores.errors import InputError, UsageError
 from stores.pin_topics import read_topics
 from transforms.baselines import Row, baseline_rows, missing_baselines
 from transforms.evaluation import Evaluation, cluster_topics, default_cut, make_evaluation
+from transforms.extras import load
 from transforms.model import local_model
 from transforms.training_data import TrainingData, load_training_data, refuse_width
 
@@ -207,6 +208,7 @@ def measure_model(
 def main(argv: list[str]) -> int:
     """Runs the command: measures everything that was asked for and prints it; returns the exit code."""
     request = parse(argv)
+    load("scipy.sparse", "train", "evaluate")
     for folder in request.models:
         refuse_unfit(folder)
     evaluations, data, topics = load_evaluations(

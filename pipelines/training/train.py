@@ -29,6 +29,7 @@ from pipelines.training.processes import join_group, run_processes, started_as_r
 from pipelines.training.start import Starts, initial_towers
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
+from transforms.extras import load
 from transforms.training_data import TrainingData, config_fields, load_training_data, refuse_width
 
 NOT_BETTER = 4  # the exit code where no checkpoint beat the start
@@ -308,6 +309,7 @@ def main(argv: list[str]) -> int:
         PinnerFormerError: with the exit code and the line to show.
     """
     request = parse(argv)
+    load("torch.utils.tensorboard", "train", "train")
     if request.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch sees no CUDA device here; leave the flag out to train on the CPU")
     if request.processes > 1 and not started_as_rank():

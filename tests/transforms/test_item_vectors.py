@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from stores.errors import UsageError
-from transforms import item_vectors
+from transforms import extras, item_vectors
 from transforms.co_engagement import LATELY_UNIT, PairRules, add_counts, count_pairs, strongest
 from transforms.item_vectors import (
     ALS_REGULARISATION,
@@ -218,6 +218,6 @@ def test_a_missing_library_is_named_with_its_extra(method, missing, extra, monke
         if name.partition(".")[0] == missing:
             raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(item_vectors.importlib, "import_module", without)
+    monkeypatch.setattr(extras.importlib, "import_module", without)
     with pytest.raises(UsageError, match=rf"needs {missing}: pip install 'pinnerformer\[item-vectors{extra}\]'"):
         item_vectors.check_libraries(method)
