@@ -26,14 +26,11 @@ import torch
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.evaluation import Figures, embed_moments, figures_of, pool_figures
 from pinnerformer_model.inference import encode_pins
-from pinnerformer_model.initialisation import StartSettings
 from pinnerformer_model.memory import keep_freed_memory
-from pinnerformer_model.negatives import Negatives
-from pinnerformer_model.objectives import OBJECTIVES, Objective
 from pinnerformer_model.ranking import vector_scorer
 from pinnerformer_model.step_batches import BatchMaker, Feed
 from pinnerformer_model.training import Trainer
-from pinnerformer_model.training_settings import TrainingSettings
+from pinnerformer_model.training_settings import OBJECTIVES, Negatives, Objective, StartSettings, TrainingSettings
 from pinnerformer_model.user_errors import pool
 from pipelines.cli import main as pinnerformer
 from pipelines.study.parts import Source, StudyData, load_study_data

@@ -31,11 +31,9 @@ from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import PRESETS, ModelConfig, preset
 from pinnerformer_model.distributed import ALONE, Group
 from pinnerformer_model.memory import keep_freed_memory
-from pinnerformer_model.negatives import Negatives
-from pinnerformer_model.objectives import OBJECTIVES, Objective
 from pinnerformer_model.step_batches import BatchMaker, Feed, StepBatch
 from pinnerformer_model.training import Trainer
-from pinnerformer_model.training_settings import TrainingSettings
+from pinnerformer_model.training_settings import OBJECTIVES, Negatives, Objective, TrainingSettings
 from pinnerformer_model.user_tower import build_user_tower
 from pipelines.cli import main as pinnerformer
 from transforms.training_data import config_fields, load_training_data

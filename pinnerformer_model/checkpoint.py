@@ -16,9 +16,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pinnerformer_model.config import TOWERS, ModelConfig, ModelError
-from pinnerformer_model.initialisation import DEFAULT_START, Space, StartSettings, initialise, linear_start, rank_of
-from pinnerformer_model.loss import check_temperature
+from pinnerformer_model.initialisation import DEFAULT_START, Space, initialise, linear_start, rank_of
 from pinnerformer_model.pin_tower import PinTower, build_pin_tower
+from pinnerformer_model.training_settings import StartSettings, check_temperature
 from pinnerformer_model.user_tower import UserTower, build_user_tower
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

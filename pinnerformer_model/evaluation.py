@@ -8,15 +8,13 @@ import numpy as np
 
 from pinnerformer_model.collapse import mean_length, most_covering_pins, overlap
 from pinnerformer_model.days import DAY_MS
+from pinnerformer_model.evaluation_names import FREQUENCIES
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.ranking import Pairs, Scorer, coverage, hits_at_k, interest_entropy, top_k
 from pinnerformer_model.timelines import Timelines, ranges, sequences_ending, stops_before
 from pinnerformer_model.user_errors import USER_IDS, difference, pool, ratio
 from pinnerformer_model.user_tower import UserTower
 
-FREQUENCIES = ("once", "daily", "realtime")
-FIGURE_OF = {"new": "recall_new", "all": "recall"}  # what a choice may be made by -> the field of `Figures`
-CHOOSE_BY = tuple(FIGURE_OF)
 _QUERIES_AT_ONCE = 4096  # sequences gathered at a time: 4096 x M x 256 numbers
 
 

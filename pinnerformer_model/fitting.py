@@ -9,30 +9,12 @@ from typing import Any
 from pinnerformer_model.diverging import blame
 from pinnerformer_model.step_batches import BatchMaker, Feed
 from pinnerformer_model.training import Trainer
+from pinnerformer_model.training_settings import Schedule
 from pinnerformer_model.training_state import TrainingState
 
 
 class DivergedError(RuntimeError):
     """The loss, or the norm of its gradient, is not a finite number; the weights are those before that step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When the loop looks up from its steps.
-
-    Attributes:
-        evaluate_every: Steps between evaluations; there is one after the last step too.
-        patience: Evaluations without a better recall after which training ends.
-        save_every: Steps between saved states.
-    """
-
-    evaluate_every: int
-    patience: int
-    save_every: int
-
-    def __post_init__(self):
-        if min(self.evaluate_every, self.patience, self.save_every) < 1:
-            raise ValueError("evaluate_every, patience and save_every must be positive")
 
 
 @dataclasses.dataclass(frozen=True)

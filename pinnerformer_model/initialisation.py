@@ -29,6 +29,7 @@ from torch import nn
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.timelines import Timelines
+from pinnerformer_model.training_settings import StartSettings
 from pinnerformer_model.user_tower import Block, UserTower
 
 STD = 0.02
@@ -37,32 +38,6 @@ TOKEN_SCALE = 8.0  # of a unit vector in a token, or of its constant
 TURNED_MEAN_SCALE = 3.0  # of the mean of the tokens, beside the newest one, where nothing is known of the vectors
 TURNED_OTHER_STD = 0.002
 OTHER_STD = 0.0005  # of the other features' weights: the times alone are some 150 numbers of size 1, and noise at first
-
-
-@dataclasses.dataclass(frozen=True)
-class StartSettings:
-    """How a fresh model weighs vectors; chosen on the users who choose, where there are any.
-
-    Attributes:
-        ridge: lambda over the mean strength of the directions behind the strongest.
-        prior: beta, the weight of what everybody did lately; 0: nothing of it.
-        prior_days: "Lately": the days before the end of training.
-        mean_scale: Of the mean of the tokens, beside the newest one, which drowns it at 1, and at 3 where M is large.
-    """
-
-    ridge: float = 1.0
-    prior: float = 0.0
-    prior_days: int = 7
-    mean_scale: float = 30.0
-
-    def __post_init__(self):
-        if not self.ridge > 0 or self.prior < 0 or self.prior_days < 1 or not self.mean_scale > 0:
-            raise ValueError("ridge, prior_days and mean_scale must be positive, prior not negative")
-
-    def describe(self) -> str:
-        """For a person."""
-        lately = f", {self.prior:g} times everybody's last {self.prior_days} days" if self.prior else ""
-        return f"ridge {self.ridge:g}{lately}"
 
 
 DEFAULT_START = StartSettings()

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from pinnerformer_model.count_min import CountMinSketch, ExactCounts
+from pinnerformer_model.training_settings import LEAST_TEMPERATURE, check_temperature
 
-LEAST_TEMPERATURE = 0.01
 TEMPERATURES = (0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8)  # that a training may start from, unless told
 ABSENT = -1e9  # the score of what is not in the pool: finite, so that an empty pool costs 0 and has gradients of 0
 
@@ -35,17 +35,6 @@ class Temperature(nn.Module):
     def set(self, value: float) -> None:
         """Makes it a value, above 0.01."""
         self.log.copy_(torch.tensor(check_temperature(value) - LEAST_TEMPERATURE, dtype=torch.float64).log())
-
-
-def check_temperature(initial: float) -> float:
-    """Returns a temperature if training can start from it.
-
-    Raises:
-        ValueError: it is not above the floor, or absurd.
-    """
-    if not LEAST_TEMPERATURE < initial <= 100:
-        raise ValueError(f"the temperature must start above {LEAST_TEMPERATURE}, and not above 100, got {initial}")
-    return initial
 
 
 @dataclasses.dataclass(frozen=True)

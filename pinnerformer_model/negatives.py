@@ -6,30 +6,7 @@ import numpy as np
 
 from pinnerformer_model.objectives import Draw
 from pinnerformer_model.timelines import ranges
-
-MODES = ("random", "in_batch", "mixed")
-
-
-@dataclasses.dataclass(frozen=True)
-class Negatives:
-    """Which pins a positive competes with.
-
-    Attributes:
-        mode: `in_batch`: the other users' labels of the step; `random`: pins drawn uniformly from the corpus; `mixed`:
-            both in one pool, under one softmax.
-        random: Pins drawn, no pin twice.
-        in_batch_limit: Labels taken into the pool at most; more are drawn from.
-    """
-
-    mode: str = "mixed"
-    random: int = 8192
-    in_batch_limit: int = 5000
-
-    def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"negatives must be one of {', '.join(MODES)}, got {self.mode!r}")
-        if self.random < 1 or self.in_batch_limit < 1:
-            raise ValueError("the numbers of negatives must be positive")
+from pinnerformer_model.training_settings import Negatives
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,54 +23,7 @@ import numpy as np
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.permutation import permuted
 from pinnerformer_model.timelines import Timelines, ranges, search_sorted
-
-OBJECTIVES = ("next_action", "sasrec", "all_action", "dense_all_action")
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """One of the paper's objectives.
-
-    Attributes:
-        name: One of `OBJECTIVES`.
-        days: K, of the all-action objectives.
-        positions: Of a window, drawn by `dense_all_action`.
-        labels: Of a window, drawn by `all_action`.
-        newest_weight: The share of its user's weight that the newest position gets, the others share the rest: 0.5 is
-            as much as all others together (paper, section 5, of SASRec). `dense_all_action` then draws it always.
-            None: the newest weighs what any other does.
-        full_windows: Events whose K days pass the end of training have no label: theirs were cut off.
-        label_days: Labels are of so many days before the end of training only: item vectors that know what a pin is
-            engaged with lately know it of that end, and of older labels say what no longer holds. None: of all days.
-    """
-
-    name: str = "dense_all_action"
-    days: float = 28.0
-    positions: int = 32
-    labels: int = 32
-    newest_weight: float | None = None
-    full_windows: bool = False
-    label_days: float | None = None
-
-    def __post_init__(self):
-        if self.name not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.name!r}")
-        if not self.days > 0 or self.positions < 1 or self.labels < 1:
-            raise ValueError("days, positions and labels must be positive")
-        if self.label_days is not None and not self.label_days > 0:
-            raise ValueError(f"label_days must be positive, got {self.label_days}")
-        if self.newest_weight is not None:
-            if not 0 < self.newest_weight < 1:
-                raise ValueError(f"newest_weight must be a share between 0 and 1, got {self.newest_weight}")
-            if self.name in ("next_action", "all_action"):
-                raise ValueError(f"newest_weight: the newest position is the only one of {self.name}; leave it out")
-        if self.full_windows and self.horizon_ms is None:
-            raise ValueError(f"full_windows is of the objectives with days; {self.name} asks for the next positive")
-
-    @property
-    def horizon_ms(self) -> int | None:
-        """How far a label may lie ahead; None: the next positive, however far."""
-        return int(self.days * DAY_MS) if self.name.endswith("all_action") else None
+from pinnerformer_model.training_settings import Objective
 
 
 @dataclasses.dataclass(frozen=True)

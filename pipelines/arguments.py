@@ -17,14 +17,55 @@ from stores.kv_urls import FORMS
 
 Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 
+# Flags that mean the same in every command that has them, but where its parser says `own`: at the top of
+# `pinnerformer.yaml` they stand for all of these commands.
+SHARED = frozenset(
+    {
+        *("root", "kv", "namespace", "logs", "pins", "model", "quiet"),
+        *("column", "lookback", "min-age", "max-clock-skew", "day-offset", "bootstrap-from"),
+        *("max-history-days", "max-idle-days", "refresh-days"),
+        *("user-buckets", "pin-shards", "history-length", "file-mode"),
+        *("device", "embed-accelerator", "embed-ram", "token-budget", "index-m", "index-ef-construction", "gates"),
+    }
+)
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that says the default of every flag that may be left out and takes a value, in one form: `(default 64)`.
+
+    A default that is found out later is said by the flag's own help, in the same form: `(default CURRENT)`.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return help_with_default(action)
+
+
+def help_with_default(action: argparse.Action) -> str | None:
+    """A flag's help and its default; `none` where nothing is taken for it."""
+    text = action.help
+    alone = action.nargs == 0 or action.required or not action.option_strings
+    if not text or text == argparse.SUPPRESS or alone or "(default " in text:
+        return text
+    return f"{text} (default {'none' if action.default in (None, []) else '%(default)s'})"
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `UsageError` instead of ending the process, and takes no abbreviations."""
+    """An argument parser that raises `UsageError` instead of ending the process, and takes no abbreviations.
 
-    def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    Attributes:
+        takes_beam: Whether Beam's own flags may stand beside ours.
+        own: Flags of a name in `SHARED` by which this command means something of its own: only its section gives them.
+    """
+
+    def __init__(self, *args, takes_beam: bool = False, own: Collection[str] = (), configurable: bool = True, **kwargs):
+        kwargs.setdefault("formatter_class", Help)
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
+        self.takes_beam, self.own = takes_beam, frozenset(own)
+        if configurable and self.prog.startswith("pinnerformer "):
+            # Read, and taken out of the words, by `pipelines.configuration` before a command's parser sees them.
+            text = "every flag may stand in it; none: no file (default pinnerformer.yaml, where there is one)"
+            self.add_argument("--config", metavar="FILE", help=text)
 
     def error(self, message: str):
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -83,9 +124,7 @@ def add_stores(flags: Flags) -> None:
 
 
 def _add_namespace(flags: Flags) -> None:
-    flags.add_argument(
-        "--namespace", default="pinnerformer", metavar="NAME", help="first part of every key (default %(default)s)"
-    )
+    flags.add_argument("--namespace", default="pinnerformer", metavar="NAME", help="first part of every key")
 
 
 def add_publish(flags: Flags, where: str = "store", without: str = "commit only") -> None:
@@ -95,7 +134,7 @@ def add_publish(flags: Flags, where: str = "store", without: str = "commit only"
         where: The value that stands for publishing.
         without: What `none` does.
     """
-    text = f"none: {without} (default %(default)s)"
+    text = f"none: {without}"
     flags.add_argument("--publish", choices=(where, "none"), default=where, help=text)
 
 
@@ -141,11 +180,11 @@ def add_quiet(flags: Flags) -> None:
 
 def add_min_age(flags: Flags) -> None:
     """Adds `--min-age`."""
-    text = "how long a partition without _SUCCESS must have been left alone (default %(default)s)"
+    text = "how long a partition without _SUCCESS must have been left alone"
     flags.add_argument("--min-age", type=seconds, default="6h", metavar="6h", help=text)
 
 
-def add_lookback(flags: Flags, text: str = "partitions searched for late files (default %(default)s)") -> None:
+def add_lookback(flags: Flags, text: str = "partitions searched for late files") -> None:
     """Adds `--lookback`."""
     flags.add_argument("--lookback", type=int, default=7, metavar="DAYS", help=text)
 
@@ -157,14 +196,14 @@ def add_day_flags(flags: Flags) -> None:
         type=clock_skew,
         default=0,
         metavar="SECONDS",
-        help="take rows so far past the end of their partition's day (default %(default)s)",
+        help="take rows so far past the end of their partition's day",
     )
     flags.add_argument(
         "--day-offset",
         type=utc_offset,
         default=0,
         metavar="HOURS",
-        help="of the zone whose days the partitions are, from UTC: -8 where a day begins at 08:00 UTC (%(default)s)",
+        help="of the zone whose days the partitions are, from UTC: -8 where a day begins at 08:00 UTC",
     )
 
 
@@ -174,6 +213,16 @@ def date(text: str) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD") from None
+
+
+def night(text: str) -> datetime.date:
+    """A flag's `YYYY-MM-DD`, or `yesterday`, by UTC."""
+    if text == "yesterday":
+        return datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(1)
+    try:
+        return date(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; write YYYY-MM-DD, or yesterday") from None
 
 
 def seconds(text: str) -> float:

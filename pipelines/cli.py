@@ -8,6 +8,8 @@ import select
 import sys
 from typing import TextIO
 
+from pipelines.configuration.layers import Resolved, resolve
+from pipelines.configuration.parsers import UNCONFIGURED, configured_commands, parser_of
 from stores.errors import PinnerFormerError, UsageError
 
 # Group -> name -> (module with `main(argv) -> exit code`, one line)
@@ -38,6 +40,11 @@ GROUPS = {
     },
     "look": {
         "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),
+    },
+    "flags in a file": {
+        "init": ("pipelines.configuration.init", "write pinnerformer.yaml, by asking or by looking at your data"),
+        "config": ("pipelines.configuration.show", "print what is in force for a command, and where it comes from"),
+        "completion": ("pipelines.configuration.completion", "print what completes commands and flags in a shell"),
     },
     "make data": {
         "synth": ("pipelines.synthetic.world", "write a synthetic, seeded, Pinterest-like world of logs and vectors"),
@@ -130,6 +137,19 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
+def read_words(name: str, argv: list[str]) -> Resolved:
+    """The words of a command: what a file and the environment say, then what was typed; `--help` is answered here.
+
+    Raises:
+        UsageError: names the file, the line and the key.
+    """
+    if {"-h", "--help"} & set(argv):
+        parser_of(name).parse_args(["--help"])  # ends here, and nothing was loaded that the command computes with
+    if name in UNCONFIGURED:
+        return Resolved(tuple(argv))
+    return resolve(name, lambda: parser_of(name), argv, configured_commands(), os.environ)
+
+
 def run_command(argv: list[str]) -> int:
     """Runs one command; returns its exit code."""
     # One screen for the operator: the libraries' own chatter only where it is asked for.
@@ -143,12 +163,14 @@ def run_command(argv: list[str]) -> int:
 
         print(f"pinnerformer {pinnerformer.__version__}")
         return 0
-    name = argv[0]
+    name, words = argv[0], Resolved(())
     try:
-        return importlib.import_module(find_command(name)).main(argv[1:])
+        module = find_command(name)
+        words = read_words(name, argv[1:])
+        return importlib.import_module(module).main(list(words.words))
     except PinnerFormerError as error:
         logging.getLogger(__name__).debug("trace", exc_info=True)
-        print(printable(f"pinnerformer {name}: {error}"), file=sys.stderr)
+        print(printable(f"pinnerformer {name}: {error}{words.notes(str(error))}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"pinnerformer {name}: interrupted; run the same command again to go on", file=sys.stderr)

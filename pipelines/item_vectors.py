@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, parse, plan_item_vectors
+from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, plan_item_vectors
+from pipelines.planning.item_vectors_request import parse
 from pipelines.planning.lacking import say_lacking
 from stores.errors import InputError, StoreError
 from stores.files import FileEntry, Root

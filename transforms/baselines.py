@@ -14,7 +14,8 @@ import numpy as np
 
 from pinnerformer_model.baselines import MEAN_WINDOWS, count_engagements, own_counts_scorer, own_history
 from pinnerformer_model.co_engagement import EASE_ITEMS, Fold, als, ease, item_cosine, missing_als, most_engaged, weigh
-from pinnerformer_model.evaluation import CHOOSE_BY, FIGURE_OF, Figures, pool_figures
+from pinnerformer_model.evaluation import Figures, pool_figures
+from pinnerformer_model.evaluation_names import CHOOSE_BY, FIGURE_OF
 from pinnerformer_model.pinnersage import SERVED, THRESHOLDS
 from pinnerformer_model.timelines import stops_before
 from transforms.evaluation import POPULARITY_DAYS, Evaluation

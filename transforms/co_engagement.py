@@ -13,6 +13,7 @@ from stores.ids import bucket_of
 from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
 from transforms.batches import from_ipc, to_ipc
+from transforms.item_vector_rules import PairRules
 from transforms.report_outputs import REPORTS, report
 from transforms.run import RunFolder
 
@@ -21,27 +22,6 @@ PAIRS, USER_PINS = "pairs", "user_pins"
 LATELY = -1  # no pin has this id
 LATELY_UNIT = 1 << 20
 _PAIRS_AT_ONCE = 1 << 24  # counted together before they are summed: 128 MB of keys
-
-
-@dataclasses.dataclass(frozen=True)
-class PairRules:
-    """Which two engagements of a user are a pair.
-
-    Attributes:
-        window: So many engagements apart at most, in the order of the history.
-        window_ms: So many milliseconds apart at most.
-        most_pairs: Of one user; the nearest in the history come first, of those the newest.
-        half_life_ms: After so long an engagement counts half for how often a pin is engaged with lately; 0: not asked.
-    """
-
-    window: int
-    window_ms: int
-    most_pairs: int
-    half_life_ms: int = 0
-
-    def __post_init__(self):
-        if min(self.window, self.most_pairs) < 1 or min(self.window_ms, self.half_life_ms) < 0:
-            raise ValueError(f"a window of at least one engagement and a cap of at least one pair, got {self}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,6 @@ from pinnerformer_model.vectors import unit
 from transforms.co_engagement import LATELY_UNIT, Neighbours
 from transforms.extras import load
 
-METHODS = ("ppmi-svd", "walk-svd", "als", "mix")
-NORMS = ("unit", "popularity")
-
 COMPANY_SHARE = 0.64  # of company beside content, in squared length: 0.8 and 0.6 as lengths
 MIX_SHARE = 0.2  # of both beside taste, in squared length; measured in docs/item-vectors.md
 LATELY_SHARE = 0.1  # of how often lately, in squared length; measured there too

@@ -1,22 +1,31 @@
-"""Beam's own options on our command lines, and the runner that they name."""
+"""Beam's own options on our command lines, and the runner that they name.
+
+Beam is loaded where something is asked of it: whoever only makes a parser does not wait for it.
+"""
+
+from __future__ import annotations
 
 import argparse
 import contextlib
 import io
 import logging
 import multiprocessing
-
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from typing import TYPE_CHECKING
 
 from pipelines.arguments import Parser
 from stores.errors import UsageError
 
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
 LOCAL_RUNNERS = (None, "DirectRunner", "FnApiRunner")
 
 
-def _beam_flags() -> dict[str, bool]:
-    """Every flag that some Beam options class declares, and whether it may stand without a value."""
+def beam_actions() -> dict[str, argparse.Action]:
+    """Every flag that some Beam options class declares, by name."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve", allow_abbrev=False)
     pending = list(PipelineOptions.__subclasses__())
     while pending:
@@ -24,7 +33,7 @@ def _beam_flags() -> dict[str, bool]:
         pending += options.__subclasses__()
         if "_add_argparse_args" in vars(options):
             options._add_argparse_args(parser)
-    return {flag: action.nargs == 0 for action in parser._actions for flag in action.option_strings}
+    return {flag: action for action in parser._actions for flag in action.option_strings}
 
 
 def parse_flags(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, PipelineOptions]:
@@ -33,7 +42,7 @@ def parse_flags(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Pi
     Raises:
         UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
     """
-    parser.refuse_unknown(argv, _beam_flags())
+    parser.refuse_unknown(argv, beam_actions())
     found, rest = parser.parse_known_args(argv)
     return found, parse_beam_options(parser, rest)
 
@@ -44,12 +53,15 @@ def parse_beam_options(parser: Parser, rest: list[str]) -> PipelineOptions:
     Raises:
         UsageError: a flag that neither we nor Beam know; names the nearest one that exists.
     """
-    known = _beam_flags()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    known = beam_actions()
     parser.refuse_unknown(rest, known)
     takes_value = False
     for word in rest:
         if word.startswith("--"):
-            takes_value = not known.get(word.partition("=")[0], False) and "=" not in word
+            action = known.get(word.partition("=")[0])
+            takes_value = (action is None or action.nargs != 0) and "=" not in word
         elif not takes_value:
             raise UsageError(f"unexpected argument {word!r}; see {parser.prog} --help")
     said = io.StringIO()
@@ -68,6 +80,8 @@ def choose_runner(options: PipelineOptions) -> FnApiRunner | str:
 
     `DirectRunner` is taken for the in-process one too: left to itself it first tries to download another.
     """
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
     named = options.get_all_options().get("runner")
     if named not in LOCAL_RUNNERS:
         return named
@@ -81,6 +95,8 @@ def is_local(options: PipelineOptions) -> bool:
 
 def worker_threads(options: PipelineOptions) -> int:
     """torch threads a worker process: the machine's cores shared between the local workers; 0 elsewhere (torch's)."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
     direct = options.view_as(DirectOptions)
     if not is_local(options) or direct.direct_running_mode != "multi_processing":
         return 0

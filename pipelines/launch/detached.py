@@ -1,14 +1,17 @@
 """Runs that their launcher does not wait for: how they are handed over."""
 
-import datetime
-from typing import Any
+from __future__ import annotations
 
-from apache_beam.options.pipeline_options import PipelineOptions
+import datetime
+from typing import TYPE_CHECKING, Any
 
 from pipelines.launch.beam_options import is_local
 from pipelines.operations.submitted import SUBMITTED
 from stores.errors import UsageError
 from stores.files import Root
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 def check_detachable(options: PipelineOptions) -> None:

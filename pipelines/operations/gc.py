@@ -51,16 +51,14 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer gc", description=DESCRIPTION, epilog=EPILOG)
     add_root(parser)
     add_stores(parser)
-    parser.add_argument("--keep", type=positive, default=7, metavar="N", help="releases as a whole (%(default)s)")
-    parser.add_argument(
-        "--keep-snapshots", type=positive, default=400, metavar="N", help="user embeddings of so many (%(default)s)"
-    )
+    parser.add_argument("--keep", type=positive, default=7, metavar="N", help="releases as a whole")
+    parser.add_argument("--keep-snapshots", type=positive, default=400, metavar="N", help="user embeddings of so many")
     for flag, default, text in (
         ("--keep-staging", "7d", "leftovers of runs that did not commit"),
         ("--keep-generation", "2d", "vectors of a model served no longer"),
         ("--grace", "1h", "age of files that nothing names: some may be in writing"),
     ):
-        parser.add_argument(flag, type=seconds, default=default, metavar=default, help=f"{text} (%(default)s)")
+        parser.add_argument(flag, type=seconds, default=default, metavar=default, help=f"{text}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
     return parser
 

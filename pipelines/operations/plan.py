@@ -10,10 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.launch.beam_options import parse_flags
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
-from pipelines.planning.daily_request import NightRequest, make_parser, night_request
 from pipelines.planning.lacking import describe_lacking
+from pipelines.planning.plan_request import parse
 from stores.errors import UsageError
 from stores.layout import Layout, advise_buckets, read_layout
 from stores.logs import InputSelection
@@ -23,11 +22,6 @@ from stores.releases import chain, read_current, refuse_held
 from transforms.gates import COMPARED, StagedRelease, check_gates
 from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
 
-DESCRIPTION = """\
-Says what `daily` with the same flags would read, embed and write, how long the work takes at the rates of the last
-releases, and what it needs of memory. What `daily` would refuse is refused here, with the same words and exit code.
-Writes nothing.
-"""
 USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
 PIN_STAGES = (Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
 
@@ -163,15 +157,6 @@ def describe(
         )
     )
     return lines
-
-
-def parse(argv: list[str]) -> NightRequest:
-    """Reads the flags of `pinnerformer plan`, which are those of `daily`; where to publish does not matter here.
-
-    Raises:
-        UsageError: with the line to show.
-    """
-    return night_request(*parse_flags(make_parser("pinnerformer plan", DESCRIPTION), argv))
 
 
 def main(argv: list[str]) -> int:

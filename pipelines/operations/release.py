@@ -50,7 +50,7 @@ class ReleaseRequest:
 
 def make_parser() -> Parser:
     """The flags of `pinnerformer release`."""
-    parser = Parser(prog="pinnerformer release", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="pinnerformer release", description=DESCRIPTION, epilog=EPILOG, own=("gates",))
     add_root(parser)
     parser.add_argument("--run", required=True, metavar="NAME", help="a folder name under ROOT/staging")
     add_store(parser)
@@ -58,7 +58,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--rewrite", action="store_true", help="publish as a whole, also where the store says that it holds it already"
     )
-    parser.add_argument("--gates", metavar="FILE", help="thresholds, as `daily --gates` (default: the run's own)")
+    parser.add_argument("--gates", metavar="FILE", help="thresholds, as `daily --gates` (default the run's own)")
     parser.add_argument(
         "--force-gate", action="append", default=[], metavar="NAME", help="open a closed gate; may be repeated"
     )

@@ -41,7 +41,7 @@ def make_parser() -> Parser:
     add_root(parser)
     add_store(parser, required=True)
     parser.add_argument("--user", required=True, type=user_id, metavar="ID", help="whose embedding to look up")
-    parser.add_argument("--k", type=positive, default=10, metavar="N", help="how many pins (default %(default)s)")
+    parser.add_argument("--k", type=positive, default=10, metavar="N", help="how many pins")
     parser.add_argument("--exclude-engaged", action="store_true", help="leave out the pins of the user's own history")
     add_json(parser)
     return parser

@@ -64,7 +64,7 @@ def make_parser() -> Parser:
     add_root(parser)
     add_store(parser)
     add_publish(parser, without="move CURRENT only")
-    parser.add_argument("--to", metavar="RELEASE", help="default: the release before CURRENT")
+    parser.add_argument("--to", metavar="RELEASE", help="which one to serve (default the release before CURRENT)")
     parser.add_argument("--reason", metavar="TEXT", help="why; shown to whoever comes next")
     parser.add_argument("--lift-hold", action="store_true", help="let `daily` run again")
     # What the flag was called at first, in whose scripts it still stands.

@@ -92,13 +92,13 @@ class StatusRequest:
 
 def make_parser() -> Parser:
     """The flags of `pinnerformer status`."""
-    parser = Parser(prog="pinnerformer status", description=DESCRIPTION)
+    parser = Parser(prog="pinnerformer status", description=DESCRIPTION, own=("logs",))
     add_root(parser)
     add_store(parser)
     parser.add_argument(
         "--logs", metavar="DIR", help="exit with 1 if log files that were read have changed or gone since"
     )
-    add_lookback(parser, "as `daily --lookback`, for --logs (default %(default)s)")
+    add_lookback(parser, "as `daily --lookback`, for --logs")
     parser.add_argument(
         "--max-age", type=seconds, metavar="30h", help="exit with 1 if the data served is older, or on any alarm"
     )

@@ -90,11 +90,11 @@ class VerifyRequest:
 
 def make_parser() -> Parser:
     """The flags of `pinnerformer verify`."""
-    parser = Parser(prog="pinnerformer verify", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="pinnerformer verify", description=DESCRIPTION, epilog=EPILOG, own=("model", "pins", "logs"))
     add_root(parser)
-    parser.add_argument("--release", metavar="RELEASE", help="which one (default: CURRENT)")
+    parser.add_argument("--release", metavar="RELEASE", help="which one (default CURRENT)")
     add_stores(parser)
-    parser.add_argument("--users", type=positive, default=100, metavar="N", help="drawn at random (%(default)s)")
+    parser.add_argument("--users", type=positive, default=100, metavar="N", help="drawn at random")
     parser.add_argument(
         "--seed", type=int, metavar="N", help="draw the users that an earlier call drew; it shows its seed"
     )
@@ -102,10 +102,10 @@ def make_parser() -> Parser:
     parser.add_argument("--model", metavar="DIR", help="the release's model, to make vectors again")
     parser.add_argument("--pins", metavar="DIR", help="its PinSage vectors")
     add_names(parser)
-    text = "of a vector made again, to the one stored (%(default)s)"
+    text = "of a vector made again, to the one stored"
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
     parser.add_argument("--logs", metavar="DIR", help="that what was read of the last --lookback days is what it was")
-    add_lookback(parser, "as `daily --lookback`, for --logs (default %(default)s)")
+    add_lookback(parser, "as `daily --lookback`, for --logs")
     parser.add_argument("--erased", metavar="FILE", help="one user id per line: nobody of them may be anywhere")
     return parser
 

@@ -70,7 +70,7 @@ class BackfillRequest:
 
 def make_parser() -> Parser:
     """The flags of `pinnerformer backfill`."""
-    parser = Parser(prog="pinnerformer backfill", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="pinnerformer backfill", description=DESCRIPTION, epilog=EPILOG, takes_beam=True)
     what, where, read, how = add_job_flags(parser)
     what.add_argument("--start", required=True, type=date, metavar="DATE", help="first UTC day to release")
     what.add_argument("--end", required=True, type=date, metavar="DATE", help="last UTC day to release, inclusive")
@@ -81,7 +81,7 @@ def make_parser() -> Parser:
         "--snapshots",
         choices=("every-day", "weekly", "last"),
         default="every-day",
-        help="days that get a release; the next one catches up the days between (%(default)s)",
+        help="days that get a release; the next one catches up the days between",
     )
     what.add_argument(
         "--recompute", action="store_true", help="do days again that are released already, and all days after them"
@@ -96,8 +96,12 @@ def make_parser() -> Parser:
         metavar="DATE",
         help="take a missing partition for empty; without it the chain stops there; may be repeated",
     )
-    how.add_argument("--memory", type=positive, metavar="GIB", help="what a pass may hold (half of what is free)")
-    how.add_argument("--days-per-pass", type=positive, metavar="N", help="at most (as many as fit into the memory)")
+    how.add_argument(
+        "--memory", type=positive, metavar="GIB", help="what a pass may hold (default half of what is free)"
+    )
+    how.add_argument(
+        "--days-per-pass", type=positive, metavar="N", help="at most (default as many as fit into the memory)"
+    )
     return parser
 
 

@@ -1,17 +1,21 @@
 """What `pinnerformer daily` is asked for, and `pinnerformer plan` with it: its flags, read into one request."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import datetime
+from typing import TYPE_CHECKING
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
-from pipelines.arguments import Parser, add_publish, date, positive
+from pipelines.arguments import Parser, add_publish, date, night, positive
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.detached import check_detachable
 from pipelines.operations.outcomes import publish_target
 from pipelines.planning.job_request import JobRequest, add_job_flags, job_request
 from transforms.release import PublishTarget
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 DESCRIPTION = """\
 Turns the engagement logs up to a date into one release: a fresh embedding per user in the key-value store and a fresh
@@ -70,12 +74,14 @@ class DailyRequest:
     detach: bool
 
 
-def make_parser(prog: str, description: str, epilog: str | None = None) -> Parser:
+def make_parser(
+    prog: str = "pinnerformer daily", description: str = DESCRIPTION, epilog: str | None = EPILOG
+) -> Parser:
     """A parser with the flags of `pinnerformer daily`."""
-    parser = Parser(prog=prog, description=description, epilog=epilog)
+    parser = Parser(prog=prog, description=description, epilog=epilog, takes_beam=True)
     flags = add_job_flags(parser)
     flags.what.add_argument(
-        "--date", required=True, type=date, metavar="DATE", help="the last UTC day of logs to include"
+        "--date", required=True, type=night, metavar="DATE", help="the last UTC day of logs to include, or yesterday"
     )
     flags.what.add_argument(
         "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root"
@@ -86,16 +92,16 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> Parse
         choices=("refuse", "repair"),
         default="refuse",
         help="log files of the lookback that were read and have changed or gone since: refuse the night, or first do "
-        "again what they touched, as a release of its own, as `repair --partition` does (%(default)s)",
+        "again what they touched, as a release of its own, as `repair --partition` does",
     )
     flags.how.add_argument(
         "--join",
         choices=("auto", "broadcast", "shuffle"),
         default="auto",
-        help="of histories and vectors (%(default)s)",
+        help="of histories and vectors",
     )
     flags.how.add_argument(
-        "--broadcast-limit", type=positive, default=8, metavar="GIB", help="auto broadcasts up to this (%(default)s)"
+        "--broadcast-limit", type=positive, default=8, metavar="GIB", help="auto broadcasts up to this"
     )
     parser.add_argument(
         "--detach", action="store_true", help="hand the job to the engine, print the run's name for `release`, return"
@@ -121,7 +127,7 @@ def parse(argv: list[str]) -> DailyRequest:
     Raises:
         UsageError: with the line to show.
     """
-    found, beam = parse_flags(make_parser("pinnerformer daily", DESCRIPTION, EPILOG), argv)
+    found, beam = parse_flags(make_parser(), argv)
     if found.detach:
         check_detachable(beam)
     target = publish_target(found.kv, found.namespace, found.publish)

@@ -1,12 +1,12 @@
 """What every job that turns logs into releases is asked for: the flags that `daily`, `backfill` and `repair` share."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-from apache_beam.options.pipeline_options import PipelineOptions
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.arguments import (
     Flags,
@@ -28,6 +28,9 @@ from stores.indexes import IndexParameters
 from stores.partitions import PartitionDays
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds, read_thresholds
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,35 +102,40 @@ def add_job_flags(parser: Parser) -> JobFlags:
         parser.add_argument_group("how long things last; part of a run's identity, so give a root the same every night")
     )
     made = parser.add_argument_group("fixed when the root is made")
-    made.add_argument("--user-buckets", type=positive, metavar="N", help="parts of histories and user embeddings (64)")
-    made.add_argument("--pin-shards", type=positive, metavar="N", help="parts of pin embeddings and the index (4)")
-    made.add_argument("--history-length", type=positive, metavar="N", help="engagements kept per user (256)")
     made.add_argument(
-        "--file-mode", type=file_mode, metavar="0640", help="of every file under a local root (as the umask says)"
+        "--user-buckets", type=positive, metavar="N", help="parts of histories and user embeddings (default 64)"
+    )
+    made.add_argument(
+        "--pin-shards", type=positive, metavar="N", help="parts of pin embeddings and the index (default 4)"
+    )
+    made.add_argument("--history-length", type=positive, metavar="N", help="engagements kept per user (default 256)")
+    made.add_argument(
+        "--file-mode",
+        type=file_mode,
+        metavar="0640",
+        help="of every file under a local root (default as the umask says)",
     )
     how = parser.add_argument_group("how to compute")
-    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the towers run on (%(default)s)")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the towers run on")
     how.add_argument(
         "--embed-accelerator", metavar="HINT", help="Dataflow: type:nvidia-l4;count:1;install-nvidia-driver"
     )
     how.add_argument("--embed-ram", metavar="SIZE", help="Dataflow: memory of the workers that embed users, e.g. 16GB")
-    how.add_argument(
-        "--token-budget", type=positive, default=1024, metavar="N", help="padded tokens per batch (%(default)s)"
+    how.add_argument("--token-budget", type=positive, default=1024, metavar="N", help="padded tokens per batch")
+    how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node")
+    how.add_argument("--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width")
+    parser.add_argument(
+        "--gates", metavar="FILE", help="YAML, where the gates close (default the limits of deploy/gates.yaml)"
     )
-    how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node (%(default)s)")
-    how.add_argument(
-        "--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width (%(default)s)"
-    )
-    parser.add_argument("--gates", metavar="FILE", help="YAML, where the gates close (defaults: deploy/gates.yaml)")
     add_quiet(parser)
     return JobFlags(what, where, read, how)
 
 
 def _add_ageing(kept: Flags) -> None:
     for flag, text in (
-        ("--max-history-days", "rows older than N days leave the histories (never)"),
-        ("--max-idle-days", "users without a row in N days leave the snapshot (never)"),
-        ("--refresh-days", "embed every user again within N days, a share per day (never)"),
+        ("--max-history-days", "rows older than N days leave the histories (default never)"),
+        ("--max-idle-days", "users without a row in N days leave the snapshot (default never)"),
+        ("--refresh-days", "embed every user again within N days, a share per day (default never)"),
     ):
         kept.add_argument(flag, type=positive, default=0, metavar="N", help=text)
 

@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from pinnerformer_model.config import ModelConfig
-from pinnerformer_model.initialisation import StartSettings
-from pinnerformer_model.negatives import Negatives
-from pinnerformer_model.objectives import Objective, Sampler
+from pinnerformer_model.objectives import Sampler
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.step_batches import BatchMaker, Feed, StepBatch
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training import Trainer
-from pinnerformer_model.training_settings import TrainingSettings
+from pinnerformer_model.training_settings import Negatives, Objective, StartSettings, TrainingSettings
 from pinnerformer_model.user_tower import UserTower
 from pipelines.study.grid import BASE, START_EXTRAS, Cell, Size
 from pipelines.study.parts import Fold, Source, StudyData, load_study_data

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from pinnerformer_model.negatives import MODES
+from pinnerformer_model.training_settings import MODES
 
 # Table 6 of the paper; its features by our names.
 FEATURES = ("pinsage", "time", "surface", "action", "duration", "position")

@@ -8,7 +8,7 @@ import numpy as np
 
 from pinnerformer_model.days import DAY_MS, day_of, midnight_ms
 from pinnerformer_model.timelines import Timelines, merge_users
-from stores.column_names import OUR_NAMES, ColumnNames
+from pipelines.study.study_request import Source
 from stores.errors import InputError, UsageError
 from stores.ids import uniform_of
 from stores.pin_topics import read_topics
@@ -17,27 +17,6 @@ from transforms.training_data import TrainingData, load_training_data
 
 CHOICE_SHARE = 0.2  # of a fold's training side
 _FOLD_SALT, _CHOICE_SALT = 7_018_001, 7_018_002  # no salt of `training-data` that anybody would type
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where the data of a study are.
-
-    Attributes:
-        timelines: Of `training-data`.
-        pins: The vector set, for its topics; None: clusters of the vectors.
-        cuts: First days of the windows; a number: so many windows, one before the other, the last ends with the data.
-        days: Length of a window.
-        folds: 1: the timelines' own split; more: all users are dealt to so many.
-        columns: How the vectors call their columns.
-    """
-
-    timelines: str
-    pins: str | None
-    cuts: tuple[datetime.date, ...] | int
-    days: int
-    folds: int = 1
-    columns: ColumnNames = OUR_NAMES
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -366,19 +366,19 @@ class SynthRequest:
 def make_parser() -> Parser:
     """The flags of `pinnerformer synth`."""
     defaults = {field.name: field.default for field in dataclasses.fields(World)}
-    parser = Parser(prog="pinnerformer synth", description=DESCRIPTION)
+    parser = Parser(prog="pinnerformer synth", description=DESCRIPTION, own=("pins",))
     parser.add_argument("--out", required=True, metavar="WORLD", help="a folder that is empty or does not exist")
     parser.add_argument("--users", required=True, type=positive, metavar="N", help="how many there are")
     parser.add_argument("--pins", required=True, type=positive, metavar="P", help="how many there are")
     parser.add_argument("--start", required=True, type=date, metavar="DATE", help="the first day")
     parser.add_argument("--days", required=True, type=positive, metavar="D", help="how many days of logs")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything drawn (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of everything drawn")
     for name, kind, metavar, text in (
         ("topics", positive, "T", "of the pins"),
         ("width", positive, "N", "numbers of a vector"),
         ("rows_per_active", float, "R", "of an active user, the median per day"),
     ):
-        flag, text = f"--{name.replace('_', '-')}", f"{text} (default %(default)s)"
+        flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=kind, default=defaults[name], metavar=metavar, help=text)
     for name, text in (
         ("active_share", "of the users, acting on a mean day"),
@@ -388,7 +388,7 @@ def make_parser() -> Parser:
         ("untaught_share", "of the rows, with the action share_sheet"),
         ("detour_share", "of the sessions, rushed through a topic that is not the user's"),
     ):
-        flag, text = f"--{name.replace('_', '-')}", f"{text} (default %(default)s)"
+        flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=share, default=defaults[name], metavar="SHARE", help=text)
     return parser
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import midnight_ms
-from pinnerformer_model.evaluation import FIGURE_OF, Figures, Moments, find_hits, measure, moments_of
+from pinnerformer_model.evaluation import Figures, Moments, find_hits, measure, moments_of
+from pinnerformer_model.evaluation_names import FIGURE_OF
 from pinnerformer_model.fitting import Hooks
 from pinnerformer_model.inference import UserEncoder, encode_pins
 from pinnerformer_model.pin_tower import PinTower

@@ -4,11 +4,10 @@ import dataclasses
 import datetime
 import itertools
 
-from pinnerformer_model.evaluation import CHOOSE_BY, FREQUENCIES
+from pinnerformer_model.evaluation_names import BASELINES, CHOOSE_BY, FREQUENCIES
 from pipelines.arguments import Parser, add_json, add_names, date, positive
 from stores.column_names import ColumnNames
 from stores.errors import UsageError
-from transforms.baselines import NAMES
 from transforms.halves import HALVES
 
 UNTRAINED = "untrained"
@@ -55,7 +54,8 @@ class EvaluateRequest:
         corpus_size: Pins at most.
         half: Of the users.
         choose_by: `new` or `all`: which kind of recall chooses the baselines' settings.
-        baselines: Which are measured too: of `NAMES`, and `untrained`, the models' own initial weights.
+        baselines: Which are measured too: of `evaluation_names.BASELINES`, and `untrained`, the models' own initial
+            weights.
         allow_seen: Measure models though they saw users or windows.
         oracle: The folder of a synthetic world, to measure what its generator would know; None: not.
         seed: Of the corpus.
@@ -83,44 +83,44 @@ class EvaluateRequest:
 
 def make_parser() -> Parser:
     """The flags of `pinnerformer evaluate`."""
-    parser = Parser(prog="pinnerformer evaluate", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="pinnerformer evaluate", description=DESCRIPTION, epilog=EPILOG, own=("model", "pins"))
     parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
     parser.add_argument("--model", action="append", default=[], metavar="DIR", help="what to measure; may be repeated")
     parser.add_argument("--pins", metavar="DIR", help="the vector set; its column `topic` is what entropy is of")
     add_names(parser)
     when = parser.add_mutually_exclusive_group()
-    when.add_argument("--cut", type=date, metavar="DATE", help="first day of the window (default: 14 days to the end)")
+    when.add_argument("--cut", type=date, metavar="DATE", help="first day of the window (default 14 days to the end)")
     when.add_argument(
         "--cuts", type=date, nargs="+", default=[], metavar="DATE", help="several windows, pooled: for small sets"
     )
-    parser.add_argument("--days", type=positive, default=14, help="length of the window (default %(default)s)")
-    parser.add_argument("--k", type=positive, default=10, help="of recall@k (default %(default)s)")
+    parser.add_argument("--days", type=positive, default=14, help="length of the window")
+    parser.add_argument("--k", type=positive, default=10, help="of recall@k")
     parser.add_argument(
-        "--frequency", action="append", choices=FREQUENCIES, help="may be repeated (default: once, daily and realtime)"
+        "--frequency", action="append", choices=FREQUENCIES, help="may be repeated (default once, daily and realtime)"
     )
     parser.add_argument(
         "--corpus",
         choices=("uniform", "popular"),
         default="uniform",
-        help="popular: pins drawn in proportion to their positives in training, harder to beat (default %(default)s)",
+        help="popular: pins drawn in proportion to their positives in training, harder to beat",
     )
-    parser.add_argument("--corpus-size", type=positive, default=1_000_000, help="pins at most (default %(default)s)")
-    parser.add_argument("--half", choices=HALVES, default="report", help="of the users (default %(default)s)")
+    parser.add_argument("--corpus-size", type=positive, default=1_000_000, help="pins at most")
+    parser.add_argument("--half", choices=HALVES, default="report", help="of the users")
     parser.add_argument(
         "--choose-by",
         choices=CHOOSE_BY,
         default="new",
-        help="the recall that chooses settings: of pins new to the user, or of all (default %(default)s)",
+        help="the recall that chooses settings: of pins new to the user, or of all",
     )
     parser.add_argument("--no-baselines", action="store_true", help="the models only")
     parser.add_argument(
-        "--baseline", action="append", choices=(UNTRAINED, *NAMES), help="only these; may be repeated (default: all)"
+        "--baseline", action="append", choices=(UNTRAINED, *BASELINES), help="only these; may be repeated (default all)"
     )
     parser.add_argument(
         "--allow-seen", action="store_true", help="measure a model though it saw users or windows; the figures flatter"
     )
     parser.add_argument("--oracle", metavar="WORLD", help="the folder of `synth`: adds what its generator would know")
-    parser.add_argument("--seed", type=int, default=0, help="of the corpus (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the corpus")
     add_json(parser)
     return parser
 
@@ -156,7 +156,7 @@ def parse(argv: list[str]) -> EvaluateRequest:
         corpus_size=found.corpus_size,
         half=found.half,
         choose_by=found.choose_by,
-        baselines=() if found.no_baselines else tuple(found.baseline or (UNTRAINED, *NAMES)),
+        baselines=() if found.no_baselines else tuple(found.baseline or (UNTRAINED, *BASELINES)),
         allow_seen=found.allow_seen,
         oracle=found.oracle,
         seed=found.seed,

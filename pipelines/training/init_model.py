@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from pinnerformer_model.checkpoint import new_model, save_model
 from pinnerformer_model.config import PRESETS, ModelError, preset
 from pipelines.arguments import Parser, add_columns, column_names
 from stores import locations
@@ -66,11 +65,11 @@ class InitModelRequest:
 def make_parser() -> Parser:
     """The flags of `pinnerformer init-model`."""
     parser = Parser(prog="pinnerformer init-model", description=DESCRIPTION)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes (default %(default)s)")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="small", help="sizes")
     parser.add_argument("--logs", required=True, metavar="DIR", help="engagement logs: where the vocabularies are read")
-    parser.add_argument("--pins", metavar="DIR", help="PinSage vectors the model is for (default: pins beside --logs)")
+    parser.add_argument("--pins", metavar="DIR", help="PinSage vectors the model is for (default pins beside --logs)")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     add_columns(parser)
     return parser
 
@@ -89,6 +88,8 @@ def parse(argv: list[str]) -> InitModelRequest:
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
+    from pinnerformer_model.checkpoint import new_model, save_model  # brings torch, which no --help waits for
+
     actions, surfaces = read_vocabularies(request.logs, request.columns)
     if not actions or not surfaces:
         raise InputError(f"--logs {request.logs}: no row with an action and a surface in it; nothing to model")

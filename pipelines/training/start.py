@@ -14,9 +14,10 @@ from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.days import midnight_ms
 from pinnerformer_model.distributed import Group
 from pinnerformer_model.evaluation import Figures
-from pinnerformer_model.initialisation import Space, StartSettings, everybody_lately
+from pinnerformer_model.initialisation import Space, everybody_lately
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.timelines import Timelines
+from pinnerformer_model.training_settings import StartSettings
 from pinnerformer_model.user_tower import UserTower
 from pipelines.training.choosing import Evaluation
 from pipelines.training.train_request import TrainRequest

@@ -4,11 +4,15 @@ import dataclasses
 import datetime
 
 from pinnerformer_model.config import FEATURES, PRESETS
-from pinnerformer_model.fitting import Schedule
-from pinnerformer_model.initialisation import StartSettings
-from pinnerformer_model.negatives import MODES, Negatives
-from pinnerformer_model.objectives import OBJECTIVES, Objective
-from pinnerformer_model.training import TrainingSettings
+from pinnerformer_model.training_settings import (
+    MODES,
+    OBJECTIVES,
+    Negatives,
+    Objective,
+    Schedule,
+    StartSettings,
+    TrainingSettings,
+)
 from pipelines.arguments import Parser, date, positive
 from stores.errors import UsageError
 
@@ -98,69 +102,94 @@ class TrainRequest:
 def make_parser() -> Parser:
     """The flags of `pinnerformer train`."""
     default = TrainingSettings()
-    parser = Parser(prog="pinnerformer train", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="pinnerformer train", description=DESCRIPTION, epilog=EPILOG, own=("model", "device"))
     parser.add_argument("--timelines", required=True, metavar="DIR", help="of `pinnerformer training-data`")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
-    parser.add_argument("--state", metavar="DIR", help="where training stands, and TensorBoard's (OUT-training)")
+    parser.add_argument(
+        "--state", metavar="DIR", help="where training stands, and TensorBoard's (default OUT-training)"
+    )
     start = parser.add_argument_group("what to start from").add_mutually_exclusive_group()
-    start.add_argument("--preset", choices=sorted(PRESETS), default="small", help="new weights (default %(default)s)")
+    start.add_argument("--preset", choices=sorted(PRESETS), default="small", help="new weights")
     start.add_argument("--model", metavar="DIR", help="an existing model's weights")
     new = parser.add_argument_group("new weights (which start is best is chosen, unless one of these is given)")
-    new.add_argument("--length", type=positive, metavar="M", help="engagements of a user at most (of the preset)")
+    new.add_argument(
+        "--length", type=positive, metavar="M", help="engagements of a user at most (default the preset's)"
+    )
     first = StartSettings()
-    new.add_argument("--start-ridge", type=float, metavar="X", help=f"lambda of the start ({first.ridge:g})")
-    new.add_argument("--start-prior", type=float, metavar="X", help=f"weight of everybody's last ({first.prior:g})")
-    new.add_argument("--start-prior-days", type=positive, metavar="DAYS", help=f"what is last ({first.prior_days})")
-    new.add_argument("--start-mean-scale", type=float, metavar="X", help=f"mean beside newest ({first.mean_scale:g})")
+    new.add_argument("--start-ridge", type=float, metavar="X", help=f"lambda of the start (default {first.ridge:g})")
+    new.add_argument(
+        "--start-prior", type=float, metavar="X", help=f"weight of everybody's last (default {first.prior:g})"
+    )
+    new.add_argument(
+        "--start-prior-days", type=positive, metavar="DAYS", help=f"what is last (default {first.prior_days})"
+    )
+    new.add_argument(
+        "--start-mean-scale", type=float, metavar="X", help=f"mean beside newest (default {first.mean_scale:g})"
+    )
     when = parser.add_argument_group("when")
-    when.add_argument("--until", type=date, metavar="DATE", help="train on what was before (14 days before the end)")
-    when.add_argument("--evaluation-days", type=positive, default=14, help="after --until (default %(default)s)")
-    when.add_argument("--evaluation-users", type=positive, default=1000, help="at most (default %(default)s)")
+    when.add_argument(
+        "--until", type=date, metavar="DATE", help="train on what was before (default 14 days before the end)"
+    )
+    when.add_argument("--evaluation-days", type=positive, default=14, help="after --until")
+    when.add_argument("--evaluation-users", type=positive, default=1000, help="at most")
     when.add_argument(
         "--choose-by",
         choices=("new", "all"),
         default="new",
-        help="the recall that chooses: of pins new to the user, or of all (default %(default)s)",
+        help="the recall that chooses: of pins new to the user, or of all",
     )
     when.add_argument("--keep-last", action="store_true", help="evaluate, but keep the last weights and not the best")
     when.add_argument("--no-evaluation", action="store_true", help="train to the last step and keep that")
     what = parser.add_argument_group("what to learn")
-    what.add_argument("--objective", choices=OBJECTIVES, default=default.objective.name, help="(%(default)s)")
-    what.add_argument("--days", type=float, default=default.objective.days, help="K, of all-action (%(default)s)")
-    what.add_argument("--positions", type=positive, default=32, help="of a window, dense all-action (%(default)s)")
-    what.add_argument("--labels", type=positive, default=32, help="of a window, all-action (%(default)s)")
+    what.add_argument(
+        "--objective", choices=OBJECTIVES, default=default.objective.name, help="what a window learns from"
+    )
+    what.add_argument("--days", type=float, default=default.objective.days, help="K, of all-action")
+    what.add_argument("--positions", type=positive, default=32, help="of a window, dense all-action")
+    what.add_argument("--labels", type=positive, default=32, help="of a window, all-action")
     what.add_argument(
         "--newest-weight", type=float, metavar="SHARE", help="of a user's weight, for the newest position"
     )
-    what.add_argument("--label-days", type=float, metavar="DAYS", help="labels of the last DAYS of training only (all)")
+    what.add_argument(
+        "--label-days", type=float, metavar="DAYS", help="labels of the last DAYS of training only (default all)"
+    )
     what.add_argument("--full-windows", action="store_true", help="no labels whose K days pass the end of training")
-    what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="(%(default)s)")
-    what.add_argument("--random-negatives", type=positive, metavar="N", help="8192, or the corpus if it is smaller")
-    what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most (%(default)s)")
+    what.add_argument("--negatives", choices=MODES, default=default.negatives.mode, help="where they come from")
+    what.add_argument(
+        "--random-negatives",
+        type=positive,
+        metavar="N",
+        help="of a step (default 8192, or the corpus if it is smaller)",
+    )
+    what.add_argument("--in-batch-limit", type=positive, default=5000, help="in-batch negatives at most")
     what.add_argument("--no-logq", action="store_true", help="without the log Q correction")
-    what.add_argument("--positive-q", choices=("pool", "user"), default="pool", help="Q of a label (%(default)s)")
+    what.add_argument("--positive-q", choices=("pool", "user"), default="pool", help="Q of a label")
     what.add_argument("--exact-counts", action="store_true", help="one counter per pin, no count-min sketch")
     what.add_argument(
         "--drop-feature", choices=FEATURES, action="append", default=[], help="leave a feature out, for ablations"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--steps", type=positive, default=default.steps, help="(%(default)s)")
-    how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="(%(default)s)")
-    how.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="(%(default)s)")
-    how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="(%(default)s)")
-    how.add_argument("--temperature", type=float, help="to start from (that of --model, or what fits the start)")
-    how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks (%(default)s)")
-    how.add_argument("--repeat-weight", type=float, default=1.0, help="of labels the user had before (%(default)s)")
-    how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together (%(default)s)")
-    how.add_argument("--windows-per-user", type=positive, default=1, help="(%(default)s)")
-    how.add_argument("--window-share", type=float, default=1.0, metavar="SHARE", help="of all windows (%(default)s)")
-    how.add_argument("--evaluate-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
-    how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall (%(default)s)")
-    how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="(%(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of weights and draws (%(default)s)")
-    how.add_argument("--processes", type=positive, default=1, metavar="N", help="that train together (%(default)s)")
-    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train on (%(default)s)")
-    how.add_argument("--precision", choices=("float32", "bfloat16"), help="of the towers (bfloat16 on cuda)")
+    how.add_argument("--steps", type=positive, default=default.steps, help="of training")
+    how.add_argument("--warmup-steps", type=positive, default=default.warmup_steps, help="in which the rate rises")
+    how.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="after the warm-up")
+    how.add_argument("--weight-decay", type=float, default=default.weight_decay, help="of AdamW")
+    how.add_argument(
+        "--temperature", type=float, help="to start from (default that of --model, or what fits the start)"
+    )
+    how.add_argument("--dropout", type=float, default=0.0, help="of the user tower's blocks")
+    how.add_argument("--repeat-weight", type=float, default=1.0, help="of labels the user had before")
+    how.add_argument("--users-per-step", type=positive, default=128, help="of all devices together")
+    how.add_argument("--windows-per-user", type=positive, default=1, help="drawn in a step")
+    how.add_argument("--window-share", type=float, default=1.0, metavar="SHARE", help="of all windows")
+    how.add_argument("--evaluate-every", type=positive, default=200, metavar="STEPS", help="between evaluations")
+    how.add_argument("--patience", type=positive, default=5, help="evaluations without a better recall")
+    how.add_argument("--save-every", type=positive, default=200, metavar="STEPS", help="between saved states")
+    how.add_argument("--seed", type=int, default=0, help="of weights and draws")
+    how.add_argument("--processes", type=positive, default=1, metavar="N", help="that train together")
+    how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what to train on")
+    how.add_argument(
+        "--precision", choices=("float32", "bfloat16"), help="of the towers (default float32, bfloat16 on cuda)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress display, no summary")
     return parser
 

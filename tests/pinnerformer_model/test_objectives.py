@@ -5,11 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.negatives import pair_weights
 from pinnerformer_model.objectives import (
-    DAY_MS,
-    OBJECTIVES,
-    Objective,
     Sampler,
     ends_of_moments,
     keep_at_most,
@@ -17,7 +15,7 @@ from pinnerformer_model.objectives import (
 )
 from pinnerformer_model.sequences import pad_batch
 from pinnerformer_model.timelines import pad_windows, sequences_ending
-from pinnerformer_model.training import TrainingSettings
+from pinnerformer_model.training_settings import OBJECTIVES, Objective, TrainingSettings
 from tests.pinnerformer_model.test_timelines import make_timelines, vectors_of
 
 LENGTHS = [0, 1, 2, 7, 40, 25, 90, 3]
