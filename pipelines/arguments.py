@@ -22,7 +22,7 @@ Flags = argparse._ActionsContainer  # a parser, or a group of its flags
 SHARED = frozenset(
     {
         *("root", "kv", "namespace", "logs", "pins", "model", "quiet"),
-        *("column", "lookback", "min-age", "max-clock-skew", "day-offset", "bootstrap-from"),
+        *("column", "absent", "value", "lookback", "min-age", "max-clock-skew", "day-offset", "bootstrap-from"),
         *("max-history-days", "max-idle-days", "refresh-days"),
         *("user-buckets", "pin-shards", "history-length", "file-mode"),
         *("device", "embed-accelerator", "embed-ram", "token-budget", "index-m", "index-ef-construction", "gates"),

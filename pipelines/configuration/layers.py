@@ -24,7 +24,7 @@ from pipelines.configuration.values import (
     is_repeatable,
     is_switch,
 )
-from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, Entry, read_config_file
+from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, Entry, Value, read_config_file
 from stores.errors import UsageError
 
 PREFIX = "PINNERFORMER_"
@@ -32,6 +32,7 @@ BEAM = "beam"
 NONE = "none"
 TYPED = "flag"  # where a value comes from that was typed
 SECTIONS_OF = {"plan": ("daily", "plan")}  # what a night would do is asked with what the night is given
+SPELLED = {"actions": "action", "surfaces": "surface"}  # keys for `values:` of one column, as people say it
 Layer = dict[str, Given]  # by the flag's dest
 
 
@@ -246,7 +247,7 @@ def file_layers(file: ConfigFile, flags: Flags, commands: Collection[str]) -> li
     top: Layer = {}
     layers = [top]
     sections = {entry.key: entry for entry in file.entries if entry.key in commands or entry.key == BEAM}
-    for entry in file.entries:
+    for entry in map(_spelled_out, file.entries):
         if entry.key in sections:
             continue
         name = find_key(entry.key, flags.own, flags.shared)
@@ -264,7 +265,7 @@ def _section_layer(file: ConfigFile, flags: Flags, section: Entry) -> Layer:
     layer: Layer = {}
     if section.value.kind not in ("keys", "nothing"):
         raise UsageError(f"{file.at(section.line)}: {section.key}: a section of flags; write keys and values below it")
-    for entry in section.value.entries:
+    for entry in map(_spelled_out, section.value.entries):
         if section.key == BEAM:
             _put_beam(layer, file, BEAM, entry, flags)
         elif entry.key == BEAM and flags.parser.takes_beam:
@@ -283,13 +284,23 @@ def _section_layer(file: ConfigFile, flags: Flags, section: Entry) -> Layer:
     return layer
 
 
+def _spelled_out(entry: Entry) -> Entry:
+    """`actions: {purchase: buy}` as `values: {action: {purchase: buy}}`; anything else as it is."""
+    if entry.key not in SPELLED:
+        return entry
+    column = Entry(SPELLED[entry.key], entry.value, entry.line)
+    return Entry("values", Value("keys", entry.line, entries=(column,)), entry.line)
+
+
 def _put(layer: Layer, file: ConfigFile, section: str, name: str, entry: Entry, action: argparse.Action) -> None:
-    if action.dest in layer:
+    one, before = from_file(file, section, entry, action), layer.get(action.dest)
+    if before is not None and name != "value":  # `actions:` and `surfaces:` say each their part of it
         raise UsageError(
-            f"{file.at(entry.line)}: {entry.key}: is --{name}, which {layer[action.dest].origin} gives already; "
-            "keep one of them"
+            f"{file.at(entry.line)}: {entry.key}: is --{name}, which {before.origin} gives already; keep one of them"
         )
-    layer[action.dest] = from_file(file, section, entry, action)
+    if before is not None:
+        one = dataclasses.replace(one, words=(*before.words, *one.words), texts=(*before.texts, *one.texts))
+    layer[action.dest] = one
 
 
 def _put_beam(layer: Layer, file: ConfigFile, section: str, entry: Entry, flags: Flags) -> None:

@@ -93,10 +93,19 @@ def _items(value: Value, action: argparse.Action, wrong: Callable[[int, str], Us
         return [(item.text, item.line) for item in value.items]
     if not is_mapping(action):
         raise wrong(value.line, f"{flag} takes a value or a list of them, found keys and values")
-    for one in value.entries:
-        if one.value.kind != "text":
-            raise wrong(one.line, f"{one.key}: expected one value after it, {action.metavar}")
-    return [(f"{one.key}={one.value.text}", one.line) for one in value.entries]
+    return [item for one in value.entries for item in _pairs(one, action, wrong)]
+
+
+def _pairs(one: Entry, action: argparse.Action, wrong: Callable[[int, str], UsageError]) -> list[tuple[str, int]]:
+    """(KEY=VALUE, line) of an entry of a mapping; of a mapping below it KEY:KEY=VALUE, where the flag has it."""
+    metavar = str(action.metavar)
+    if one.value.kind == "text":
+        return [(f"{one.key}={one.value.text}", one.line)]
+    if one.value.kind == "nothing" and "[=" in metavar:
+        return [(one.key, one.line)]
+    if one.value.kind == "keys" and ":" in metavar and all(two.value.kind == "text" for two in one.value.entries):
+        return [(f"{one.key}:{two.key}={two.value.text}", two.line) for two in one.value.entries]
+    raise wrong(one.line, f"{one.key}: expected {metavar}, as a key and its value")
 
 
 def from_environment(name: str, text: str, action: argparse.Action) -> Given:

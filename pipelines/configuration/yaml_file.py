@@ -76,29 +76,37 @@ def read_config_file(path: str) -> ConfigFile:
         UsageError: it cannot be read, is no YAML of keys and values, has a key twice in one place or a password in it;
             names the line.
     """
-    node = _compose(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; `pinnerformer init` writes such a file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text in UTF-8: {error}") from None
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB; a file of flags is small, name another")
+    return parse_config_text(text, path)
+
+
+def parse_config_text(text: str, path: str) -> ConfigFile:
+    """As `read_config_file`, of a text that lies in a file, or will."""
+    node = _compose(text, path)
     entries = _entries(path, node) if node is not None else ()
     return ConfigFile(path, os.path.dirname(os.path.abspath(path)), entries)
 
 
-def _compose(path: str) -> yaml.Node | None:
+def _compose(text: str, path: str) -> yaml.Node | None:
     import yaml  # only where there is a file
 
     # libyaml where PyYAML was built with it: ten times as fast; the nodes are the same.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
-            raise UsageError(f"{path}: larger than {MAX_BYTES >> 20} MiB; a file of flags is small, name another")
         return yaml.compose(text, Loader=loader)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; `pinnerformer init` writes such a file") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise UsageError(f"{path}{line}: no YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path}: no YAML: {str(error) or type(error).__name__}") from None
 
 
