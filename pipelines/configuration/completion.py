@@ -8,7 +8,7 @@ from pipelines.configuration.parsers import all_parsers
 from pipelines.configuration.values import is_path
 from stores.errors import UsageError
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh")
 
 DESCRIPTION = """\
 Prints a script that completes the commands of pinnerformer, their flags, and files where a flag names one. Flags that

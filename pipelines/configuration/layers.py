@@ -30,6 +30,8 @@ from stores.errors import UsageError
 PREFIX = "PINNERFORMER_"
 BEAM = "beam"
 NONE = "none"
+ENV = "env:"
+SECRET = re.compile("secret|password|token|access_key|connection_string")  # in the name of an option of Beam's
 TYPED = "flag"  # where a value comes from that was typed
 SECTIONS_OF = {"plan": ("daily", "plan")}  # what a night would do is asked with what the night is given
 SPELLED = {"actions": "action", "surfaces": "surface"}  # keys for `values:` of one column, as people say it
@@ -170,9 +172,24 @@ def combine(
     layers = [*(file_layers(file, flags, commands) if file else ()), *environment_layers(environ, flags)]
     typed, kept = read_typed(words, flags)
     given = [one for one in _merge(flags.parser, layers, typed).values() if one.texts]
+    given = [_with_secrets(one, environ) if one.action not in flags.parser._actions else one for one in given]
     given.sort(key=lambda one: one.action.nargs not in ("+", "*"))  # the next flag ends a list of words
     said = [word for one in given for word in one.words]
     return Resolved((*said, *kept), tuple(given), tuple(typed.values()))
+
+
+def _with_secrets(one: Given, environ: Mapping[str, str]) -> Given:
+    """What is given of an option of Beam's, with `env:NAME` replaced in its words: Beam itself knows no such thing."""
+    found = []
+    for word in one.words:
+        flag, _, value = word.partition("=")
+        if value.startswith(ENV):
+            name = value.removeprefix(ENV)
+            if name not in environ:
+                raise UsageError(f"{one.origin}: {flag}: there is no variable {name} in the environment")
+            word = f"{flag}={environ[name]}"
+        found.append(word)
+    return dataclasses.replace(one, words=tuple(found))
 
 
 def _sets_switch(word: str) -> bool:
@@ -310,7 +327,11 @@ def _put_beam(layer: Layer, file: ConfigFile, section: str, entry: Entry, flags:
     if action is None:
         near = _nearest(entry.key, list(flags.beam))
         raise UsageError(f"{file.at(entry.line)}: {section}.{entry.key}: Beam has no option --{entry.key}; {near}")
-    layer[f"{BEAM}.{action.dest}"] = from_file(file, section, entry, action)
+    one = from_file(file, section, entry, action)
+    if SECRET.search(entry.key) and not all(text.startswith(ENV) for text in one.texts):
+        where = f"{file.at(entry.line)}: {section}.{entry.key}"
+        raise UsageError(f"{where}: a secret stands in the file; write {ENV}NAME, and put it into the variable NAME")
+    layer[f"{BEAM}.{action.dest}"] = one
 
 
 def find_key(key: str, own: Mapping[str, argparse.Action] | None, names: Collection[str]) -> str | None:

@@ -50,5 +50,7 @@ def configured_commands() -> list[str]:
 
 
 def commands_with(flag: str) -> list[str]:
-    """The commands that have a flag, by its name without dashes."""
+    """The commands that have a flag that a file may give, by its name without dashes."""
+    if flag in ("help", "config"):
+        return []
     return [name for name in configured_commands() if f"--{flag}" in all_parsers()[name]._option_string_actions]

@@ -71,8 +71,8 @@ def write_template(answers: Answers, path: str) -> tuple[str, list[str]]:
     values = {
         "logs": (_located(answers.logs or "", folder), describe_logs(logs)),
         "pins": (_located(answers.pins or "", folder), describe_vectors(pins)),
-        "model": (_located(answers.model or "model", folder), ""),
-        "root": (_located(answers.root or "root", folder), ""),
+        "model": (_located(answers.model, folder) if answers.model else "model", ""),
+        "root": (_located(answers.root, folder) if answers.root else "root", ""),
         "kv": (answers.kv or "lmdb://kv", "" if answers.kv else "a folder beside this file; or redis://HOST:PORT/DB"),
         "bootstrap-from": (str(logs.first) if logs else "", "the first partition there is" if logs else ""),
     }

@@ -47,7 +47,9 @@ def is_switch(action: argparse.Action) -> bool:
 
 def is_repeatable(action: argparse.Action) -> bool:
     """Whether a flag takes several values: repeated, or one after the other."""
-    return isinstance(action, argparse._AppendAction) or action.nargs in ("+", "*")
+    # Beam's --experiments is of a class of its own, which adds up what it is given.
+    several = isinstance(action, argparse._AppendAction) or type(action).__name__ == "_CommaSeparatedListAction"
+    return several or action.nargs in ("+", "*")
 
 
 def is_mapping(action: argparse.Action) -> bool:

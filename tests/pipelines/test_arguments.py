@@ -2,12 +2,25 @@
 
 import argparse
 import datetime
+import re
 
 import pytest
 
 from pipelines import arguments
-from pipelines.arguments import Parser, clock_skew, date, positive, seconds, share, user_id, utc_offset
+from pipelines.arguments import (
+    Parser,
+    clock_skew,
+    date,
+    help_with_default,
+    night,
+    positive,
+    seconds,
+    share,
+    user_id,
+    utc_offset,
+)
 from pipelines.cli import COMMANDS, main
+from pipelines.configuration.parsers import parser_of
 from pipelines.launch.beam_options import parse_flags
 from stores.errors import UsageError
 
@@ -74,6 +87,21 @@ def test_every_flag_of_every_command_has_a_help_line(command, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_every_default_is_shown_in_one_form(command, monkeypatch):
+    """Of every flag that takes a value and may be left out, last in its help; and of no other."""
+    monkeypatch.setenv("COLUMNS", "300")
+    parser = parser_of(command)
+    shown = " ".join(parser.format_help().split())
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or not action.option_strings:
+            continue
+        said = (help_with_default(action) or "") % vars(action)
+        may_be_left_out = not action.required and action.nargs != 0
+        assert bool(re.search(r" \(default [^()]+\)$", said)) == may_be_left_out, (action.option_strings, said)
+        assert said.count("(default") == may_be_left_out and " ".join(said.split()) in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_names_a_flag_that_it_does_not_have(command, capsys):
     assert main([command, "--no-such-flag-anywhere=1"]) == 2
     assert capsys.readouterr().err.startswith(f"pinnerformer {command}: unknown flag --no-such-flag-anywhere; ")
@@ -92,6 +120,14 @@ def refused(read, text: str) -> bool:
     with pytest.raises(argparse.ArgumentTypeError):
         read(text)
     return True
+
+
+def test_a_night_may_be_called_yesterday():
+    before = datetime.datetime.now(datetime.UTC).date()
+    found = night("yesterday")
+    after = datetime.datetime.now(datetime.UTC).date()
+    assert found + datetime.timedelta(1) in (before, after) and night("2026-11-24") == datetime.date(2026, 11, 24)
+    assert refused(night, "Yesterday") and refused(night, "2026-11-31") and refused(date, "yesterday")
 
 
 def test_clock_skew():

@@ -43,6 +43,9 @@ FLAGS = {
     "retrieve": ["--root=/root", KV, "--user=3"],
     "synth": ["--out=/out", "--users=3", "--pins=4", "--start=2026-11-01", "--days=2"],
     "worker-pool": [],
+    "init": [],
+    "config": [],
+    "completion": ["bash"],
 }
 
 
