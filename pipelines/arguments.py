@@ -42,7 +42,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 def help_with_default(action: argparse.Action) -> str | None:
     """A flag's help and its default; `none` where nothing is taken for it."""
-    text = action.help
+    text = action.help and action.help.replace("(default: ", "(default ")
     alone = action.nargs == 0 or action.required or not action.option_strings
     if not text or text == argparse.SUPPRESS or alone or "(default " in text:
         return text

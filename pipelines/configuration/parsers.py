@@ -19,6 +19,8 @@ REQUESTS = {
     "evaluate": "pipelines.training.evaluate_request",
     "study": "pipelines.study.study_request",
     "worker-pool": "pipelines.launch.worker_pool_request",
+    "import": "pipelines.importing.request",
+    "export": "pipelines.exporting.request",
 }
 
 

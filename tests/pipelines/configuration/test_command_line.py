@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.cli import COMMANDS, main
 from pipelines.configuration.completion import whole_parser
+from pipelines.configuration.layers import BEAM
 from pipelines.configuration.parsers import all_parsers
 from stores.files import Root
 from stores.manifests import read_manifest
@@ -301,3 +302,15 @@ def test_completions_without_their_package_say_what_to_install(monkeypatch, caps
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
     assert "the package shtab is not installed: pip install shtab" in capsys.readouterr().err
+
+
+def test_the_file_that_the_page_shows_is_understood(tmp_path, capsys):
+    with open("docs/configuration.md") as file:
+        shown = file.read().partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert main(["config", "--json", f"--config={tmp_path}/shown.yaml"]) == 0
+    found = json.loads(capsys.readouterr().out)["flags"]
+    values = sum(line.startswith(" ") or ": " in line for line in shown.splitlines() if not line.startswith("#"))
+    assert len(found) == values >= 20  # a line a value
+    keys = {line.split(":")[0] for line in shown.splitlines() if line and line[0] not in " #"}
+    assert {"root", "daily", "gc", "train", BEAM} <= keys

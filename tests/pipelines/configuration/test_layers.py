@@ -10,25 +10,12 @@ from pipelines.configuration.parsers import all_parsers, configured_commands, pa
 from pipelines.configuration.values import PATHS, flag_of, is_switch
 from stores.errors import UsageError
 
-METAVARS_OF_VALUES = {  # that name no file or folder
-    *(
-        "C",
-        "COLUMN[=WORD]",
-        "COLUMN:THEIRS=OURS",
-        "D",
-        "DATE",
-        "DAYS",
-        "GIB",
-        "HINT",
-        "HOURS",
-        "ID",
-        "M",
-        "N",
-        "N|DATES",
-    ),
-    *("NAME", "OURS=THEIRS", "P", "R", "RELEASE", "S", "SECONDS", "SHARE", "SIZE", "STEPS", "T", "TEXT", "URL", "X"),
-    *("0640", "2h", "30d", "30h", "3d", "6h", "7d", "2d", "1h"),
-}
+# Of flags that name no file or folder.
+METAVARS_OF_VALUES = set(
+    """0640 1h 2d 2h 30d 30h 3d 6h 7d C CHAR COLUMN COLUMN:THEIRS=OURS COLUMN[=WORD] D DATE DAYS FORMAT GIB HINT HOURS
+    ID KIND M N NAME N|DATES OURS=THEIRS P R RELEASE S SECONDS SELECT SHARE SIZE STEPS T TEXT URL WHERE X ZONE env:NAME
+    """.split()
+)
 
 
 @pytest.fixture
