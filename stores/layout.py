@@ -143,6 +143,30 @@ def require_layout(root: Root) -> Layout:
     return layout
 
 
+def check_asked(root: Root, found: Layout, asked: Mapping[str, Any], file_mode: str | None = None) -> None:
+    """Refuses flags that say otherwise than a root was made.
+
+    Args:
+        found: The root's layout.
+        asked, file_mode: As `open_layout` takes them.
+
+    Raises:
+        UsageError: the root was made with other values; they cannot change in place.
+    """
+    own = root.read_json("layout.json").get(FILE_MODE)
+    if file_mode is not None and file_mode != own:
+        raise UsageError(
+            f"--file-mode {file_mode}: {root.path('layout.json')} says {own or 'nothing, so the umask decides'}, and "
+            "it is fixed when a root is made; leave the flag out, or start a new root"
+        )
+    for name, value in asked.items():
+        if value != getattr(found, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value}: {root.path('layout.json')} says {getattr(found, name)}, "
+                "and it is fixed when a root is made; leave the flag out, or start a new root"
+            )
+
+
 def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None) -> Layout:
     """The layout of a root, written on first use; its files get their mode from here on.
 
@@ -161,18 +185,7 @@ def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None)
         use_file_mode(_file_mode_of(more))
         root.write_json("layout.json", {**dataclasses.asdict(layout), **more})
         return layout
-    own = root.read_json("layout.json").get(FILE_MODE)
-    if file_mode is not None and file_mode != own:
-        raise UsageError(
-            f"--file-mode {file_mode}: {root.path('layout.json')} says {own or 'nothing, so the umask decides'}, and "
-            "it is fixed when a root is made; leave the flag out, or start a new root"
-        )
-    for name, value in asked.items():
-        if value != getattr(found, name):
-            raise UsageError(
-                f"--{name.replace('_', '-')} {value}: {root.path('layout.json')} says {getattr(found, name)}, "
-                "and it is fixed when a root is made; leave the flag out, or start a new root"
-            )
+    check_asked(root, found, asked, file_mode)
     return found
 
 

@@ -52,6 +52,24 @@ def vector_groups(vectors: VectorSet) -> list[VectorGroup]:
     return [VectorGroup(file, index) for file in vectors.files for index in range(file.row_groups)]
 
 
+def refuse_repeated(ids: np.ndarray, where: str) -> None:
+    """Refuses a pin that has two vectors.
+
+    Args:
+        ids: Sorted int64 ids.
+        where: What they are the ids of, in words.
+
+    Raises:
+        InputError: names the first, and says how many rows there are too many.
+    """
+    repeated = ids[1:][ids[1:] == ids[:-1]]
+    if len(repeated):
+        raise InputError(
+            f"--pins: pin_id {repeated[0]} occurs more than once ({len(repeated)} rows too many {where}); "
+            "write every pin once"
+        )
+
+
 class CutVectors(beam.DoFn):
     """VectorGroup -> (shard, piece): the group's rows of one shard, staged as a file of their own.
 
@@ -109,12 +127,7 @@ class SortShard(beam.DoFn):
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         # Only here: two rows of one pin may lie in files that no other worker has seen.
-        repeated = ids[1:][ids[1:] == ids[:-1]]
-        if len(repeated):
-            raise InputError(
-                f"--pins: pin_id {repeated[0]} occurs more than once ({len(repeated)} rows too many in this shard); "
-                "write every pin once"
-            )
+        refuse_repeated(ids, "in this shard")
         # Sorted and uncompressed: workers map it and find a pin by binary search, at no memory of their own.
         entry = write_vector_table(run.root, f"{run.staging}/vectors", part_stem(shard), shard, ids, vectors[order])
         run.note_progress(Step.SHARD_PINS, len(ids))

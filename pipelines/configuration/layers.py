@@ -33,7 +33,8 @@ NONE = "none"
 ENV = "env:"
 SECRET = re.compile("secret|password|token|access_key|connection_string")  # in the name of an option of Beam's
 TYPED = "flag"  # where a value comes from that was typed
-SECTIONS_OF = {"plan": ("daily", "plan")}  # what a night would do is asked with what the night is given
+# What a night would do is asked with what the night is given.
+SECTIONS_OF = {"plan": ("daily", "plan"), "check-inputs": ("daily", "check-inputs")}
 SPELLED = {"actions": "action", "surfaces": "surface"}  # keys for `values:` of one column, as people say it
 Layer = dict[str, Given]  # by the flag's dest
 

@@ -11,6 +11,7 @@ UNCONFIGURED = ("init", "config", "completion")  # which look at files of flags 
 REQUESTS = {
     "daily": "pipelines.planning.daily_request",
     "plan": "pipelines.planning.plan_request",
+    "check-inputs": "pipelines.planning.check_request",
     "backfill": "pipelines.planning.backfill_request",
     "repair": "pipelines.planning.repair_request",
     "item-vectors": "pipelines.planning.item_vectors_request",

@@ -14,12 +14,12 @@ from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inp
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from stores.errors import UsageError
-from stores.layout import Layout, advise_buckets, read_layout
+from stores.layout import Layout, advise_buckets, check_asked, read_layout
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.names import Counter, Step
 from stores.releases import chain, read_current, refuse_held
-from transforms.gates import COMPARED, StagedRelease, check_gates
+from transforms.gates import COMPARED, Gate, StagedRelease, check_gates
 from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
 
 USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
@@ -159,9 +159,48 @@ def describe(
     return lines
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns the exit code."""
-    request = parse(argv)
+@dataclasses.dataclass(frozen=True)
+class Foretold:
+    """What is known of a night before it.
+
+    Attributes:
+        current: The release it would be built on; None for a first one.
+        layout: Of the root, or the one that it would be made with.
+        releases: The last ones, newest first.
+    """
+
+    request: NightRequest
+    given: JobInputs
+    current: Manifest | None
+    inputs: InputSelection
+    layout: Layout
+    releases: list[Manifest]
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """(what, figure, remark) of everything there is to say."""
+        recent = self.releases[:WEEK]
+        return describe(self.given, self.request.date, self.current, self.inputs, self.layout, recent)
+
+    def closed_gates(self) -> list[Gate]:
+        """The gates that would close, of those that need no more than the number of rows."""
+        if self.current is None:
+            return []
+        counters: dict[str, dict[str, int]] = {
+            Step.READ_LOGS: {Counter.ROWS_READ: sum(file.rows for file in self.inputs.files)}
+        }
+        tonight = dataclasses.replace(
+            self.current, date=self.request.date.isoformat(), previous=self.current.release, counters=counters
+        )
+        staged = StagedRelease(self.given.root, tonight, {}, self.releases, self.given.settings.thresholds)
+        return [gate for gate in check_gates((rows_against_week, rows_against_weekday), staged) if not gate.passed]
+
+
+def foretell(request: NightRequest) -> Foretold:
+    """Looks at everything that a night is given and refuses what `daily` would refuse; writes nothing.
+
+    Raises:
+        PinnerFormerError: names the file, row or flag, and what to do.
+    """
     given = read_job_inputs(request.job, request.join, request.broadcast_limit_gib)
     root = given.root
     refuse_held(root)
@@ -169,26 +208,25 @@ def main(argv: list[str]) -> int:
     if current is not None and request.date < current.day:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
-    layout = read_layout(root) or Layout(**given.requested_layout)
+    found = read_layout(root)
+    if found is not None:
+        check_asked(root, found, given.requested_layout, request.job.file_mode)
+    layout = found or Layout(**given.requested_layout)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
-    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")
+    return Foretold(request, given, current, inputs, layout, releases)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
+    foretold = foretell(parse(argv))
+    date = foretold.request.date
+    table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {date}", title_justify="left")
     for style in ("bold", "", "dim"):
         table.add_column(style=style)
-    for line in describe(given, request.date, current, inputs, layout, releases[:WEEK]):
+    for line in foretold.describe():
         table.add_row(*line)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    if current is not None:
-        counters: dict[str, dict[str, int]] = {
-            Step.READ_LOGS: {Counter.ROWS_READ: sum(file.rows for file in inputs.files)}
-        }
-        tonight = dataclasses.replace(
-            current, date=request.date.isoformat(), previous=current.release, counters=counters
-        )
-        staged = StagedRelease(root, tonight, {}, releases, given.settings.thresholds)
-        for gate in check_gates((rows_against_week, rows_against_weekday), staged):
-            if not gate.passed:
-                console.print(
-                    f"would be refused by {gate.name}: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}"
-                )
+    for gate in foretold.closed_gates():
+        console.print(f"would be refused by {gate.name}: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}")
     return 0
