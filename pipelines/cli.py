@@ -19,7 +19,10 @@ GROUPS = {
         "plan": ("pipelines.operations.plan", "say what a night would read, write and cost; write nothing"),
         "status": ("pipelines.operations.status", "show the releases of a root and what the store serves"),
         "release": ("pipelines.operations.release", "check, commit and publish a run that was staged but cut off"),
-        "check-inputs": ("pipelines.operations.check_inputs", "say what a night would make of its inputs; write nothing"),
+        "check-inputs": (
+            "pipelines.operations.check_inputs",
+            "say what a night would make of its inputs; write nothing",
+        ),
     },
     "many days": {
         "backfill": ("pipelines.backfill", "turn the logs of many days into one release per day, at once"),

@@ -203,7 +203,8 @@ def mend_columns(path: str, columns: ColumnNames) -> tuple[ColumnNames, list[Fin
     meant = {ours: theirs for ours, theirs in recognise(left).items() if ours != theirs}
     lacking = [ours for ours in COLUMNS if columns.theirs(ours) not in names and not columns.may_lack(ours)]
     for ours in lacking:
-        text, flags = f"no column {columns.theirs(ours)!r}", ()
+        text = f"no column {columns.theirs(ours)!r}"
+        flags: tuple[tuple[str, str], ...] = ()
         if ours in meant:
             text, flags = f"{text}; {meant[ours]!r} looks like it", (("column", f"{ours}={meant[ours]}"),)
         elif ours in MAY_BE_ABSENT:

@@ -11,11 +11,15 @@ from pinnerformer_model.config import ModelConfig
 from pipelines.checking.findings import Level, Part, count, share
 from pipelines.checking.log_part import LogsFound
 from pipelines.checking.samples import SALT, CountedIds, Watch, choose
+from pipelines.configuration.look import look_at_vectors as recognise_vectors
 from stores import locations
+from stores.column_names import PINS, ColumnNames
 from stores.errors import InputError
 from stores.ids import find_sorted
-from stores.pin_vectors import VectorSet, describe_vectors, norms_of, open_vector_file, read_vectors, read_version
+from stores.pin_vectors import VectorSet, describe_vectors, open_vector_file, read_vectors
+from stores.vector_columns import norms_of
 from stores.vector_sets import MADE_BY, read_manifest
+from stores.vector_version import VERSION_FILE, read_version
 from transforms.gates import Thresholds
 from transforms.pins import VectorGroup, refuse_repeated, vector_groups
 
@@ -72,52 +76,85 @@ def fingerprints(vectors: np.ndarray) -> np.ndarray:
     return (bits * words).sum(axis=1, dtype=np.uint64)
 
 
-def look_at_vectors(pins: str, most_rows: int, logs: LogsFound | None, thresholds: Thresholds, watch: Watch) -> Part:
-    """Looks at a vector set, and for the pins of the logs in it; writes nothing.
+@dataclasses.dataclass(frozen=True)
+class VectorsAsked:
+    """What of the vectors is looked at, and as what.
 
-    Args:
+    Attributes:
+        columns: As logs and vectors call them, with what the findings on the logs mend.
         most_rows: Vectors that are looked at; 0: all.
     """
-    part = Part("vectors")
+
+    pins: str
+    columns: ColumnNames
+    most_rows: int
+    thresholds: Thresholds
+
+
+def look_at_vectors(asked: VectorsAsked, logs: LogsFound | None, watch: Watch) -> tuple[Part, ColumnNames | None]:
+    """Looks at a vector set, and for the pins of the logs in it; writes nothing.
+
+    Returns:
+        The part; beside it the columns under which the set can be read, None if it cannot.
+    """
+    part, pins = Part("vectors"), asked.pins
     try:
         version = read_version(pins)
+        found, columns = describe_mended(part, asked, version)
     except InputError as error:
         part.headline = f"{pins}: cannot be read"
-        path = locations.join(locations.absolute(pins), "version.json")
-        make = () if locations.exists(path) or "://" in pins else (make_version(path),)
-        part.refuse(error, commands=make)
-        return part
-    try:
-        found = describe_vectors(pins, version)
-    except InputError as error:
-        part.headline = f"{pins}: cannot be read"
-        part.refuse(error)
-        return part
-    width = found.nbytes // max(1, found.rows) // np.dtype(found.dtype).itemsize
+        path = locations.join(locations.absolute(pins), VERSION_FILE)
+        lacks = str(error).startswith(f"{path}: missing") and "://" not in pins and locations.exists(pins)
+        part.refuse(error, commands=(make_version(path),) if lacks else ())
+        return part, None
     part.headline = (
-        f"{count(found.rows, 'pin')}, {width} wide, {found.dtype}, {count(len(found.files), 'file')}, "
+        f"{count(found.rows, 'pin')}, {found.width} wide, {found.dtype}, {count(len(found.files), 'file')}, "
         f"{found.nbytes / 1e6:,.1f} MB, version {version}"
     )
-    part.figures |= {"pins": found.rows, "width": width, "dtype": found.dtype, "version": version}
-    ids = look_at_ids(part, found, most_rows, watch)
+    part.figures |= {"pins": found.rows, "width": found.width, "dtype": found.dtype, "version": version}
+    ids = look_at_ids(part, found, asked.most_rows, watch)
     if logs is not None and ids is not None:
-        compare_with_logs(part, pins, ids, logs, thresholds)
-    return part
+        compare_with_logs(part, pins, ids, logs, asked.thresholds)
+    return part, columns
 
 
-def compare_with_model(part: Part, pins: str, config: ModelConfig, logs: LogsFound | None) -> None:
-    """Whether the vectors are of the space that the model was made for, by the check that the night makes.
+def describe_mended(part: Part, asked: VectorsAsked, version: str) -> tuple[VectorSet, ColumnNames]:
+    """The set as the night would describe it; where its columns have other names, under those, which is found.
 
-    A model of initial weights is soon made for other vectors; vectors of text or pictures are `item-vectors`' content.
+    Raises:
+        InputError: as `describe_vectors`.
     """
+    try:
+        return describe_vectors(asked.pins, version, None, asked.columns), asked.columns
+    except InputError as error:
+        try:
+            seen = recognise_vectors(asked.pins)
+        except InputError:
+            raise error from None
+        names = dict(asked.columns.names)
+        meant = {"vector": seen.vector, f"{PINS}pin_id": seen.pin}
+        added = {name: theirs for name, theirs in meant.items() if theirs not in ("vector", "pin_id")}
+        if seen.pin == names.get("pin_id"):  # which is looked for anyway
+            added.pop(f"{PINS}pin_id", None)
+        columns = dataclasses.replace(asked.columns, names=tuple(sorted({**names, **added}.items())))
+        if not added:
+            raise
+        found = describe_vectors(asked.pins, version, None, columns)
+        part.refuse(error, flags=tuple(("column", f"{name}={theirs}") for name, theirs in added.items()))
+        return found, columns
+
+
+def compare_with_model(
+    part: Part, pins: str, columns: ColumnNames, config: ModelConfig, logs: LogsFound | None
+) -> None:
+    """Whether the vectors are of the space that the model was made for, by the check that the night makes."""
     try:
         describe_vectors(pins, config.pinsage_version, config.pin_vector_dim, columns)
     except InputError as error:
         commands = []
-        if logs is not None:
+        if logs is not None and not config.until:  # a model of initial weights is soon made again
             where, theirs = shlex.quote(logs.location), shlex.quote(locations.absolute(pins))
-            if not config.until:
-                commands.append(f"pinnerformer init-model --logs {where} --pins {theirs} --out model-2")
+            commands.append(f"pinnerformer init-model --logs {where} --pins {theirs} --out model-2")
         part.refuse(error, commands=tuple(commands))
 
 
@@ -163,8 +200,9 @@ def look_at_ids(part: Part, found: VectorSet, most_rows: int, watch: Watch) -> C
 
 def read_ids(group: VectorGroup) -> np.ndarray:
     """int64 [N]: the ids of a row group, as far as they are not null; whether they are fit is for others to say."""
+    name = group.file.columns.pin_id
     with open_vector_file(group.file.path) as source:
-        column = source.read_row_group(group.index, columns=["pin_id"], use_threads=False)["pin_id"]
+        column = source.read_row_group(group.index, columns=[name], use_threads=False)[name]
     return column.drop_null().cast(pa.int64(), safe=False).to_numpy()
 
 

@@ -18,11 +18,13 @@ from pipelines.checking.night_part import (
 )
 from pipelines.checking.samples import Watch
 from pipelines.checking.screen import print_report
-from pipelines.checking.vector_part import compare_with_model, look_at_vectors
+from pipelines.checking.vector_part import VectorsAsked, compare_with_model, look_at_vectors
 from pipelines.operations.figures import as_json
 from pipelines.planning.check_request import NEEDED, CheckRequest, parse
+from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.layout import Layout
+
 
 def look(request: CheckRequest, watch: Watch) -> list[Part]:
     """Every part there is something to say of, in the order of the screen."""
@@ -35,14 +37,14 @@ def look(request: CheckRequest, watch: Watch) -> list[Part]:
     logs_part, logs = Part("logs"), None
     if "logs" not in missing:
         logs_part, logs = look_at_logs(logs_asked(request, root), watch)
-    vectors_part = look_at_what_is_given(request, logs, watch)
+    vectors_part, columns = look_at_what_is_given(request, logs, watch)
     model_part, config = Part("model"), None
     if "model" not in missing:
         model_part, config = look_at_model(job.model)
         if config is not None and logs is not None:
             compare_words(model_part, config, logs)
-        if config is not None and "version" in vectors_part.figures:
-            compare_with_model(vectors_part, job.pins, config, logs)
+        if config is not None and columns is not None:
+            compare_with_model(vectors_part, job.pins, columns, config, logs)
     elif not {"logs", "pins"} & missing:
         model_part.findings.append(lead_to_model(job.logs, job.pins))
     if logs is not None:
@@ -60,15 +62,18 @@ def logs_asked(request: CheckRequest, root: RootFound) -> LogsAsked:
     )
 
 
-def look_at_what_is_given(request: CheckRequest, logs: LogsFound | None, watch: Watch) -> Part:
-    """The part of the vectors; where there are none, what to do about it."""
+def look_at_what_is_given(
+    request: CheckRequest, logs: LogsFound | None, watch: Watch
+) -> tuple[Part, ColumnNames | None]:
+    """The part of the vectors, and the columns under which they can be read; where there are none, what to do."""
     job = request.night.job
     if "pins" not in request.missing:
-        return look_at_vectors(job.pins, request.most_rows, logs, job.thresholds, watch)
+        columns = logs.columns if logs else job.columns
+        return look_at_vectors(VectorsAsked(job.pins, columns, request.most_rows, job.thresholds), logs, watch)
     part = Part("vectors")
     if logs is not None:
         part.findings.append(lead_to_vectors(job.logs, max(logs.partitions), None))
-    return part
+    return part, None
 
 
 def look_at_night(request: CheckRequest, parts: list[Part], root: RootFound, logs: LogsFound | None) -> Part:

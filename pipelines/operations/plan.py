@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
+from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from stores.errors import UsageError

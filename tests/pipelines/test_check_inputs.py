@@ -227,8 +227,8 @@ def test_the_screen_says_the_worst_first(world, tmp_path, capsys):
     assert main(["check-inputs", *flags, "--quiet"]) == 1
     said = capsys.readouterr().out
     assert said.index("stops") < said.index("loses")
-    assert "in pinnerformer.yaml:\n  column:\n    pin_id: item_id\n" in said and said.count("\n") < 80
-    assert said.index("daily would not start") < said.index("column:")
+    assert "in pinnerformer.yaml:\n  columns:\n    pin_id: item_id\n" in said and said.count("\n") < 80
+    assert said.index("daily would not start") < said.index("columns:")
 
 
 def shifted(world: World, by_ms: int, since: int = 0) -> None:
