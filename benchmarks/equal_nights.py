@@ -17,7 +17,14 @@ from stores.names import Counter, Step
 from stores.tables import TABLES
 from transforms.acts import JUDGED_USERS
 from transforms.gates import GateSpec, StagedRelease, Thresholds, blind_gates
-from transforms.gates.hindsight import HINDSIGHT, consistency, hindsight_fall, new_model_hindsight, pins_moved
+from transforms.gates.hindsight import (
+    HINDSIGHT,
+    consistency,
+    engaged_vectorless,
+    hindsight_fall,
+    new_model_hindsight,
+    pins_moved,
+)
 from transforms.gates.rhythm import HOURS, hours_shift, rows_per_user, vocabulary_rise
 from transforms.hindsight import DRAWN, describe_movements
 from transforms.margins import Acts, describe
@@ -60,7 +67,7 @@ def release_stats(number: int, counters: dict[str, int], statistics: dict) -> Ma
 def looked_back(number: int, **found) -> Manifest:
     """A release with some figures of its look back."""
     nothing = {"judged": "before", "model": "m", "days": 1}
-    nothing |= dict.fromkeys(("foresight", "consistency", "new_model", "pins"))
+    nothing |= dict.fromkeys(("foresight", "consistency", "new_model", "pins", "engaged"))
     return release_stats(number, {}, {HINDSIGHT: nothing | found})
 
 
@@ -171,6 +178,18 @@ def draw_vocabulary(
     return draw
 
 
+def draw_engaged(usual: np.ndarray, tonight: np.ndarray, nights: int, size: int, random: np.random.Generator) -> Draw:
+    """Nights of `size` users' acts: int64 [users, 2], each user's acts and those on pins without a vector."""
+
+    def draw(number: int) -> Manifest:
+        source = tonight if number == nights else usual
+        acts, without = random.multinomial(size, np.full(len(source), 1 / len(source))) @ source
+        found = {"users": size, "acts": int(acts), "acts_without_vector": int(without)}
+        return looked_back(number, engaged=found | {"pins": 0, "pins_without_vector": 0})
+
+    return draw
+
+
 Row = tuple[str, GateSpec, int, Callable[[int, np.random.Generator], Draw]]  # label, gate, usual nights, by size
 
 
@@ -221,6 +240,30 @@ def rhythm_rows(rows: pa.Table, midnight: int) -> Iterator[Row]:
                 lambda size, random, counts=counts, nights=nights: draw_vocabulary(
                     counts, counts, nights, size, random
                 ),
+            )
+
+
+def engaged_rows(acts: Acts, with_vector: np.ndarray) -> Iterator[Row]:
+    """The rows of the gate on pins without a vector: those of the world, and users all of whose acts are on such pins.
+
+    Args:
+        acts: Of a usual night's users.
+        with_vector: Sorted int64 ids of the pins that have one.
+    """
+    number = np.diff(acts.offsets)
+    without = ~np.isin(acts.pins, with_vector)
+    kinds = {"as the world has them": np.stack([number, np.bincount(acts.owner[without], minlength=len(acts))], 1)}
+    random = np.random.default_rng(3)
+    for share in (0.02, 0.2, 0.5):
+        kinds[f"all acts of {share:.0%} of the users"] = all_of_some(number, share, random)
+    for name, counts in kinds.items():
+        share = counts[:, 1].sum() / counts[:, 0].sum()
+        for nights in (1, 8):
+            yield (
+                f"acts on pins without a vector, {name}: {share:.1%}",
+                engaged_vectorless,
+                nights,
+                lambda size, random, counts=counts, nights=nights: draw_engaged(counts, counts, nights, size, random),
             )
 
 

@@ -184,6 +184,25 @@ def pins_moved(before: Vectors, tonight: Vectors) -> dict[str, Any] | None:
     return None if way is None else describe_movements(way)
 
 
+def engaged(acts: Acts, pins: Vectors) -> dict[str, int] | None:
+    """How many of the acts, and of their distinct pins, are without a vector; None without an act.
+
+    Args:
+        acts: `pins` are ids.
+        pins: Tonight's embeddings, of these pins as far as there are any.
+    """
+    if not len(acts.pins):
+        return None
+    without = pins.rows(acts.pins) < 0
+    return {
+        "users": len(acts),
+        "acts": len(acts.pins),
+        "acts_without_vector": int(without.sum()),
+        "pins": len(np.unique(acts.pins)),
+        "pins_without_vector": len(np.unique(acts.pins[without])),
+    }
+
+
 def judge(
     acts: Acts, served: tuple[Vectors, Vectors], new: tuple[Vectors, Vectors], drawn: np.ndarray, seed: int
 ) -> dict[str, Any] | None:
@@ -237,7 +256,7 @@ class HindsightCheck:
 
         Returns:
             The report; `seed`, `judged` (the date looked back at), `model` (its), `days` (since it), and
-            `foresight`, `consistency`, `new_model`, `pins`: None where there is nothing to measure.
+            `foresight`, `consistency`, `new_model`, `pins`, `engaged`: None where there is nothing to measure.
         """
         started, root, seed = time.perf_counter(), run.root, seed_of(run.date)
         previous = read_manifest(root, run.previous) if run.previous is not None else None
@@ -250,6 +269,7 @@ class HindsightCheck:
         after = pick_pins(root, tonight_files, wanted)
         found: dict[str, Any] = {"seed": seed, "judged": None, "model": None, "days": 0}
         found |= {"foresight": None, "new_model": None, "pins": None}
+        found["engaged"] = engaged(acts, after)
         found["consistency"] = foresee(acts, vectors_of(asked, "tonight"), after, drawn, seed, popularity=False)
         if previous is not None:
             days = (run.date - previous.day).days

@@ -12,7 +12,8 @@ from transforms.gates.hindsight import hindsight_of
 def summarise(manifest: Manifest) -> dict[str, Any]:
     """The figures of a release that a person asks for first."""
     count = manifest.count
-    foresight = hindsight_of(manifest).get("foresight") or {}
+    looked_back = hindsight_of(manifest)
+    foresight, engaged = looked_back.get("foresight") or {}, looked_back.get("engaged") or {}
     return {
         "release": manifest.release,
         "date": manifest.date,
@@ -38,6 +39,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "users_expired": count(Step.MERGE_SNAPSHOT, Counter.USERS_EXPIRED),
         "users_stale": count(Step.MERGE_SNAPSHOT, Counter.USERS_STALE),
         "tokens_without_vector": count(Step.JOIN_VECTORS, Counter.TOKENS_WITHOUT_VECTOR),
+        "engaged_pins": engaged.get("pins", 0),
+        "engaged_pins_without_vector": engaged.get("pins_without_vector", 0),
         "tokens_out_of_vocabulary": count(Step.JOIN_VECTORS, Counter.TOKENS_OUT_OF_VOCABULARY),
         "pins": manifest.rows("pin_embeddings"),
         "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),

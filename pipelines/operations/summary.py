@@ -35,6 +35,9 @@ def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> lis
         ("tokens left out", f"{left_out:,}", f"{tokens} out of vocabulary"),
         ("pins", f"{facts['pins']:,}", index),
     ]
+    if facts["engaged_pins"]:
+        without = f"{facts['engaged_pins_without_vector']:,} without a vector"
+        rows.append(("engaged with", f"{facts['engaged_pins']:,}", f"pins, {without}"))
     if facts["margin"] is not None:
         who = f"of the previous vectors on the acts of {facts['margin_users']:,} users, ± {facts['margin_error']:.4f}"
         rows.append(("margin", f"{facts['margin']:.4f}", who))

@@ -313,7 +313,7 @@ def test_exit_codes():
 def test_lines_of_a_file():
     flags = [("column", "pin_id=item_id"), ("day-offset", "-8"), ("column", "user_id=who"), ("absent", "surface")]
     assert yaml_lines(flags) == [
-        "column:",
+        "columns:",
         "  pin_id: item_id",
         "  user_id: who",
         "day-offset: -8",

@@ -111,3 +111,15 @@ def test_pins_that_moved_while_others_did_not():
     assert pins_moved(PINS, Vectors(PINS.ids, shaken.astype(np.float16)))["moved"] == 0  # type: ignore[index]
     assert pins_moved(PINS, Vectors(PINS.ids, unit(100, 5)))["moved"] < 50  # type: ignore[index]
     assert pins_moved(PINS, Vectors(np.array([777]), unit(1, 1))) is None
+
+
+def test_pins_engaged_with_that_have_no_vector():
+    acts = Acts.of(np.array([1, 1, 2, 3]), np.array([5, 200, 200, 300]))
+    assert hindsight.engaged(acts, PINS) == {
+        "users": 3,
+        "acts": 4,
+        "acts_without_vector": 3,
+        "pins": 3,
+        "pins_without_vector": 2,
+    }
+    assert hindsight.engaged(acts.only(np.zeros(4, bool)), PINS) is None

@@ -58,6 +58,7 @@ GATES: tuple[GateSpec, ...] = (
     trends.active_against_weekday,
     trends.vectorless_share,
     trends.vectorless_rise,
+    hindsight.engaged_vectorless,
     rhythm.rows_per_user,
     rhythm.hours_shift,
     rhythm.vocabulary_rise,

@@ -5,6 +5,7 @@ from typing import Any
 
 from stores.manifests import Manifest
 from transforms.gates.gate import CannotSee, Measured, at_least, at_most
+from transforms.gates.rhythm import error_of_share
 from transforms.gates.staged import StagedRelease
 from transforms.gates.thresholds import Threshold
 from transforms.gates.usual import SIGMAS, Usual, is_backfilled, usual_of, was_closed
@@ -19,6 +20,9 @@ MAX_NEW_MODEL_LOSS = Threshold(
 )
 MAX_PINS_MOVED = Threshold(
     "max_pins_moved", 0.05, "share of the pins looked at that moved while others did not, above the usual"
+)
+MAX_ENGAGED_VECTORLESS_RISE = Threshold(
+    "max_engaged_vectorless_rise", 0.1, "how far the share of acts on pins without a vector may be above the usual"
 )
 HINDSIGHT = "hindsight"  # the key under a manifest's `statistics`, see `transforms.hindsight`
 GUESS = 0.05  # of the usual margin, its spread from night to night where few are known: `transforms.gates.usual`
@@ -122,3 +126,29 @@ def pins_moved(staged: StagedRelease) -> Measured | CannotSee | None:
     pins = found["pins"]
     reads = f"share of {pins['pins']:,} pins that moved, above the usual {usual:.4f}"
     return Measured(share - usual, reads, SIGMAS * (usual * (1 - usual) / pins["pins"]) ** 0.5)
+
+
+def acts_without_vector(manifest: Manifest) -> tuple[float, int] | None:
+    """The share of a night's acts whose pin has no vector, and the users whose acts they are."""
+    found = hindsight_of(manifest).get("engaged")
+    return (found["acts_without_vector"] / found["acts"], found["users"]) if found else None
+
+
+@at_most(
+    MAX_ENGAGED_VECTORLESS_RISE,
+    advice="--pins: are new pins in it? `item-vectors --fold-in` before `daily`, or the export: did it run?",
+)
+def engaged_vectorless(staged: StagedRelease) -> Measured | None:
+    """The share of tonight's acts that are on pins without a vector is far above the usual, beyond chance."""
+    tonight = acts_without_vector(staged.manifest)
+    before = [found for found in map(acts_without_vector, staged.chain) if found is not None]
+    if tonight is None or not before:
+        return None
+    figures = hindsight_of(staged.manifest)["engaged"]
+    usual = usual_of([share for share, _ in before], [error_of_share(*found) for found in before], 0.0)
+    reads = (
+        f"{figures['pins_without_vector']:,} of the {figures['pins']:,} pins engaged with have no vector, "
+        f"{tonight[0]:.4f} of the acts; above the usual {usual.middle:.4f} ({usual.nights} releases)"
+    )
+    chance = usual.allowed(0.0, error_of_share(usual.middle, tonight[1]))
+    return Measured(tonight[0] - usual.middle, reads, chance)

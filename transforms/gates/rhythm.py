@@ -134,14 +134,19 @@ def share_unknown(manifest: Manifest) -> tuple[float, int] | None:
     return (counters[Counter.ROWS_OUT_OF_VOCABULARY] / rows, rows) if rows else None
 
 
-def error_of_share(share: float, manifest: Manifest) -> float:
-    """The error of a share of unknown rows on a night of so many users, were all words of a user known, or none.
+def users_changed(manifest: Manifest) -> int:
+    """How many users' history a night changed."""
+    return manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED)
+
+
+def error_of_share(share: float, users: int) -> float:
+    """The error of a share of rows on a night of so many users, were all rows of a user so, or none.
 
     Users weigh as much as they have rows, which spread by `ROWS_SPREAD` of their mean: that makes 1 + `ROWS_SPREAD`^2
     times the variance of a share of users. One user of either kind is added to them, so that a night without an unknown
     row does not promise that none will have one (Laplace).
     """
-    users = max(1, manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED))
+    users = max(1, users)
     share = (share * users + 1) / (users + 2)
     return math.sqrt(share * (1 - share) * (1 + ROWS_SPREAD**2) / users)
 
@@ -150,10 +155,14 @@ def error_of_share(share: float, manifest: Manifest) -> float:
 def vocabulary_rise(staged: StagedRelease) -> Measured | None:
     """The share of new rows whose action or surface the model does not know is far above the usual, beyond chance."""
     tonight = share_unknown(staged.manifest)
-    before = [(found[0], error_of_share(found[0], m)) for m in staged.chain if (found := share_unknown(m)) is not None]
+    before = [
+        (found[0], error_of_share(found[0], users_changed(m)))
+        for m in staged.chain
+        if (found := share_unknown(m)) is not None
+    ]
     if tonight is None or not before:
         return None
     usual = usual_of([share for share, _ in before], [error for _, error in before], 0.0)
     reads = f"share of {tonight[1]:,} new rows out of vocabulary, above the usual {usual.middle:.4f}"
-    chance = usual.allowed(0.0, error_of_share(usual.middle, staged.manifest))
+    chance = usual.allowed(0.0, error_of_share(usual.middle, users_changed(staged.manifest)))
     return Measured(tonight[0] - usual.middle, reads, chance)

@@ -9,7 +9,14 @@ import pytest
 from stores.manifests import Manifest
 from tests.transforms.gates.releases import closed, manifest_of, staged_of
 from transforms.gates import blind_gates, check_gates
-from transforms.gates.hindsight import HINDSIGHT, consistency, hindsight_fall, new_model_hindsight, pins_moved
+from transforms.gates.hindsight import (
+    HINDSIGHT,
+    consistency,
+    engaged_vectorless,
+    hindsight_fall,
+    new_model_hindsight,
+    pins_moved,
+)
 
 GATES = (hindsight_fall, consistency, new_model_hindsight, pins_moved)
 FIRST = datetime.date(2026, 11, 2)
@@ -137,3 +144,38 @@ def test_pins_that_moved_beyond_the_usual():
 def test_releases_of_older_versions_say_nothing():
     old = dataclasses.replace(night(9, None), statistics={})
     assert check_gates(GATES, staged_of(old, [old])) == [] and blind_gates(GATES, staged_of(old, [old])) == {}
+
+
+def engaged(without: int, acts: int = 4000, users: int = 1000) -> dict[str, int]:
+    pins = {"pins": acts // 2, "pins_without_vector": without // 2}
+    return {"users": users, "acts": acts, "acts_without_vector": without, **pins}
+
+
+def test_new_pins_that_nobody_folded_in():
+    def gate_of(tonight: dict | None, before: list[dict | None]):
+        chain = [night(9 - n, None, engaged=one) for n, one in enumerate(before)]
+        return next(iter(check_gates([engaged_vectorless], staged_of(night(10, None, engaged=tonight), chain))), None)
+
+    usual_nights = [engaged(180), engaged(200), engaged(220)]
+    found = gate_of(engaged(1200), usual_nights)
+    assert found is not None and not found.passed and found.measured == pytest.approx(0.25)
+    assert found.reads.startswith("600 of the 2,000 pins engaged with have no vector, 0.3000 of the acts")
+    # e^2 = p (1 - p) (1 + 1.5^2) / users of a share p, to which one user of either kind is added
+    found = gate_of(engaged(500), usual_nights)
+    assert found is not None and found.passed
+    shares = [(share * 1000 + 1) / 1002 for share in (0.045, 0.05, 0.055)]
+    errors = [p * (1 - p) * 3.25 / 1000 for p in shares]
+    spread2 = (3 * sum(errors) / 3 + 2 * 0.005**2) / 5
+    tonight = max(0.0, errors[1] - sum(errors) / 3)
+    assert found.threshold == pytest.approx(0.1 + 3 * (spread2 * (1 + 1 / 3) + tonight) ** 0.5)
+    assert gate_of(engaged(1200), []) is None and gate_of(None, usual_nights) is None
+    assert gate_of(engaged(1200), [None]) is None  # of a version before
+
+
+def test_few_users_may_differ_by_chance():
+    chain = [night(9, None, engaged=engaged(20, 400, 100))]
+    for without, passes in ((60, True), (240, False)):
+        (found,) = check_gates(
+            [engaged_vectorless], staged_of(night(10, None, engaged=engaged(without, 400, 100)), chain)
+        )
+        assert found.passed == passes
