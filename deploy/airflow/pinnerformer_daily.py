@@ -5,6 +5,9 @@ The scheduler's environment says where everything is:
   PINNERFORMER_ROOT, _LOGS, _PINS, _MODEL    paths or s3://, gs:// URLs
   PINNERFORMER_KV                            e.g. redis://kv.internal:6379/0, or env:NAME; unset: commit only
   PINNERFORMER_BOOTSTRAP_FROM                the first day of logs; read only while the root is empty
+  PINNERFORMER_FIRST                         a shell's line before the night, with $DATE, and $UNTIL, the day after, e.g.
+                                             pinnerformer item-vectors --fold-in P/now --logs L --until $UNTIL --out
+                                             P/$DATE && ln -sfn $DATE P/now; if it fails, the night runs all the same
   PINNERFORMER_COMMAND                       default: pinnerformer
   PINNERFORMER_FLAGS                         further ones, e.g. of the engine: --runner=PortableRunner ...
 
@@ -77,6 +80,8 @@ def pinnerformer_daily():
     def release(logical_date=None) -> None:
         """Runs the night."""
         date = logical_date.date()
+        days = {"DATE": str(date), "UNTIL": str(date + datetime.timedelta(1))}
+        subprocess.run(["sh", "-c", setting("FIRST")], env={**os.environ, **days})
         words = night(date)
         print("+", shlex.join(words), flush=True)
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -316,6 +316,6 @@ def test_lines_of_a_file():
         "columns:",
         "  pin_id: item_id",
         "  user_id: who",
-        "day-offset: -8",
+        'day-offset: "-8"',
         "absent: [surface]",
     ]
