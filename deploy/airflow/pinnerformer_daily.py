@@ -5,7 +5,7 @@ The scheduler's environment says where everything is:
   PINNERFORMER_ROOT, _LOGS, _PINS, _MODEL    paths or s3://, gs:// URLs
   PINNERFORMER_KV                            e.g. redis://kv.internal:6379/0, or env:NAME; unset: commit only
   PINNERFORMER_BOOTSTRAP_FROM                the first day of logs; read only while the root is empty
-  PINNERFORMER_FIRST                         a shell's line before the night, with $DATE, and $UNTIL, the day after, e.g.
+  PINNERFORMER_FIRST                         a line for a shell before the night, with $DATE and $UNTIL (the day after):
                                              pinnerformer item-vectors --fold-in P/now --logs L --until $UNTIL --out
                                              P/$DATE && ln -sfn $DATE P/now; if it fails, the night runs all the same
   PINNERFORMER_COMMAND                       default: pinnerformer
