@@ -57,16 +57,18 @@ class LogsFound:
     Attributes:
         location: Of the logs, absolute.
         columns: As the logs call them, with what the findings mend.
-        histories: Rows per user; None where no row could be read.
         looked_at: The row groups whose rows were read.
+        histories: Rows per user, of `counted`.
+        counted: Rows; fewer than all of them are of the newest days.
     """
 
     location: str
     columns: ColumnNames
     partitions: Mapping[datetime.date, str]
     rows: LogRows
-    histories: CountedIds
     looked_at: Chosen
+    histories: CountedIds
+    counted: int
 
 
 def look_at_logs(asked: LogsAsked, watch: Watch) -> tuple[Part, LogsFound | None]:
@@ -90,14 +92,14 @@ def look_at_logs(asked: LogsAsked, watch: Watch) -> tuple[Part, LogsFound | None
     groups = [group for file in files for group in sized_groups(file)]
     looked_at = choose(groups, lambda one: one.name, lambda one: one.rows, asked.most_rows)
     rows = read_rows(part, looked_at, columns, asked.most_rows, watch)
-    histories = histories_of(looked_at, groups, rows, columns, asked.most_rows, watch)
+    histories, counted = histories_of(looked_at, groups, rows, columns, asked.most_rows, watch)
     days = f"{count(len(listings), 'day')}, {min(listings)} to {max(listings)}" if listings else "no day"
     size = sum(file.bytes for listed in listings.values() for file in listed)
     about = "" if chosen_files.is_all else "more than "
     part.headline = f"{days}, {count(chosen_files.total, 'file')}, {about}{count(total, 'row')}, {size / 1e6:,.1f} MB"
     part.figures |= {"days": len(listings), "files": chosen_files.total, "rows": total, "bytes": size}
     describe_rows(part, asked, rows, looked_at, files, columns)
-    return part, LogsFound(locations.absolute(asked.logs), columns, partitions, rows, histories, looked_at)
+    return part, LogsFound(locations.absolute(asked.logs), columns, partitions, rows, looked_at, histories, counted)
 
 
 def look_at_days(
@@ -242,10 +244,10 @@ def read_rows(part: Part, looked_at: Chosen, columns: ColumnNames, most: int, wa
 
 def histories_of(
     looked_at: Chosen, groups: Sequence[SizedGroup], rows: LogRows, columns: ColumnNames, most: int, watch: Watch
-) -> CountedIds:
-    """How many rows each user has: of all rows, or, of very many, of those of the newest days."""
+) -> tuple[CountedIds, int]:
+    """How many rows each user has: of all rows, or, of very many, of those of the newest days; and of how many rows."""
     if looked_at.is_all:
-        return rows.users
+        return rows.users, looked_at.total
     newest = sorted(groups, key=lambda one: one.name, reverse=True)
     kept, found = [], 0
     for one in newest:
@@ -256,10 +258,10 @@ def histories_of(
     users = CountedIds()
     for group in watch.over(kept, "rows by user"):
         try:
-            count_rows_per_user([group], columns, users)
+            count_rows_per_user(group, columns, users)
         except InputError:
             continue  # found where its rows are read
-    return users
+    return users, found
 
 
 def describe_rows(

@@ -71,8 +71,8 @@ def describe_histories(part: Part, logs: LogsFound, config: ModelConfig | None, 
     found = percentiles(rows)
     words = ", ".join(f"{value:,} (P{p})" for p, value in found.items())
     remark = f"of {logs.histories.about}{count(logs.histories.distinct, 'user')}; the longest {int(rows.max()):,}"
-    if not logs.looked_at.is_all:
-        remark += "; of the newest days that were looked at, whole ones are longer"
+    if logs.counted < logs.looked_at.total:
+        remark += f"; of the newest {logs.counted:,} rows, whole ones are longer"
     part.add("rows of a user", words, remark)
     figures: dict[str, Any] = {f"p{p}": found[p] for p in PERCENTILES} | {"most": int(rows.max())}
     limits = {"kept": history_length, "read by the model": config.max_sequence_length if config else None}

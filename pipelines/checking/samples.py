@@ -15,7 +15,7 @@ from stores.ids import uniform_of
 
 T = TypeVar("T")
 
-MOST_IDS = 2_000_000  # distinct ids that are kept of a column: 32 MB with their counts
+MOST_IDS = 500_000  # distinct ids that are kept of a column, with their counts
 SALT = 0xC4EC  # the same of users, of pins in the logs and of pins in the vectors
 PENDING = 1 << 20  # ids that are kept before they are counted
 
