@@ -305,7 +305,7 @@ def run_model(site: Site, kind: str, arguments: argparse.Namespace) -> None:
     lost = site.lost[-1]
     show(f"{kind} -> {other}", *site.night(last, site.copy(root, "again"), f"{other}-1"))
     print_table(look_back_rows(kept, lost, move_pins(site, model)), arguments.trials)
-    print_table(engaged_rows(kept.acts[-1], vector_ids(site)), arguments.trials)
+    print_table(engaged_rows(read_rows(site, last), vector_ids(site)), arguments.trials)
     print_table(rhythm_rows(read_rows(site, last), midnight_ms(site.day(last))), arguments.trials)
 
 

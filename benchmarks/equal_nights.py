@@ -15,7 +15,7 @@ from stores.files import Root
 from stores.manifests import Manifest
 from stores.names import Counter, Step
 from stores.tables import TABLES
-from transforms.acts import JUDGED_USERS
+from transforms.acts import ACTS_PER_USER, JUDGED_USERS
 from transforms.gates import GateSpec, StagedRelease, Thresholds, blind_gates
 from transforms.gates.hindsight import (
     HINDSIGHT,
@@ -243,16 +243,26 @@ def rhythm_rows(rows: pa.Table, midnight: int) -> Iterator[Row]:
             )
 
 
-def engaged_rows(acts: Acts, with_vector: np.ndarray) -> Iterator[Row]:
+def without_by_user(rows: pa.Table, with_vector: np.ndarray) -> np.ndarray:
+    """int64 [users, 2]: of each user's distinct pins, `ACTS_PER_USER` at most, how many there are and are not in
+    `with_vector`, sorted int64 ids.
+    """
+    pairs = np.unique(np.stack([rows["user_id"].to_numpy(), rows["pin_id"].to_numpy()], 1), axis=0)
+    users, first, place = np.unique(pairs[:, 0], return_index=True, return_inverse=True)
+    kept = np.arange(len(pairs)) - first[place] < ACTS_PER_USER
+    without = kept & ~np.isin(pairs[:, 1], with_vector)
+    return np.stack([np.bincount(place[found], minlength=len(users)) for found in (kept, without)], 1)
+
+
+def engaged_rows(rows: pa.Table, with_vector: np.ndarray) -> Iterator[Row]:
     """The rows of the gate on pins without a vector: those of the world, and users all of whose acts are on such pins.
 
     Args:
-        acts: Of a usual night's users.
+        rows: Of a usual night.
         with_vector: Sorted int64 ids of the pins that have one.
     """
-    number = np.diff(acts.offsets)
-    without = ~np.isin(acts.pins, with_vector)
-    kinds = {"as the world has them": np.stack([number, np.bincount(acts.owner[without], minlength=len(acts))], 1)}
+    counts = without_by_user(rows, with_vector)
+    number, kinds = counts[:, 0], {"as the world has them": counts}
     random = np.random.default_rng(3)
     for share in (0.02, 0.2, 0.5):
         kinds[f"all acts of {share:.0%} of the users"] = all_of_some(number, share, random)
