@@ -71,6 +71,8 @@ def describe_histories(part: Part, logs: LogsFound, config: ModelConfig | None, 
     found = percentiles(rows)
     words = ", ".join(f"{value:,} (P{p})" for p, value in found.items())
     remark = f"of {logs.histories.about}{count(logs.histories.distinct, 'user')}; the longest {int(rows.max()):,}"
+    if not logs.looked_at.is_all:
+        remark += "; dropped ones too"
     if logs.counted < logs.looked_at.total:
         remark += f"; of the newest {logs.counted:,} rows, whole ones are longer"
     part.add("rows of a user", words, remark)
