@@ -42,6 +42,12 @@ GROUPS = {
         "evaluate": ("pipelines.training.evaluate", "measure models on users that training did not see"),
         "study": ("pipelines.study.command", "train and measure the grid behind the paper's tables, on your data"),
     },
+    "your tables": {
+        "import": (
+            "pipelines.importing.command",
+            "turn CSV, JSON lines, Parquet or databases into logs and vectors",
+        ),
+    },
     "look": {
         "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),
     },

@@ -1,0 +1,79 @@
+"""What an import says while it runs, of what it dropped, and of which inputs it was made."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from stores.errors import InputError
+from stores.sources import SourceRequest, source_files
+from transforms.import_rows import Counts
+
+PROGRESS_S = 10.0
+MOST_WORDS = 30  # of actions and surfaces that a report lists
+
+
+class Progress:
+    """Says every ten seconds how far the reading is."""
+
+    def __init__(self, quiet: bool):
+        self._quiet, self._next = quiet, time.monotonic() + PROGRESS_S
+
+    def say(self, counts: Counts) -> None:
+        if not self._quiet and time.monotonic() >= self._next:
+            print(f"{counts.rows_in:,} rows read, {counts.rows_dropped:,} dropped", file=sys.stderr, flush=True)
+            self._next = time.monotonic() + PROGRESS_S
+
+
+def counts_of(counts: Counts) -> dict[str, Any]:
+    """The part of a report that says what became of rows."""
+    words = {
+        column: dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS])
+        for column, found in counts.words.items()
+        if found
+    }
+    return {
+        "rows_in": counts.rows_in,
+        "rows_out": counts.rows_out,
+        "rows_dropped": counts.rows_dropped,
+        "dropped": dict(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))),
+        "samples": counts.samples,
+        "durations_unknown": counts.durations_unknown,
+        **({"words": words} if words else {}),
+    }
+
+
+def dropped_lines(report: dict[str, Any]) -> list[str]:
+    """A line a reason, the most frequent first, each followed by its first rows."""
+    lines = []
+    for reason, count in report["dropped"].items():
+        lines.append(f"  {count:,} {reason}")
+        lines += [f"    {shown}" for shown in report["samples"].get(reason, [])]
+    return lines
+
+
+def check_dropped(counts: Counts, most: float) -> None:
+    """Refuses an import that would lose much.
+
+    Raises:
+        InputError: more than a share of the rows were dropped; says why, with rows.
+    """
+    if counts.rows_dropped > most * counts.rows_in:
+        lines = "\n".join(dropped_lines(counts_of(counts)))
+        raise InputError(
+            f"{counts.rows_dropped:,} of {counts.rows_in:,} rows would be dropped, more than --max-dropped {most:g}; "
+            f"nothing was imported:\n{lines}"
+        )
+
+
+def digest_of(source: SourceRequest, request: Any) -> str | None:
+    """What tells two imports apart: the request, and names, sizes and times of the files; None without files."""
+    files = source_files(source)
+    if not files:
+        return None
+    found = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in files]
+    content = json.dumps([found, repr(dataclasses.astuple(request))])
+    return hashlib.sha256(content.encode()).hexdigest()
