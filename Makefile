@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-kubernetes lint format clean
+.PHONY: help setup lock demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,13 @@ test-airflow: $(STAMP)  ## Runs the DAG with the real Airflow, in an environment
 	@[ -x .cache/airflow/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/airflow
 	$(BIN)/uv pip install --quiet --python .cache/airflow/bin/python --exclude-newer 2026-06-15 apache-airflow==3.2.2 apache-airflow-providers-standard
 	$(BIN)/python -m pytest tests/engines/test_airflow.py
+
+test-integrations: $(STAMP)  ## Reads an export with Spark (needs Java) and Feast, each in an environment of its own.
+	@[ -x .cache/spark/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/spark
+	@[ -x .cache/feast/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/feast
+	$(BIN)/uv pip install --quiet --python .cache/spark/bin/python 'pyspark>=4.1,<4.4'
+	$(BIN)/uv pip install --quiet --python .cache/feast/bin/python 'feast>=0.67,<0.68'
+	$(BIN)/python -m pytest tests/engines/test_integrations.py
 
 test-dataflow: $(STAMP)  ## Builds the job for Dataflow, offline, with Dataflow's client in a folder of its own.
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target .cache/dataflow -r deploy/dataflow/requirements.txt

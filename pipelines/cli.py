@@ -43,10 +43,8 @@ GROUPS = {
         "study": ("pipelines.study.command", "train and measure the grid behind the paper's tables, on your data"),
     },
     "your tables": {
-        "import": (
-            "pipelines.importing.command",
-            "turn CSV, JSON lines, Parquet or databases into logs and vectors",
-        ),
+        "import": ("pipelines.importing.command", "turn CSV, JSON, Parquet or databases into logs and pin vectors"),
+        "export": ("pipelines.exporting.command", "write a release's users and pins as others read them"),
     },
     "look": {
         "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),

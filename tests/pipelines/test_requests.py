@@ -40,6 +40,7 @@ FLAGS = {
     "train": ["--timelines=/timelines", "--out=/out"],
     "evaluate": ["--timelines=/timelines"],
     "study": ["--timelines=/timelines", "--out=/out"],
+    "export": ["--root=/root", "--out=/out"],
     "import": ["--events=/a.csv", "--logs=/logs", "--vectors=/b.parquet", "--pins=/pins", "--absent=surface"],
     "retrieve": ["--root=/root", KV, "--user=3"],
     "synth": ["--out=/out", "--users=3", "--pins=4", "--start=2026-11-01", "--days=2"],
