@@ -145,7 +145,7 @@ def _add_events(group: Flags) -> None:
         "--end",
         type=date,
         metavar="DATE",
-        help="drop rows of after (default: none); with --start, every day from one to the other is made",
+        help="drop rows of after; with --start, every day from one to the other is made (default: none)",
     )
 
 
@@ -180,7 +180,7 @@ def _add_times(group: Flags) -> None:
         type=utc_offset,
         default=0,
         metavar="HOURS",
-        help="make partitions of days of another zone, -8 for UTC-8; give the other commands the same (%(default)s)",
+        help="make partitions of days of another zone, -8 for UTC-8; give the other commands the same (default %(default)s)",
     )
 
 
