@@ -29,7 +29,7 @@ from pipelines.arguments import (
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.planning.lacking import say_lacking
+from pipelines.planning.lacking import refuse_unknown_words, say_lacking
 from pipelines.training.init_model import read_vocabularies
 from pipelines.training.label_rule import read_label_rule
 from stores.column_names import ColumnNames
@@ -350,6 +350,7 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
         columns=request.columns,
         days=request.days,
     )
+    refuse_unknown_words(inputs.files, request.columns, actions, surfaces)
     vectors = describe_vectors(request.pins, version, width, request.columns)
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt

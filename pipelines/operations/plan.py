@@ -184,6 +184,7 @@ def main(argv: list[str]) -> int:
     if current is not None and request.date < current.day:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
+    given.refuse_unknown_words(inputs)
     layout = read_layout(root) or Layout(**given.requested_layout)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")

@@ -128,6 +128,7 @@ def _plan_days(
     days: list[DailyPlan] = []
     previous, before = (base.release, base.day) if base else (None, None)
     for date, inputs in selections:
+        given.refuse_unknown_words(inputs)
         everyone = not days and not same_model(base, given)
         # Without the release before: that of a day in the middle is not known yet. The state that a bucket starts from
         # is in the names of its tasks instead.

@@ -126,6 +126,7 @@ def plan_repair(
         )
     releases = list(chain(root))
     inputs = select_again(job.logs, releases, partitions, given.columns, days, job.lookback)
+    given.refuse_unknown_words(inputs)
     if users_file is not None:
         users = read_user_list(users_file)
     else:
