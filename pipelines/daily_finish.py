@@ -1,6 +1,5 @@
 """How every job that makes releases ends: canaries, look back, the staged manifest, then check, commit and publish."""
 
-import dataclasses
 from typing import Any
 
 from pipelines.planning.daily_plan import DailyPlan, JobInputs
@@ -41,7 +40,7 @@ def manifest_header(plan: DailyPlan) -> dict[str, Any]:
             "run": plan.run.name,
             "bootstrap_from": plan.bootstrap_from.isoformat(),
             "pinsage_version": given.vectors.version,
-            "layout": dataclasses.asdict(plan.run.layout),
+            "layout": plan.run.layout.to_json(),
             MODIFIED: [file.modified_ns for file in files],
         },
     }

@@ -261,7 +261,7 @@ def fingerprint(
         # The manifest's bytes and not its name: `erase` and `gc` write it again under the same name.
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
-        [bootstrap_from.isoformat(), given.columns.names, settings, dataclasses.asdict(layout)],
+        [bootstrap_from.isoformat(), given.columns.names, settings, layout.to_json()],
         [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
         hashlib.sha256(erased).hexdigest(),
     ]
