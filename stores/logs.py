@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from stores import locations
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.footers import check_footer, find_unreadable, footer_mark, rows_before, why_unreadable
+from stores.id_columns import OTHER_KIND, id_kind
 from stores.partitions import (
     LEAVE_ALONE,
     DataFile,
@@ -20,14 +21,17 @@ from stores.partitions import (
 )
 from stores.rewritten import FileRead, Rewritten, find_rewritten, refuse_rewritten
 from stores.schemas import ENGAGEMENTS
+from stores.string_ids import INT64, STRING
 from stores.tables import footer_digest
 
 COLUMNS = tuple(ENGAGEMENTS.names)
 TEXT_COLUMNS = ("action", "surface")
+ID_COLUMNS = ("user_id", "pin_id")
+DICTIONARY_BYTES = 8  # a value of an id column that takes less in its file is a code, and read as one
 DEFAULT_DAYS = PartitionDays()
 _FIXES = {
-    "user_id": "write it as int64",
-    "pin_id": "write it as int64",
+    "user_id": OTHER_KIND,
+    "pin_id": OTHER_KIND,
     "timestamp_ms": "write it as int64 milliseconds since 1970 (UTC) or as an Arrow timestamp",
     "action": "write it as a string",
     "surface": "write it as a string",
@@ -49,6 +53,7 @@ class LogFile:
         footer: As `footer_mark` gives it; a manifest keeps it.
         modified_ns: When it was written, in ns since 1970; a manifest keeps it.
         days: Which moments the days of the partitions have.
+        user_ids, pin_ids: What its ids are, "int64" or "string".
     """
 
     path: str
@@ -60,6 +65,8 @@ class LogFile:
     footer: str = ""
     modified_ns: int = 0
     days: PartitionDays = DEFAULT_DAYS
+    user_ids: str = INT64
+    pin_ids: str = INT64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +98,8 @@ def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True)
     """Opens a file and checks the columns that are needed; others are ignored. Checksums of pages are compared.
 
     Args:
-        dictionaries: Read the text columns as dictionaries, which is faster and which pyarrow cannot do of every
-            encoding.
+        dictionaries: Read the text columns, and ids of few strings, as dictionaries, which is faster and which pyarrow
+            cannot do of every encoding.
 
     Raises:
         InputError: not Parquet, truncated, a column missing, there twice or of the wrong type; says the fix.
@@ -112,10 +119,27 @@ def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True)
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        read_dictionary=[columns.theirs(name) for name in TEXT_COLUMNS] if dictionaries else None,
+        read_dictionary=_dictionary_columns(metadata, schema, columns) if dictionaries else None,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="ms",  # in ns, which is the default, the years after 2262 come out as others
     )
+
+
+def _dictionary_columns(metadata: pq.FileMetaData, schema: pa.Schema, columns: ColumnNames) -> list[str]:
+    """The columns to be read as dictionaries: of text, and of ids those that the file has as codes.
+
+    Codes are read ten times as fast as the strings; but where the file has the strings, as it has of many distinct
+    ones, making a dictionary of them while they are read is slower than afterwards.
+    """
+    found = [columns.theirs(name) for name in TEXT_COLUMNS]
+    for name in (columns.theirs(name) for name in ID_COLUMNS):
+        if id_kind(schema.field(name).type) == STRING:
+            at = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path == name]
+            groups = range(metadata.num_row_groups)
+            size = sum(metadata.row_group(g).column(n).total_uncompressed_size for g in groups for n in at)
+            if size < DICTIONARY_BYTES * metadata.num_rows:
+                found.append(name)
+    return found
 
 
 def _check_column(path: str, schema: pa.Schema, ours: str, theirs: str) -> None:
@@ -144,6 +168,8 @@ def _type_fits(ours: str, found: pa.DataType) -> bool:
         return any(is_kind(value) for is_kind in text)
     if ours == "duration_s":
         return pa.types.is_floating(found) or pa.types.is_integer(found) or pa.types.is_null(found)
+    if ours in ID_COLUMNS:
+        return id_kind(found) is not None
     if ours == "timestamp_ms" and pa.types.is_timestamp(found):
         return True
     return pa.types.is_integer(found)
@@ -203,12 +229,26 @@ def describe_file(file: DataFile, date: datetime.date, columns: ColumnNames, day
     Raises:
         InputError: as `open_log_file`.
     """
-    metadata = open_log_file(file.path, columns).metadata
+    opened = open_log_file(file.path, columns)
+    metadata, schema = opened.metadata, opened.schema_arrow
+    kinds = {name: id_kind(schema.field(columns.theirs(name)).type) or INT64 for name in ID_COLUMNS}
     with locations.open_input(file.path) as source:
         footer = footer_mark(source)
     version = f"{footer_digest(metadata)[:16]}-{file.modified_ns}"
     name = f"ds={date.isoformat()}/{file.name}"
-    return LogFile(file.path, name, date, metadata.num_rows, file.bytes, version, footer, file.modified_ns, days)
+    return LogFile(
+        file.path,
+        name,
+        date,
+        metadata.num_rows,
+        file.bytes,
+        version,
+        footer,
+        file.modified_ns,
+        days,
+        kinds["user_id"],
+        kinds["pin_id"],
+    )
 
 
 def _refuse_missing(logs: str, partitions: Collection[datetime.date], wanted: Collection[datetime.date]) -> None:

@@ -13,13 +13,16 @@ from stores import locations
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.footers import check_footer, find_unreadable, rows_before, why_unreadable
+from stores.id_columns import OTHER_KIND, id_kind, read_pin_ids, shown_id
 from stores.ids import bucket_of, find_sorted
 from stores.partitions import LEAVE_ALONE, DataFile, list_visible
 from stores.schemas import from_binary_column, to_binary_column
+from stores.string_ids import INT64
 from stores.tables import footer_digest
 
 WIDTH = 256
 VERSION_FILE = "version.json"
+NAME = "name"  # the column of a vector table that has the strings, where ids are strings
 
 # Norms between these are computed in float32 without a square, or a quotient of two, that is 0 or infinite.
 LEAST_NORM, MOST_NORM = 1e-8, 1e8
@@ -32,6 +35,7 @@ class VectorFile:
     Attributes:
         dtype: float16 or float32.
         version: Changes when the file is written again: from its footer and its modification time.
+        pin_ids: What its ids are, "int64" or "string".
     """
 
     path: str
@@ -39,15 +43,21 @@ class VectorFile:
     row_groups: int
     dtype: str
     version: str
+    pin_ids: str = INT64
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorSet:
-    """The PinSage vectors a run is given: one version, one dtype, any number of files."""
+    """The PinSage vectors a run is given: one version, one dtype, one kind of ids, any number of files."""
 
     version: str
     dtype: str
     files: tuple[VectorFile, ...]
+
+    @property
+    def pin_ids(self) -> str:
+        """What the ids are, "int64" or "string"."""
+        return self.files[0].pin_ids if self.files else INT64
 
     @property
     def rows(self) -> int:
@@ -160,6 +170,12 @@ def describe_vectors(folder: str, expected_version: str) -> VectorSet:
     dtypes = sorted({file.dtype for file in files})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
+    for file in files:
+        if file.pin_ids != files[0].pin_ids:
+            raise InputError(
+                f"{file.path}: column 'pin_id' is of {file.pin_ids}, in {files[0].path} of {files[0].pin_ids}; write "
+                "all files of a set with one kind of ids"
+            )
     return VectorSet(version=version, dtype=dtypes[0], files=files)
 
 
@@ -190,8 +206,9 @@ def _describe_file(listed: DataFile) -> VectorFile:
             raise InputError(f"{path}: no column {name!r} (it has {', '.join(schema.names)})")
         if found > 1:
             raise InputError(f"{path}: {found} columns are called {name!r}; write one of them, under that name")
-    if not pa.types.is_integer(schema.field("pin_id").type):
-        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
+    pin_ids = id_kind(schema.field("pin_id").type)
+    if pin_ids is None:
+        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; {OTHER_KIND}")
     kind = schema.field("vector").type
     values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
     if values not in (pa.float16(), pa.float32()):
@@ -204,14 +221,14 @@ def _describe_file(listed: DataFile) -> VectorFile:
         )
     dtype = "float16" if values == pa.float16() else "float32"
     file_version = f"{footer_digest(file.metadata)[:16]}-{listed.modified_ns}"
-    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version)
+    return VectorFile(path, file.metadata.num_rows, file.metadata.num_row_groups, dtype, file_version, pin_ids)
 
 
 def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads one row group and checks every row of it.
 
     Returns:
-        pin_id int64 [N], as stored; vector [N, 256] of the file's dtype.
+        pin_id int64 [N], as stored, or what stands for strings; vector [N, 256] of the file's dtype.
 
     Raises:
         InputError: a null or negative id, or one past 2**63; a null vector, NaN or infinity, or a vector so short or so
@@ -233,13 +250,10 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
     def refuse(bad: np.ndarray, what: str) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            named = "" if ids[row].as_py() is None else f" (pin_id {ids[row].as_py()})"
+            named = f" (pin_id {shown_id(ids[row])})" if ids[row].is_valid else ""
             raise InputError(f"{file.path}: row {first + row}{named}: {what}; correct or leave out the row")
 
-    refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
-    refuse(ids.to_numpy() > np.iinfo(np.int64).max, "pin_id does not fit int64")
-    pin_ids = ids.cast(pa.int64()).to_numpy()
-    refuse(pin_ids < 0, "pin_id is negative")
+    pin_ids = read_pin_ids(ids, refuse)
     refuse(column.is_null().to_numpy(zero_copy_only=False), "vector is null")
     flat = column.flatten()
     if flat.null_count:
@@ -254,16 +268,35 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
     return pin_ids, vectors
 
 
+def read_pin_names(file: VectorFile, row_group: int) -> pa.Array:
+    """The strings that are the ids of a row group, [N]; of rows that `read_vectors` has found fit.
+
+    Raises:
+        InputError: the column cannot be read.
+    """
+    try:
+        with open_vector_file(file.path) as source:
+            rows = source.read_row_group(row_group, columns=["pin_id"], use_threads=False)
+            return pa.concat_arrays([pa.array([], pa.string()), *rows["pin_id"].cast(pa.string()).chunks])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{file.path}: row group {row_group} unreadable ({error}); write it again") from None
+
+
 def norms_of(vectors: np.ndarray) -> np.ndarray:
     """float64 [N]: the L2 norms of [N, d] vectors, of which no square overflows or is lost."""
     return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
 
 
 def write_vector_table(
-    root: Root, folder: str, stem: str, part: int, ids: np.ndarray, vectors: np.ndarray
+    root: Root, folder: str, stem: str, part: int, ids: np.ndarray, vectors: np.ndarray, names: pa.Array | None = None
 ) -> FileEntry:
-    """Writes an Arrow IPC file of one uncompressed batch: mapped into memory, it is two numpy arrays."""
-    batch = pa.record_batch([pa.array(ids), to_binary_column(vectors)], names=["pin_id", "vector"])
+    """Writes an Arrow IPC file of one uncompressed batch: mapped into memory, it is two numpy arrays.
+
+    Args:
+        names: The strings that are the ids [N], where they are strings.
+    """
+    columns = {"pin_id": pa.array(ids), "vector": to_binary_column(vectors), **({} if names is None else {NAME: names})}
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
 
     def write(path: str) -> None:
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -282,6 +315,15 @@ def read_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndar
     """As `map_vector_table`, of a file that is read once: on an object store no copy of it is kept."""
     with root.open_input(entry.path) as source:
         return _columns(source, dtype)
+
+
+def read_table_names(root: Root, entry: FileEntry) -> tuple[np.ndarray, pa.Array] | None:
+    """pin_id int64 [N] and the strings that they stand for [N], of what `write_vector_table` wrote; None without."""
+    with root.open_input(entry.path) as source:
+        table = pa.ipc.open_file(source).read_all()
+    if NAME not in table.schema.names:
+        return None
+    return table["pin_id"].to_numpy(), pa.concat_arrays([pa.array([], pa.string()), *table[NAME].chunks])
 
 
 def _columns(source: pa.NativeFile, dtype: str) -> tuple[np.ndarray, np.ndarray]:

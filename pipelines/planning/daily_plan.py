@@ -15,11 +15,12 @@ from pinnerformer_model.checkpoint import check_model
 from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.launch.beam_options import worker_threads
 from pipelines.planning.daily_request import NightRequest
+from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.job_request import JobRequest
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
-from stores.layout import Layout, check_layout, open_layout, read_layout
+from stores.layout import Layout, check_layout, read_layout
 from stores.logs import ColumnNames, InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.partitions import PartitionDays
@@ -158,7 +159,15 @@ def plan_daily(request: NightRequest) -> DailyPlan:
     def plan_on(previous: Manifest | None) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
-        layout = open_layout(root, dict(given.requested_layout), request.job.file_mode)
+        layout = settle_layout(
+            root,
+            given.requested_layout,
+            inputs.files,
+            given.columns,
+            given.vectors,
+            file_mode=request.job.file_mode,
+            released=current is not None,
+        )
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),
