@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.files import FileEntry
-from stores.id_columns import find_collisions, find_empty, find_unusable
+from stores.id_columns import find_empty, find_unusable
 from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, STRING_CODES
 from transforms.run import RunFolder
 
@@ -19,21 +19,6 @@ def name_faults(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
             found["text_too_long"] = found.get("text_too_long", False) | long
             found["text_not_utf8"] = found.get("text_not_utf8", False) | not_utf8
             found[f"empty_{key}"] = find_empty(batch[name])
-    return found
-
-
-def find_collided_rows(batch: pa.RecordBatch, good: np.ndarray) -> dict[str, np.ndarray]:
-    """Reason -> positions of good rows whose string has the id of another: the first in the batch keeps it.
-
-    Args:
-        good: bool [N].
-    """
-    found: dict[str, np.ndarray] = {}
-    for key, name in NAME_COLUMNS.items():
-        if name in batch.schema.names:
-            at = np.flatnonzero(good)
-            rows = batch if len(at) == batch.num_rows else batch.take(pa.array(at))
-            found[f"{key}_collision"] = at[find_collisions(rows[key].to_numpy(), rows[name])]
     return found
 
 

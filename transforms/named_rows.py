@@ -2,7 +2,7 @@
 
 Where ids are numbers, a value is the Arrow IPC stream of the rows and nothing else. Where they are strings, its schema
 says which batch of which file the rows are from, and of users a second stream follows: the distinct (id, string) pairs
-of these rows. Within a batch an id has one string (`read_logs.find_collided_rows`), so that batch and id name it.
+of these rows. Within a batch an id has one string (`split_collided`), so that batch and id name it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from stores.id_columns import distinct_names
+from stores.id_columns import distinct_names, find_collisions
 from stores.ids import bucket_of
 from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, names_schema
 from transforms.batches import MAX_SHUFFLED_BYTES, split_by_bucket, to_ipc
@@ -35,6 +35,28 @@ def with_source(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:
     if len(batch.schema) == len(ENGAGEMENTS):
         return batch
     return batch.replace_schema_metadata({SOURCE: source.encode()})
+
+
+def split_collided(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yields a batch as it is; where two strings of it have one id, those that come second as batches of their own.
+
+    Who keeps the id is known only where names are merged: the one that comes second here may be the one that is known.
+    """
+    codes = []
+    for key, name in NAME_COLUMNS.items():
+        if name in batch.schema.names:
+            second = find_collisions(batch[key].to_numpy(), batch[name])
+            codes.append(np.where(second, batch[name].indices.to_numpy(), -1))
+    if not codes or all((code < 0).all() for code in codes):
+        yield batch
+        return
+    first, source = np.logical_and.reduce([code < 0 for code in codes]), batch.schema.metadata[SOURCE].decode()
+    yield batch.filter(pa.array(first))
+    rows = np.flatnonzero(~first)
+    _, begins, group = np.unique(np.stack(codes)[:, rows], axis=1, return_index=True, return_inverse=True)
+    for number, one in enumerate(np.argsort(begins)):  # in the order of their first rows
+        part = batch.take(pa.array(rows[group.ravel() == one]))
+        yield part.replace_schema_metadata({SOURCE: f"{source}\t{number:06d}".encode()})
 
 
 @dataclasses.dataclass(frozen=True)

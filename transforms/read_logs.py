@@ -23,10 +23,10 @@ from stores.partitions import PartitionDays
 from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, STRING_CODES
 from stores.string_ids import STRING
 from stores.user_lists import read_erased
-from transforms.dead_letters import constant, find_collided_rows, name_faults, write_dead
+from transforms.dead_letters import constant, name_faults, write_dead
 from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker
-from transforms.named_rows import PIN_NAMES, pack_pin_names, pack_rows, source_name, with_source
+from transforms.named_rows import PIN_NAMES, pack_pin_names, pack_rows, source_name, split_collided, with_source
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Repair, RunFolder
 from transforms.step_reports import task_report
@@ -50,8 +50,6 @@ REASONS = (
     "text_not_utf8",
     "empty_user_id",
     "empty_pin_id",
-    "user_id_collision",
-    "pin_id_collision",
 )
 ALWAYS_COUNTED = REASONS[:9]  # the others are counted where they occur
 
@@ -160,8 +158,6 @@ def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date, days: Partiti
     for index in reversed(range(len(REASONS))):
         if REASONS[index] in tests:
             reason[tests[REASONS[index]]] = index
-    for name, rows in find_collided_rows(batch, reason < 0).items():
-        reason[rows] = REASONS.index(name)
     return reason
 
 
@@ -308,7 +304,7 @@ def read_valid(
             counters[Counter.ROWS_ERASED] += int(erased.sum())
             batch = batch.filter(pa.array(~erased))
         counts.hours += count_hours(batch["timestamp_ms"].to_numpy(), group.file.days.start_ms(group.file.date))
-        yield batch
+        yield from split_collided(batch)
 
 
 def write_dead_letters(run: RunFolder, group: RowGroup, dead: list[pa.Table]) -> list[FileEntry]:

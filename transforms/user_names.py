@@ -1,5 +1,6 @@
 """The names of a bucket's users through a night: read, merged with those that came in, kept as histories are."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
@@ -77,7 +78,9 @@ class CameIn:
         if self.dead is None:
             return {}, {}
         written = write_dead(run, f"{run.date}-names-{bucket:05d}", self.dead)
-        return {"dead_letters": [written]}, {Counter.ROWS_COLLIDED: self.dead.num_rows}
+        found = collections.Counter(self.dead["reason"].cast(pa.string()).to_pylist())
+        counters = {f"dropped_{reason}": count for reason, count in sorted(found.items())}
+        return {"dead_letters": [written]}, {Counter.ROWS_COLLIDED: self.dead.num_rows, **counters}
 
 
 def take_in(run: Run, chunks: Iterable[bytes], before: BucketNames, lost_pins: Lost) -> CameIn:

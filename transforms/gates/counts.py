@@ -23,6 +23,7 @@ JOB_AT_FAULT = "a fault of the job: keep the run's folder, report it"
 def rows_dropped_share(staged: StagedRelease) -> Measured:
     """Too many of the log rows read went to the dead letters."""
     dropped, read = staged.count(Step.READ_LOGS, Counter.ROWS_DROPPED), staged.count(Step.READ_LOGS, Counter.ROWS_READ)
+    dropped += staged.count(Step.UPDATE_HISTORIES, Counter.ROWS_COLLIDED)
     return Measured(dropped / max(1, read), "share of the rows read that were dropped")
 
 
