@@ -12,7 +12,11 @@ from typing import Any
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.local_files import use_file_mode
+from stores.string_ids import INT64, KINDS, SCHEME, STRING
 from stores.upgrades import LAYOUT, read_record
+
+ID_FIELDS = ("user_ids", "pin_ids")
+ID_SCHEME = "id_scheme"  # in layout.json, where ids are strings: how they are hashed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +28,16 @@ class Layout:
         pin_shards: Parts of `pin_embeddings` and `indexes`.
         history_length: Engagements kept per user; at least the model's `max_sequence_length`.
         embedding_dtype: Of the stored vectors; float16 is the only one.
+        user_ids, pin_ids: What ids are outside: "int64", or "string", which inside are the numbers of
+            `stores.string_ids`. What the first logs have.
     """
 
     user_buckets: int = 64
     pin_shards: int = 4
     history_length: int = 256
     embedding_dtype: str = "float16"
+    user_ids: str = INT64
+    pin_ids: str = INT64
 
     def __post_init__(self):
         for name in ("user_buckets", "pin_shards", "history_length"):
@@ -38,6 +46,21 @@ class Layout:
                 raise UsageError(f"{name} must be a positive whole number, got {value!r}")
         if self.embedding_dtype != "float16":
             raise UsageError(f"embedding_dtype must be float16, got {self.embedding_dtype!r}")
+        for name in ID_FIELDS:
+            if getattr(self, name) not in KINDS:
+                raise UsageError(f"{name} must be one of {', '.join(KINDS)}, got {getattr(self, name)!r}")
+
+    @property
+    def has_strings(self) -> bool:
+        """Whether users or pins have names: then releases have tables of them."""
+        return STRING in (self.user_ids, self.pin_ids)
+
+    def to_json(self) -> dict[str, Any]:
+        """What layout.json, manifests and names of runs have of it: of ids nothing where all are int64."""
+        fields = dataclasses.asdict(self)
+        if self.has_strings:
+            return {**fields, ID_SCHEME: SCHEME}
+        return {name: value for name, value in fields.items() if name not in ID_FIELDS}
 
 
 BUCKET_DAY_BYTES = 32 << 20  # of new rows per bucket: engines keep a key's values together, and sort them on their heap
@@ -74,16 +97,31 @@ def read_layout(root: Root) -> Layout | None:
         return None
     try:
         known = (
-            {name: value for name, value in found.items() if name not in (ROOT_ID, FILE_MODE)}
+            {name: value for name, value in found.items() if name not in (ROOT_ID, FILE_MODE, ID_SCHEME)}
             if isinstance(found, dict)
             else found
         )
+        if isinstance(found, dict):
+            _check_ids(found, root.path("layout.json"))
+            known = {**dict.fromkeys(ID_FIELDS, INT64), **known}
         layout = read_record(LAYOUT, Layout, known, root.path("layout.json"))
         _check_root_id(found)
         use_file_mode(_file_mode_of(found))
         return layout
     except (ValueError, TypeError, UsageError) as error:
         raise StoreError(f"{root.path('layout.json')}: {error}; restore it from a backup of the root") from error
+
+
+def _check_ids(found: dict[str, Any], path: str) -> None:
+    """Raises ValueError where keys of string ids are missing, StoreError where they are hashed in a way not known."""
+    there = [name for name in (*ID_FIELDS, ID_SCHEME) if name in found]
+    if len(there) not in (0, len(ID_FIELDS) + 1):
+        raise ValueError(f"keys missing or unknown: of {', '.join((*ID_FIELDS, ID_SCHEME))} it has {', '.join(there)}")
+    if there and found[ID_SCHEME] != SCHEME:
+        raise StoreError(
+            f"{path}: {ID_SCHEME} is {found[ID_SCHEME]!r}, and this version hashes ids by {SCHEME!r} alone; it was "
+            "made by a newer version, upgrade pinnerformer, or was damaged, restore it from a backup of the root"
+        )
 
 
 def _file_mode_of(found: dict[str, Any]) -> int | None:
@@ -122,7 +160,7 @@ def check_layout(root: Root, layout: Layout, made_with: Mapping[str, Any], relea
     Raises:
         StoreError: they differ.
     """
-    made = {**dataclasses.asdict(layout), **made_with.get("layout", {})}
+    made = {**dataclasses.asdict(layout), **dict.fromkeys(ID_FIELDS, INT64), **made_with.get("layout", {})}
     for name, value in dataclasses.asdict(layout).items():
         if made[name] != value:
             raise StoreError(
@@ -159,7 +197,7 @@ def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None)
         if file_mode is not None:
             more[FILE_MODE] = file_mode
         use_file_mode(_file_mode_of(more))
-        root.write_json("layout.json", {**dataclasses.asdict(layout), **more})
+        root.write_json("layout.json", {**layout.to_json(), **more})
         return layout
     own = root.read_json("layout.json").get(FILE_MODE)
     if file_mode is not None and file_mode != own:
@@ -174,6 +212,20 @@ def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None)
                 "and it is fixed when a root is made; leave the flag out, or start a new root"
             )
     return found
+
+
+def set_ids(root: Root, layout: Layout, kinds: Mapping[str, str]) -> None:
+    """Says what the ids of a root without a release are; writes nothing where it says so already.
+
+    Args:
+        layout: As it is.
+        kinds: By field name.
+    """
+    settled = Layout(**{**vars(layout), **kinds})
+    if settled != layout:
+        found = root.read_json("layout.json")
+        others = {name: value for name, value in found.items() if name not in (*ID_FIELDS, ID_SCHEME)}
+        root.write_json("layout.json", {**others, **settled.to_json()})
 
 
 def find_root_id(root: Root) -> str | None:

@@ -71,8 +71,9 @@ class Kind:
 
 
 def complete_layout(layout: Record) -> Record:
-    """A layout may leave out what never was another: 256 engagements a user, vectors of float16."""
-    return {"history_length": 256, "embedding_dtype": "float16", **layout}
+    """A layout may leave out what never was another: 256 engagements a user, vectors of float16, ids of int64."""
+    never_another = {"history_length": 256, "embedding_dtype": "float16", "user_ids": "int64", "pin_ids": "int64"}
+    return {**never_another, **layout}
 
 
 def complete_generation(generation: Record) -> Record:

@@ -13,9 +13,10 @@ from rich.table import Table
 from pipelines.launch.beam_options import parse_flags
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest, make_parser, night_request
+from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.lacking import describe_lacking
 from stores.errors import UsageError
-from stores.layout import Layout, advise_buckets, read_layout
+from stores.layout import Layout, advise_buckets
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.names import Counter, Step
@@ -185,7 +186,15 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
     given.refuse_unknown_words(inputs)
-    layout = read_layout(root) or Layout(**given.requested_layout)
+    layout = settle_layout(
+        root,
+        given.requested_layout,
+        inputs.files,
+        given.columns,
+        given.vectors,
+        released=current is not None,
+        write=False,
+    )
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {request.date}", title_justify="left")
     for style in ("bold", "", "dim"):

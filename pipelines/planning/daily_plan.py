@@ -15,13 +15,14 @@ from pinnerformer_model.checkpoint import check_model
 from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.launch.beam_options import worker_threads
 from pipelines.planning.daily_request import NightRequest
+from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.job_request import JobRequest
 from pipelines.planning.lacking import refuse_unknown_words
 from stores.column_names import ColumnNames
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
-from stores.layout import Layout, check_layout, open_layout, read_layout
+from stores.layout import Layout, check_layout, read_layout
 from stores.logs import InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.partitions import PartitionDays
@@ -170,7 +171,15 @@ def plan_daily(request: NightRequest) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
         given.refuse_unknown_words(inputs)
-        layout = open_layout(root, dict(given.requested_layout), request.job.file_mode)
+        layout = settle_layout(
+            root,
+            given.requested_layout,
+            inputs.files,
+            given.columns,
+            given.vectors,
+            file_mode=request.job.file_mode,
+            released=current is not None,
+        )
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),
@@ -276,7 +285,7 @@ def fingerprint(
         # The manifest's bytes and not its name: `erase` and `gc` write it again under the same name.
         previous and hashlib.sha256(root.read_bytes(manifest_path(previous.release))).hexdigest(),
         [[f.name, f.rows, f.bytes, f.version] for f in inputs.files],
-        [bootstrap_from.isoformat(), given.columns.names, settings, dataclasses.asdict(layout)],
+        [bootstrap_from.isoformat(), given.columns.names, settings, layout.to_json()],
         [vectors.version, vectors.dtype, [[os.path.basename(f.path), f.rows, f.version] for f in vectors.files]],
         hashlib.sha256(erased).hexdigest(),
         *([columns] if columns else []),

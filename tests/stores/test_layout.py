@@ -1,6 +1,21 @@
 """How a root should be cut up."""
 
-from stores.layout import BUCKET_DAY_BYTES, BUCKET_HISTORY_ROWS, ROW_BYTES, advise_buckets
+import json
+
+import pytest
+
+from stores.errors import StoreError, UsageError
+from stores.files import Root
+from stores.layout import (
+    BUCKET_DAY_BYTES,
+    BUCKET_HISTORY_ROWS,
+    ROW_BYTES,
+    Layout,
+    advise_buckets,
+    check_layout,
+    open_layout,
+    read_layout,
+)
 
 
 def test_buckets_keep_a_bucket_small_in_the_shuffle_and_in_memory():
@@ -14,3 +29,37 @@ def test_buckets_keep_a_bucket_small_in_the_shuffle_and_in_memory():
         assert (
             half < 64 or history_rows / half > BUCKET_HISTORY_ROWS or rows_a_day * ROW_BYTES / half > BUCKET_DAY_BYTES
         )
+
+
+def test_a_layout_of_int64_ids_is_written_as_before_there_were_others(tmp_path):
+    root = Root(str(tmp_path))
+    open_layout(root, {"user_buckets": 3, "pin_shards": 2})
+    before = {"user_buckets": 3, "pin_shards": 2, "history_length": 256, "embedding_dtype": "float16"}
+    root_id = root.read_json("layout.json")["root_id"]
+    assert root.read_bytes("layout.json") == (json.dumps({**before, "root_id": root_id}, indent=1) + "\n").encode()
+    assert Layout(3, 2).to_json() == before
+    assert read_layout(root) == Layout(3, 2, 256, "float16", "int64", "int64")
+
+
+def test_string_ids_are_kept_with_the_way_they_are_hashed(tmp_path):
+    root = Root(str(tmp_path))
+    layout = open_layout(root, {"user_ids": "string"})
+    found = root.read_json("layout.json")
+    assert (found["user_ids"], found["pin_ids"], found["id_scheme"]) == ("string", "int64", "xxh64-63")
+    assert read_layout(root) == layout == Layout(user_ids="string") and layout.has_strings
+    check_layout(root, layout, {"layout": layout.to_json()}, "2026-11-01")
+    for made_with in ({}, {"layout": Layout().to_json()}):
+        with pytest.raises(StoreError, match="user_ids is 'string', 2026-11-01 was made with 'int64'"):
+            check_layout(root, layout, made_with, "2026-11-01")
+    with pytest.raises(StoreError, match="user_ids is 'int64', 2026-11-01 was made with 'string'"):
+        check_layout(root, Layout(), {"layout": layout.to_json()}, "2026-11-01")
+    with pytest.raises(UsageError, match="user_ids must be one of int64, string, got 'text'"):
+        Layout(user_ids="text")
+    for damaged in ({"id_scheme": "xxh64-64"}, {"user_ids": "strong"}):
+        root.write_json("layout.json", {**found, **damaged})
+        with pytest.raises(StoreError, match="layout.json"):
+            read_layout(root)
+    for lost in ("user_ids", "pin_ids", "id_scheme"):
+        root.write_json("layout.json", {name: value for name, value in found.items() if name != lost})
+        with pytest.raises(StoreError, match="keys missing or unknown"):
+            read_layout(root)
