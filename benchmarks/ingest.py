@@ -2,13 +2,16 @@
 
     .venv/bin/python -m benchmarks.ingest [--rows 3000000] [--rowwise-rows 300000] [--rounds 3]
 
-Both run in one process on Beam's FnApiRunner, and merge a day of logs into the histories of the days before. The
-row-wise job is the one Beam's documentation teaches: ReadFromParquet, a key a row, CoGroupByKey, a sort a user,
-WriteToParquet. It gets a world a tenth of the size: it keeps every row as a Python dict, several times over.
+The columnar steps are measured with ids that are numbers and with the same ids as strings, which are hashed and whose
+names become tables; `--rowwise-rows 0` leaves the third out. All run in one process on Beam's FnApiRunner, and merge a
+day of logs into the histories of the days before. The row-wise job is the one Beam's documentation teaches:
+ReadFromParquet, a key a row, CoGroupByKey, a sort a user, WriteToParquet. It gets a world a tenth of the size: it keeps
+every row as a Python dict, several times over.
 """
 
 import argparse
 import datetime
+import glob
 import os
 import pickle
 import shutil
@@ -19,6 +22,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -32,9 +36,10 @@ from stores.files import Root
 from stores.layout import Layout, open_layout
 from stores.logs import ColumnNames, describe_files
 from stores.manifests import Manifest, write_manifest
-from stores.names import Step
-from stores.tables import TABLES
+from stores.tables import NAME_TABLES, TABLES
 from transforms.histories import UpdateHistories
+from transforms.named_rows import PIN_NAMES
+from transforms.pin_names import NamePins
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.run import Instructions, Run
@@ -64,6 +69,21 @@ def make_world(folder: str, rows: int) -> None:
         sys.exit(code)
 
 
+def with_strings(world: str, folder: str) -> None:
+    """The logs of a world with the ids as strings: `user-17`, `sku-4242`."""
+    for path in glob.glob(f"{world}/logs/ds=*/*"):
+        target = f"{folder}/{os.path.relpath(path, world)}"
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if not path.endswith(".parquet"):
+            shutil.copy(path, target)
+            continue
+        table = pq.read_table(path)
+        for key, prefix in (("user_id", "user-"), ("pin_id", "sku-")):
+            strings = pc.binary_join_element_wise(prefix, table[key].cast(pa.string()), "")
+            table = table.set_column(table.schema.get_field_index(key), key, strings)
+        pq.write_table(table, target, row_group_size=1 << 20)
+
+
 def files_of(world: str, day: datetime.date) -> list:
     return describe_files(f"{world}/logs/ds={day}", day, ColumnNames.parse([]))
 
@@ -71,11 +91,13 @@ def files_of(world: str, day: datetime.date) -> list:
 class Columnar:
     """Our steps; the first day's histories are made once, the second day is measured."""
 
-    def __init__(self, world: str, folder: str):
+    def __init__(self, world: str, folder: str, ids: str):
         self._world, self._folder = world, folder
-        layout = open_layout(Root(folder), {"history_length": HISTORY_LENGTH})
-        entries = self._merge(START, None, layout)[Step.UPDATE_HISTORIES].files["histories"]
-        tables: dict[str, Any] = {**{name: [] for name in TABLES}, "histories": entries}
+        layout = open_layout(Root(folder), {"history_length": HISTORY_LENGTH, "user_ids": ids, "pin_ids": ids})
+        made = self._merge(START, None, layout)
+        tables: dict[str, Any] = {name: [] for name in (*TABLES, *(NAME_TABLES if layout.has_strings else ()))}
+        for report in made.values():
+            tables |= {name: entries for name, entries in report.files.items() if name in tables}
         first = Manifest(str(START), str(START), None, "", tables, [], {}, {}, [], {}, [])
         write_manifest(Root(folder), first)
         self._layout = layout
@@ -86,12 +108,17 @@ class Columnar:
         reports = f"{self._folder}/reports"
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             groups = [group for file in files_of(self._world, day) for group in row_groups(file)]
-            rows = (
-                pipeline | beam.Create(groups) | "ReadLogs" >> ReadLogs(run, ColumnNames.parse([]), layout.user_buckets)
-            )
-            histories = rows.main | "UpdateHistories" >> UpdateHistories(run, CONFIG)
+            shards = layout.pin_shards if layout.has_strings else 0
+            read = ReadLogs(run, ColumnNames.parse([]), layout.user_buckets, pin_shards=shards)
+            rows, found = pipeline | beam.Create(groups) | "ReadLogs" >> read, []
+            lost = None
+            if shards:
+                no_vectors = pipeline | "NoVectors" >> beam.Create([])
+                named = rows[PIN_NAMES] | "NamePins" >> NamePins(run, no_vectors)
+                lost, found = named.main, [named[REPORTS]]
+            histories = rows.main | "UpdateHistories" >> UpdateHistories(run, CONFIG, lost_pins=lost)
             _ = (
-                (rows[REPORTS], histories[REPORTS])
+                (rows[REPORTS], histories[REPORTS], *found)
                 | beam.Flatten()
                 | beam.CombineGlobally(MergeReports())
                 | beam.Map(write_reports, path=reports)
@@ -100,7 +127,8 @@ class Columnar:
 
     def once(self) -> float:
         day = START + datetime.timedelta(1)
-        shutil.rmtree(f"{self._folder}/histories/{day}", ignore_errors=True)
+        for table in ("histories", *NAME_TABLES):
+            shutil.rmtree(f"{self._folder}/{table}/{day}", ignore_errors=True)
         rows = sum(file.rows for file in files_of(self._world, day))
         return rows / wall(lambda: self._merge(day, str(START), self._layout))
 
@@ -173,7 +201,7 @@ class RowWise:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000, help="a day, for the columnar steps")
-    parser.add_argument("--rowwise-rows", type=int, default=300_000, help="a day, for one row an element")
+    parser.add_argument("--rowwise-rows", type=int, default=300_000, help="a day, for one row an element; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -184,15 +212,22 @@ def main() -> int:
             for offset in range(2)
             for file in files_of(f"{folder}/large", START + datetime.timedelta(offset))
         )
-        make_world(f"{folder}/small", arguments.rowwise_rows)
-        columnar = Columnar(f"{folder}/large", f"{folder}/root")
-        rowwise = RowWise(f"{folder}/small", f"{folder}/rowwise")
+        with_strings(f"{folder}/large", f"{folder}/strings")
+        candidates = {
+            "int64": Columnar(f"{folder}/large", f"{folder}/root", "int64").once,
+            "string": Columnar(f"{folder}/strings", f"{folder}/named", "string").once,
+        }
+        if arguments.rowwise_rows:
+            make_world(f"{folder}/small", arguments.rowwise_rows)
+            candidates["row-wise"] = RowWise(f"{folder}/small", f"{folder}/rowwise").once
         print("rows/s:")
-        figures = alternate(arguments.rounds, {"columnar": columnar.once, "row-wise": rowwise.once})
+        figures = alternate(arguments.rounds, candidates)
     print(f"synth:    {made / seconds:,.0f} rows/s ({made:,} rows)")
     for name, found in figures.items():
         print(f"{name + ':':9} {statistics.median(found):,.0f} rows/s (median of {len(found)})")
-    print(f"columnar / row-wise: {median_ratio(figures['columnar'], figures['row-wise']):.1f}")
+    print(f"string / int64: {median_ratio(figures['string'], figures['int64']):.0%}")
+    if arguments.rowwise_rows:
+        print(f"columnar / row-wise: {median_ratio(figures['int64'], figures['row-wise']):.1f}")
     return 0
 
 

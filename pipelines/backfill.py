@@ -28,11 +28,13 @@ from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
 from stores.names import Step
 from stores.releases import current_release, move_current, read_current, refuse_held
+from stores.tables import PIN_NAMES
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.hindsight import HindsightCheck
 from transforms.markers import discard_staged, read_markers
+from transforms.pin_names import NamePinsOfDays
 from transforms.publish import PublishTarget, publish
 from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
@@ -86,7 +88,8 @@ def define_pipeline(
     given, runs = plan.given, [day.run for day in days]
     # Once for the whole range: vectors and model are the same on every day, so an index per day would be the same
     # index.
-    tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done)
+    names = plan.start.parts(PIN_NAMES) if plan.start else {}
+    tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done, names)
 
     # A row group is read once, whatever number of passes and attempts: what was staged before is named, not read again.
     groups = find_read(days)
@@ -97,17 +100,26 @@ def define_pipeline(
         | "ListLogs" >> beam.Create(groups.to_read)
         | "SpoolRows" >> SpoolRowsByBucket(runs, given.columns, groups.staged)
     )
+    # Day after day too: what a string lost its id to on a day, it has lost it to on all that follow.
+    named = rows[PIN_NAMES] | "NamePins" >> NamePinsOfDays(runs, tables) if PIN_NAMES in rows else None
     # Nearly all of the work. One worker has a bucket from the first day to the last, so its histories and snapshot are
     # read once and not once per day; more workers than buckets are idle here.
     replayed_now = rows["main"] | "ReplayBuckets" >> ReplayBuckets(
-        runs, replayed.starts, given.model, given.config, tables, given.vectors.dtype, given.settings.token_budget
+        runs,
+        replayed.starts,
+        given.model,
+        given.config,
+        tables,
+        given.vectors.dtype,
+        given.settings.token_budget,
+        named.main if named else None,
     )
 
     # The barrier: no day is visible before everything above is done.
     # The day stays the key up to the end: each release has counters of its own.
     found = pipeline | "ReportsOfFinished" >> beam.Create([*groups.reports, *replayed.reports()])
     reports = (
-        (rows[REPORTS], replayed_now, found)
+        (rows[REPORTS], *((named[REPORTS],) if named else ()), replayed_now, found)
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombinePerKey(MergeReports())
     )

@@ -1,5 +1,6 @@
 """How every job that makes releases ends: canaries, look back, the staged manifest, then check, commit and publish."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pipelines.planning.daily_plan import DailyPlan, JobInputs
@@ -7,7 +8,8 @@ from stores.files import FileEntry
 from stores.manifests import Manifest
 from stores.names import Step
 from stores.rewritten import MODIFIED
-from stores.tables import TABLES
+from stores.string_ids import STRING
+from stores.tables import PIN_NAMES, TABLES, USER_NAMES
 from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.gates import Thresholds
 from transforms.gates.drift import HISTOGRAM
@@ -17,6 +19,8 @@ from transforms.hindsight import HindsightCheck
 from transforms.release import PublishTarget, check_commit_publish, write_staged
 from transforms.run import Run
 from transforms.step_reports import StepReport
+
+NAMED = {USER_NAMES: "user_ids", PIN_NAMES: "pin_ids"}  # table -> the field of a layout that asks for it
 
 
 def canary_check(given: JobInputs) -> CanaryCheck:
@@ -47,6 +51,14 @@ def manifest_header(plan: DailyPlan) -> dict[str, Any]:
     }
 
 
+def take_dead_letters(run: Run, entries: Iterable[FileEntry]) -> None:
+    """Copies the dead letters of a pin branch that several days share into a run's folder."""
+    for entry in entries:
+        if not entry.path.startswith(f"{run.staging}/"):
+            name = entry.path.rpartition("/")[2]
+            run.root.write_bytes(f"{run.staging}/dead_letters/{name}", run.root.read_bytes(entry.path))
+
+
 def finish_run(
     name: str,
     header: dict[str, Any],
@@ -70,11 +82,13 @@ def finish_run(
     run.check_root()
     reports = {**reports, Step.CHECK_CANARIES: canaries.measure(run, tables, reports)}
     reports[Step.LOOK_BACK], looked_back = hindsight.measure(run, tables, reports)
-    files: dict[str, list] = {table: [] for table in TABLES}
+    names = [table for table, kind in NAMED.items() if getattr(run.layout, kind) == STRING]
+    files: dict[str, list] = {table: [] for table in (*TABLES, *names)}
     for report in reports.values():
         for table, entries in report.files.items():
             if table in files:
                 files[table] += entries
+        take_dead_letters(run, report.files.get("dead_letters", ()))
     manifest = Manifest(
         release=run.release,
         date=run.date.isoformat(),

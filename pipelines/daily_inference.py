@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 import apache_beam as beam
@@ -16,14 +17,19 @@ from pipelines.planning.daily_request import DailyRequest, parse
 from pipelines.planning.repair_plan import find_changed, plan_repair
 from stores.errors import UsageError
 from stores.lease import hold_lease
+from stores.manifests import read_manifest
 from stores.releases import refuse_held
 from stores.rewritten import describe_rewritten, repair_flags
+from stores.string_ids import STRING
+from stores.tables import PIN_NAMES
 from transforms.embed_users import EmbedUsers
 from transforms.histories import UpdateHistories
+from transforms.pin_names import NamePins
 from transforms.publish import PublishTarget
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.release import check_commit_publish
 from transforms.report_outputs import REPORTS, MergeReports
+from transforms.run import Run
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
 
@@ -32,19 +38,25 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     """The daily job as one graph: user branch and pin branch side by side, then the barrier."""
     run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
+    names = read_manifest(run.root, run.previous).parts(PIN_NAMES) if run.previous else {}
+    # Where pins are strings, their names go to the shards; where they are numbers, none of this is in the graph.
+    shards = run.layout.pin_shards if run.layout.pin_ids == STRING else 0
 
     # Needs vectors and model only, so it runs beside the users' branch. Its tables come first: the join below reads
     # them.
-    tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch)
+    tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch, names)
 
     # The user branch.
     # The one shuffle of log rows, 36 bytes each: from here on a bucket has all of a user, and needs no other bucket.
-    read = ReadLogs(run, given.columns, run.layout.user_buckets, run.instructions.repair, done.histories)
+    read = ReadLogs(
+        run, given.columns, run.layout.user_buckets, run.instructions.repair, done.histories, pin_shards=shards
+    )
     rows = pipeline | "ListLogs" >> beam.Create(groups) | "ReadLogs" >> read
+    named = name_pins(rows, run, tables, done.pin_names.keys()) if shards else None
     # Reads every bucket's histories, 28 bytes per row, and rewrites those that changed. It stands before the join
     # because it says who is active: nobody else's rows travel on.
     histories = rows.main | "UpdateHistories" >> UpdateHistories(
-        run, given.config, done.histories.keys(), done.open_buckets()
+        run, given.config, done.histories.keys(), done.open_buckets(), named.main if named else None
     )
     # A vector of 256 numbers is 512 bytes beside a row of 28. So it is fetched late, for active users only, and not
     # shuffled at all where workers can map the tables.
@@ -65,7 +77,15 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     # The barrier: nothing is visible before everything above is done.
     found = pipeline | "ReportsOfFinished" >> beam.Create(done.reports())
     reports = (
-        (pin_reports, rows[REPORTS], histories[REPORTS], embedded[REPORTS], snapshot_reports, found)
+        (
+            pin_reports,
+            rows[REPORTS],
+            *((named[REPORTS],) if named else ()),
+            histories[REPORTS],
+            embedded[REPORTS],
+            snapshot_reports,
+            found,
+        )
         | "AllReports" >> beam.Flatten()
         | "MergeReports" >> beam.CombineGlobally(MergeReports())
     )
@@ -86,6 +106,17 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
             tables=beam.pvalue.AsList(tables),
         )
     )
+
+
+def name_pins(rows: Any, run: Run, tables: beam.PCollection, finished: Collection[int]) -> Any:
+    """Merges the names of pins; its main output are the strings that lost their id, which histories wait for.
+
+    Args:
+        rows: What `ReadLogs` gave.
+        tables: The pin vector tables.
+        finished: Shards that are done.
+    """
+    return rows[PIN_NAMES] | "NamePins" >> NamePins(run, tables, finished)
 
 
 def on_embedding_workers(step: beam.PTransform, given: JobInputs) -> beam.PTransform:

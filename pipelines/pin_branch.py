@@ -1,10 +1,12 @@
 """The branch of pins, which the daily job has beside its users, and a backfill once for all of its days."""
 
 import datetime
+from collections.abc import Mapping
 
 import apache_beam as beam
 
 from pipelines.planning.daily_plan import JobInputs
+from stores.files import FileEntry
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.report_outputs import REPORTS
 from transforms.resume import CompletedPins
@@ -12,7 +14,13 @@ from transforms.run import RunFolder
 
 
 def pin_branch(
-    pipeline: beam.Pipeline, run: RunFolder, date: datetime.date, shards: int, given: JobInputs, done: CompletedPins
+    pipeline: beam.Pipeline,
+    run: RunFolder,
+    date: datetime.date,
+    shards: int,
+    given: JobInputs,
+    done: CompletedPins,
+    names: Mapping[int, list[FileEntry]],
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Sorts, embeds and indexes the pins; returns the vector tables, one per shard, and the reports.
 
@@ -20,6 +28,7 @@ def pin_branch(
         date: Of the release; the files of pins and index lie in the folder of its name.
         shards: Of the root.
         done: What an earlier attempt finished.
+        names: Shard -> files of the pins' names in the release before.
     """
     # Two costs: every vector is cut and sorted, read and written each time, and an index is built by one
     # thread per shard, some 4,500 pins a second (docs/scale.md). The tables are an output of their own, since the
@@ -28,7 +37,7 @@ def pin_branch(
     tables = (
         pipeline
         | "ListVectors" >> beam.Create(done.vectors_to_cut(vectors))
-        | "ShardVectors" >> ShardVectors(run, shards, vectors, done.shard_tables(), done.pieces())
+        | "ShardVectors" >> ShardVectors(run, shards, vectors, done.shard_tables(), done.pieces(), names)
     )
     reports = tables["main"] | "EmbedPins" >> EmbedPins(
         run, date, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()

@@ -15,7 +15,7 @@ from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.planning.lacking import say_lacking
+from pipelines.planning.lacking import refuse_unknown_words, say_lacking
 from pipelines.planning.training_data_request import TrainingDataRequest, parse
 from pipelines.training.init_model import read_vocabularies
 from pipelines.training.label_rule import read_label_rule
@@ -215,6 +215,7 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
         columns=request.columns,
         days=request.days,
     )
+    refuse_unknown_words(inputs.files, request.columns, actions, surfaces)
     vectors = describe_vectors(request.pins, version, width, request.columns)
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt

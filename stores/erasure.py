@@ -14,11 +14,12 @@ from stores.files import FileEntry, Root
 from stores.ids import bucket_of
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.retention import temporary_files, walk
-from stores.tables import TABLES, read_files, write_part
+from stores.tables import KNOWN_TABLES, USER_NAMES, read_files, write_part
 from stores.timelines import DESCRIPTION
 from stores.user_lists import ERASED, read_erased, write_ids
 
 TABLES_OF_USERS = ("histories", "user_embeddings", "canaries")
+WITH_NAMES = (*TABLES_OF_USERS, USER_NAMES)  # of a root whose users are strings
 
 
 @dataclasses.dataclass
@@ -96,7 +97,7 @@ def check_known_tables(root: Root) -> None:
     """
     for release in root.list("releases"):
         path = manifest_path(release)
-        unknown = set(read_manifest(root, release).tables) - set(TABLES) if root.exists(path) else set()
+        unknown = set(read_manifest(root, release).tables) - set(KNOWN_TABLES) if root.exists(path) else set()
         if unknown:
             raise StoreError(
                 f"{root.path(path)}: has tables that this version does not know: {', '.join(sorted(unknown))}; erase "
@@ -129,7 +130,7 @@ def erase_from_files(root: Root, users: np.ndarray, report: ErasureReport) -> No
         for entries in read_manifest(root, release).tables.values()
         for entry in entries
     }
-    for table in TABLES_OF_USERS:
+    for table in WITH_NAMES:
         for path in list(walk(root, table)):
             # Files of nobody too (of runs cut off, of before a rewrite): a user is in them all the same.
             if path not in named and _holds(root, path, users):
@@ -142,7 +143,7 @@ def _without_users(
 ) -> Manifest:
     buckets = set(bucket_of(users, int(manifest.settings["layout"]["user_buckets"])).tolist())
     tables = dict(manifest.tables)
-    for table in TABLES_OF_USERS:
+    for table in (table for table in WITH_NAMES if table in tables):
         entries = []
         for entry in manifest.tables[table]:
             # Canaries are not cut by bucket; everything else of other buckets need not be opened.
@@ -163,7 +164,7 @@ def _rewrite(
     left = without(rows, users)
     if left.num_rows == rows.num_rows:
         return entry
-    report.rows[table] += rows.num_rows - left.num_rows
+    report.rows[table] = report.rows.get(table, 0) + rows.num_rows - left.num_rows
     date = datetime.date.fromisoformat(entry.path.split("/")[1])
     return write_part(root, table, date, entry.part, left)
 
@@ -211,7 +212,7 @@ def erase_temporary_files(root: Root, report: ErasureReport) -> None:
 
 def _temporary(root: Root) -> Iterator[str]:
     """Names of temporary files in the job's own folders; runs' own are removed with them."""
-    for folder in ("", "releases", "erasures", *TABLES):
+    for folder in ("", "releases", "erasures", *KNOWN_TABLES):
         yield from temporary_files(root, folder)
 
 
@@ -234,7 +235,7 @@ def _may_be_table(path: str) -> bool:
 def _timelines(root: Root, folder: str) -> Iterator[str]:
     """Folders below one that hold timelines."""
     # Only at the top: the root's own folders are emptied above, by their tables.
-    own = {*TABLES, "releases", "staging", "erasures"} if not folder else set()
+    own = {*KNOWN_TABLES, "releases", "staging", "erasures"} if not folder else set()
     for name in root.list(folder):
         path = f"{folder}/{name}" if folder else name
         if name in own or root.size(path) is not None:
@@ -254,7 +255,7 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     for folder in [name for name in root.list("") if root.size(name) is None]:
         for path in walk(root, folder):
             # Pins have no users, and are by far the most bytes.
-            if path.startswith(("pin_embeddings/", "indexes/")) or not _may_be_table(path):
+            if path.startswith(("pin_embeddings/", "pin_names/", "indexes/")) or not _may_be_table(path):
                 continue
             if path.endswith(".parquet"):
                 with root.open_input(path) as source:

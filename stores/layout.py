@@ -227,6 +227,20 @@ def open_layout(root: Root, asked: dict[str, Any], file_mode: str | None = None)
     return found
 
 
+def set_ids(root: Root, layout: Layout, kinds: Mapping[str, str]) -> None:
+    """Says what the ids of a root without a release are; writes nothing where it says so already.
+
+    Args:
+        layout: As it is.
+        kinds: By field name.
+    """
+    settled = Layout(**{**vars(layout), **kinds})
+    if settled != layout:
+        found = root.read_json("layout.json")
+        others = {name: value for name, value in found.items() if name not in (*ID_FIELDS, ID_SCHEME)}
+        root.write_json("layout.json", {**others, **settled.to_json()})
+
+
 def find_root_id(root: Root) -> str | None:
     """The id of a root; None where there is none yet, as on a root that an older version made."""
     try:

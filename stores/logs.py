@@ -11,6 +11,7 @@ from stores import locations
 from stores.column_names import LOG_COLUMNS, MAY_BE_ABSENT, TEXT_COLUMNS, ColumnNames
 from stores.errors import InputError, MissingPartitionError
 from stores.footers import check_footer, find_unreadable, footer_mark, rows_before, why_unreadable
+from stores.id_columns import OTHER_KIND, id_kind
 from stores.partitions import (
     LEAVE_ALONE,
     DataFile,
@@ -20,13 +21,16 @@ from stores.partitions import (
     list_partitions,
 )
 from stores.rewritten import FileRead, Rewritten, find_rewritten, refuse_rewritten
+from stores.string_ids import INT64, STRING
 from stores.tables import footer_digest
 
 COLUMNS = LOG_COLUMNS
+ID_COLUMNS = ("user_id", "pin_id")
+DICTIONARY_BYTES = 8  # a value of an id column that takes less in its file is a code, and read as one
 DEFAULT_DAYS = PartitionDays()
 _FIXES = {
-    "user_id": "write it as int64",
-    "pin_id": "write it as int64",
+    "user_id": OTHER_KIND,
+    "pin_id": OTHER_KIND,
     "timestamp_ms": "write it as int64 milliseconds since 1970 (UTC) or as an Arrow timestamp",
     "action": "write it as a string",
     "surface": "write it as a string",
@@ -49,6 +53,7 @@ class LogFile:
         modified_ns: When it was written, in ns since 1970; a manifest keeps it.
         days: Which moments the days of the partitions have.
         lacking: Our columns that it does not have, of those that logs may lack.
+        user_ids, pin_ids: What its ids are, "int64" or "string".
     """
 
     path: str
@@ -61,14 +66,16 @@ class LogFile:
     modified_ns: int = 0
     days: PartitionDays = DEFAULT_DAYS
     lacking: tuple[str, ...] = ()
+    user_ids: str = INT64
+    pin_ids: str = INT64
 
 
 def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True) -> pq.ParquetFile:
     """Opens a file and checks the columns that are needed; others are ignored. Checksums of pages are compared.
 
     Args:
-        dictionaries: Read the text columns as dictionaries, which is faster and which pyarrow cannot do of every
-            encoding.
+        dictionaries: Read the text columns, and ids of few strings, as dictionaries, which is faster and which pyarrow
+            cannot do of every encoding.
 
     Raises:
         InputError: not Parquet, truncated, a column missing, there twice or of the wrong type; says the fix.
@@ -83,22 +90,36 @@ def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True)
             f"{path}: not a readable Parquet file ({why_unreadable(path, error)}); it is truncated or of another kind, "
             f"write it again or remove it, or {LEAVE_ALONE}"
         ) from None
-    there = [ours for ours in COLUMNS if _check_column(path, schema, ours, columns)]
+    for ours in COLUMNS:
+        _check_column(path, schema, ours, columns)
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        read_dictionary=[columns.theirs(name) for name in TEXT_COLUMNS if name in there] if dictionaries else None,
+        read_dictionary=_dictionary_columns(metadata, schema, columns) if dictionaries else None,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="ms",  # in ns, which is the default, the years after 2262 come out as others
     )
 
 
-def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames) -> bool:
-    """Whether a file has a column of ours.
+def _dictionary_columns(metadata: pq.FileMetaData, schema: pa.Schema, columns: ColumnNames) -> list[str]:
+    """The columns to be read as dictionaries: of text, and of ids those that the file has as codes.
 
-    Raises:
-        InputError: it must and does not, or has it twice, or of a type that cannot be read.
+    Codes are read ten times as fast as the strings; but where the file has the strings, as it has of many distinct
+    ones, making a dictionary of them while they are read is slower than afterwards.
     """
+    found = [columns.theirs(name) for name in TEXT_COLUMNS if columns.theirs(name) in schema.names]
+    for name in (columns.theirs(name) for name in ID_COLUMNS):
+        if id_kind(schema.field(name).type) == STRING:
+            at = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path == name]
+            groups = range(metadata.num_row_groups)
+            size = sum(metadata.row_group(g).column(n).total_uncompressed_size for g in groups for n in at)
+            if size < DICTIONARY_BYTES * metadata.num_rows:
+                found.append(name)
+    return found
+
+
+def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames) -> None:
+    """Raises InputError where a column that must be there is not, is there twice, or of a type that cannot be read."""
     theirs = columns.theirs(ours)
     found = schema.get_all_field_indices(theirs)
     if not found and f"/{theirs}=" in path:
@@ -106,7 +127,7 @@ def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames)
             f"{path}: no column {theirs!r} but in the name of its folder; write the column into the file as well"
         )
     if not found and columns.may_lack(ours):
-        return False
+        return
     if not found:
         way_out = f"; if the logs have none, --absent {ours}" if ours in MAY_BE_ABSENT else ""
         raise InputError(
@@ -118,7 +139,6 @@ def _check_column(path: str, schema: pa.Schema, ours: str, columns: ColumnNames)
     kind = schema.field(found[0]).type
     if not _type_fits(ours, kind):
         raise InputError(f"{path}: column {theirs!r} is {kind}; {_FIXES[ours]}")
-    return True
 
 
 def _type_fits(ours: str, found: pa.DataType) -> bool:
@@ -128,6 +148,8 @@ def _type_fits(ours: str, found: pa.DataType) -> bool:
         return any(is_kind(value) for is_kind in text)
     if ours == "duration_s":
         return pa.types.is_floating(found) or pa.types.is_integer(found) or pa.types.is_null(found)
+    if ours in ID_COLUMNS:
+        return id_kind(found) is not None
     if ours == "timestamp_ms" and pa.types.is_timestamp(found):
         return True
     return pa.types.is_integer(found)
@@ -192,14 +214,26 @@ def describe_file(file: DataFile, date: datetime.date, columns: ColumnNames, day
         InputError: as `open_log_file`.
     """
     opened = open_log_file(file.path, columns)
-    metadata, there = opened.metadata, opened.schema_arrow.names if columns.absent else ()
-    lacking = tuple(ours for ours, _ in columns.absent if columns.theirs(ours) not in there)
+    metadata, schema = opened.metadata, opened.schema_arrow
+    lacking = tuple(ours for ours, _ in columns.absent if columns.theirs(ours) not in schema.names)
+    kinds = {name: id_kind(schema.field(columns.theirs(name)).type) or INT64 for name in ID_COLUMNS}
     with locations.open_input(file.path) as source:
         footer = footer_mark(source)
     version = f"{footer_digest(metadata)[:16]}-{file.modified_ns}"
     name = f"ds={date.isoformat()}/{file.name}"
     return LogFile(
-        file.path, name, date, metadata.num_rows, file.bytes, version, footer, file.modified_ns, days, lacking
+        file.path,
+        name,
+        date,
+        metadata.num_rows,
+        file.bytes,
+        version,
+        footer,
+        file.modified_ns,
+        days,
+        lacking,
+        kinds["user_id"],
+        kinds["pin_id"],
     )
 
 

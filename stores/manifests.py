@@ -10,7 +10,7 @@ from typing import Any
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.names import Counter, Step
-from stores.tables import TABLES
+from stores.tables import NAME_TABLES, TABLES
 from stores.upgrades import FILE_ENTRY, MANIFEST, MANIFEST_FORMAT, Record, fields_of, read_record, upgrade, write_record
 
 DIGEST = "digest"  # the key, last in the file, of what the rest of it is compared with
@@ -62,9 +62,9 @@ class Manifest:
     extra_of_files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def parts(self, table: str) -> dict[int, list[FileEntry]]:
-        """Part -> its files, in the order of the manifest."""
+        """Part -> its files, in the order of the manifest; nothing of names where ids are numbers."""
         parts: dict[int, list[FileEntry]] = {}
-        for entry in self.tables[table]:
+        for entry in self.tables.get(table, ()) if table in NAME_TABLES else self.tables[table]:
             parts.setdefault(entry.part, []).append(entry)
         return parts
 

@@ -11,6 +11,7 @@ class Step(enum.StrEnum):
     """A named piece of a run's work; counters and seconds are kept by step."""
 
     READ_LOGS = "read_logs"
+    NAME_PINS = "name_pins"
     UPDATE_HISTORIES = "update_histories"
     JOIN_VECTORS = "join_vectors"
     EMBED_USERS = "embed_users"
@@ -37,7 +38,10 @@ class Counter(enum.StrEnum):
     ROWS_ERASED = "rows_erased"
     ROWS_OF_OTHERS = "rows_of_others"  # of users that a repair leaves alone
     BYTES_SHUFFLED = "bytes_shuffled"
+    # name_pins
+    PINS_NAMED = "pins_named"
     # update_histories
+    ROWS_COLLIDED = "rows_collided"  # of a string whose id another has
     ROWS_NEW = "rows_new"
     ROWS_REPEATED = "rows_repeated"
     ROWS_PAST_LENGTH = "rows_past_length"
@@ -69,6 +73,7 @@ class Counter(enum.StrEnum):
     PINS = "pins"
     VECTORS_READ = "vectors_read"
     VECTORS_ZERO = "vectors_zero"
+    VECTORS_COLLIDED = "vectors_collided"
     # embed_pins
     PINS_EMBEDDED = "pins_embedded"
     PINS_NOT_FINITE = "pins_not_finite"

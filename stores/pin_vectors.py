@@ -12,9 +12,11 @@ from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.footers import check_footer, find_unreadable, rows_before, why_unreadable
+from stores.id_columns import id_kind, read_pin_ids, shown_id
 from stores.ids import bucket_of, find_sorted
 from stores.partitions import LEAVE_ALONE, DataFile, list_visible
 from stores.schemas import from_binary_column, to_binary_column
+from stores.string_ids import INT64
 from stores.tables import footer_digest
 from stores.vector_columns import (
     VectorColumns,
@@ -25,6 +27,7 @@ from stores.vector_columns import (
 )
 from stores.vector_version import VERSION_FILE, read_dtype, read_version
 
+NAME = "name"  # the column of a vector table that has the strings, where ids are strings
 PEEKED_BYTES = 1 << 16  # and no whole row group, where only its first vectors are looked at
 READ_BYTES = 8 << 20  # of a column at a time then
 NUMBERS_AT_ONCE = 1 << 20  # of a row group whose vectors are not stored as they are used: 8 MiB of doubles
@@ -39,6 +42,7 @@ class VectorFile:
         version: Changes when the file is written again: from its footer and its modification time.
         width: Numbers of a vector.
         columns: Where they stand in the file.
+        pin_ids: What its ids are, "int64" or "string".
     """
 
     path: str
@@ -48,16 +52,22 @@ class VectorFile:
     version: str
     width: int
     columns: VectorColumns = VectorColumns()
+    pin_ids: str = INT64
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorSet:
-    """The PinSage vectors a run is given: one version, one dtype, one width, any number of files."""
+    """The PinSage vectors a run is given: one version, dtype, width and kind of ids, any number of files."""
 
     version: str
     dtype: str
     files: tuple[VectorFile, ...]
     width: int
+
+    @property
+    def pin_ids(self) -> str:
+        """What the ids are, "int64" or "string"."""
+        return self.files[0].pin_ids if self.files else INT64
 
     @property
     def rows(self) -> int:
@@ -120,6 +130,12 @@ def describe_vectors(
     dtypes = sorted({file.dtype for file in found})
     if len(dtypes) > 1:
         raise InputError(f"--pins {folder}: files of {' and '.join(dtypes)} mixed; write them all as one of the two")
+    for file in found:
+        if file.pin_ids != found[0].pin_ids:
+            raise InputError(
+                f"{file.path}: column {file.columns.pin_id!r} is of {file.pin_ids}, in {found[0].path} of "
+                f"{found[0].pin_ids}; write all files of a set with one kind of ids"
+            )
     decided = _check_width(found, width)
     files = tuple(dataclasses.replace(file, width=decided) for file in found)
     return VectorSet(version=version, dtype=dtypes[0], files=files, width=decided)
@@ -197,7 +213,8 @@ def describe_vector_file(listed: DataFile, columns: ColumnNames, declared: str |
         raise _unreadable(path, error) from None
     file_version = f"{footer_digest(file.metadata)[:16]}-{listed.modified_ns}"
     rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
-    return VectorFile(path, rows, groups, found.dtype, file_version, width or 0, found)
+    pin_ids = id_kind(schema.field(found.pin_id).type) or INT64
+    return VectorFile(path, rows, groups, found.dtype, file_version, width or 0, found, pin_ids)
 
 
 def _unreadable(path: str, error: Exception) -> InputError:
@@ -211,7 +228,7 @@ def read_vectors(file: VectorFile, row_group: int) -> tuple[np.ndarray, np.ndarr
     """Reads one row group and checks every row of it.
 
     Returns:
-        pin_id int64 [N], as stored; vector [N, width] of the file's dtype.
+        pin_id int64 [N], as stored, or what stands for strings; vector [N, width] of the file's dtype.
 
     Raises:
         InputError: a null or negative id, or one past 2**63; a null vector, one of another length than the others, NaN
@@ -269,23 +286,40 @@ def _check_rows(file: VectorFile, first: int, ids: pa.Array, column: pa.Array) -
     def refuse(bad: np.ndarray, what: str) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            named = "" if ids[row].as_py() is None else f" (pin_id {ids[row].as_py()})"
+            named = f" (pin_id {shown_id(ids[row])})" if ids[row].is_valid else ""
             raise InputError(f"{file.path}: row {first + row}{named}: {what}; correct or leave out the row")
 
-    refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
-    refuse(ids.to_numpy() > np.iinfo(np.int64).max, "pin_id does not fit int64")
-    pin_ids = ids.cast(pa.int64()).to_numpy()
-    refuse(pin_ids < 0, "pin_id is negative")
+    pin_ids = read_pin_ids(ids, refuse)
     vectors = to_matrix(column, file.columns, file.width, refuse)
     check_directions(vectors, refuse)
     return pin_ids, vectors
 
 
+def read_pin_names(file: VectorFile, row_group: int) -> pa.Array:
+    """The strings that are the ids of a row group, [N]; of rows that `read_vectors` has found fit.
+
+    Raises:
+        InputError: the column cannot be read.
+    """
+    name = file.columns.pin_id
+    try:
+        with open_vector_file(file.path) as source:
+            rows = source.read_row_group(row_group, columns=[name], use_threads=False)
+            return pa.concat_arrays([pa.array([], pa.string()), *rows[name].cast(pa.string()).chunks])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{file.path}: row group {row_group} unreadable ({error}); write it again") from None
+
+
 def write_vector_table(
-    root: Root, folder: str, stem: str, part: int, ids: np.ndarray, vectors: np.ndarray
+    root: Root, folder: str, stem: str, part: int, ids: np.ndarray, vectors: np.ndarray, names: pa.Array | None = None
 ) -> FileEntry:
-    """Writes an Arrow IPC file of one uncompressed batch: mapped into memory, it is two numpy arrays."""
-    batch = pa.record_batch([pa.array(ids), to_binary_column(vectors)], names=["pin_id", "vector"])
+    """Writes an Arrow IPC file of one uncompressed batch: mapped into memory, it is two numpy arrays.
+
+    Args:
+        names: The strings that are the ids [N], where they are strings.
+    """
+    columns = {"pin_id": pa.array(ids), "vector": to_binary_column(vectors), **({} if names is None else {NAME: names})}
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
 
     def write(path: str) -> None:
         with pa.OSFile(path, "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -304,6 +338,15 @@ def read_vector_table(root: Root, entry: FileEntry, dtype: str) -> tuple[np.ndar
     """As `map_vector_table`, of a file that is read once: on an object store no copy of it is kept."""
     with root.open_input(entry.path) as source:
         return _columns(source, dtype)
+
+
+def read_table_names(root: Root, entry: FileEntry) -> tuple[np.ndarray, pa.Array] | None:
+    """pin_id int64 [N] and the strings that they stand for [N], of what `write_vector_table` wrote; None without."""
+    with root.open_input(entry.path) as source:
+        table = pa.ipc.open_file(source).read_all()
+    if NAME not in table.schema.names:
+        return None
+    return table["pin_id"].to_numpy(), pa.concat_arrays([pa.array([], pa.string()), *table[NAME].chunks])
 
 
 def _columns(source: pa.NativeFile, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,14 @@ ENGAGEMENTS = pa.schema(
     ]
 )
 
+# Beside them, of rows that were just read, where ids are strings: the strings.
+NAME_COLUMNS = {"user_id": "user_name", "pin_id": "pin_name"}
+
+
+def names_schema(key: str) -> pa.Schema:
+    """One row an id that stands for a string, sorted by `key`, which is "user_id" or "pin_id"."""
+    return pa.schema([(key, pa.int64()), ("name", pa.string())])
+
 
 def user_embeddings_schema(dim: int) -> pa.Schema:
     """One row a user, sorted by `user_id`. `embedding`: little-endian float16 [dim]; `embedding_date`: UTC day."""

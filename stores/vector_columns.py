@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stores.column_names import PINS, VECTOR_COLUMNS, ColumnNames
+from stores.id_columns import OTHER_KIND, id_kind
 
 # The key of `version.json` that says of what numbers bytes are; a type that names its numbers needs no word.
 DTYPE_KEY = "vector_dtype"
@@ -66,8 +67,8 @@ def find_vector_columns(schema: pa.Schema, columns: ColumnNames, declared: str |
             )
         if found > 1:
             raise ValueError(f"{found} columns are called {name!r}; write one of them, under that name")
-    if not pa.types.is_integer(schema.field(pin_id).type):
-        raise ValueError(f"column {pin_id!r} is {schema.field(pin_id).type}; write it as int64")
+    if id_kind(schema.field(pin_id).type) is None:
+        raise ValueError(f"column {pin_id!r} is {schema.field(pin_id).type}; {OTHER_KIND}")
     form, stored, width = _type_of(vector, schema.field(vector).type, declared)
     if width is not None and width < 1:
         raise ValueError(f"column {vector!r} is {schema.field(vector).type}: vectors of no number; write them whole")

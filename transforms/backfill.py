@@ -18,18 +18,18 @@ from apache_beam.utils.shared import Shared
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.inference import UserEncoder
-from stores.files import FileEntry, Root
+from stores.files import FileEntry
 from stores.ids import bucket_of
 from stores.manifests import Manifest
 from stores.names import Counter, Step
 from stores.row_pieces import read_pieces
 from stores.schemas import ENGAGEMENTS, user_embeddings_schema
-from stores.tables import part_stem, read_files
+from stores.tables import USER_NAMES, part_stem, read_files
 from transforms.acts import VECTORS, write_acts, write_vectors
 from transforms.backfill_rows import Staged, of_day
-from transforms.batches import from_ipc
 from transforms.embed_users import embed_slice, slice_reports
 from transforms.histories import cut_slices, update_bucket
+from transforms.id_names import Collided
 from transforms.markers import CompletionMarker, read_markers, write_marker
 from transforms.model import ModelReference
 from transforms.report_outputs import REPORTS, tagged
@@ -37,6 +37,7 @@ from transforms.run import Run
 from transforms.sequences import LookUp, join_slice
 from transforms.snapshots import merge_bucket
 from transforms.step_reports import StepReport, task_report
+from transforms.user_names import BucketNames, CameIn, by_source, keep_names, take_in
 from transforms.vector_tables import SharedVectorTable
 
 
@@ -47,16 +48,20 @@ class BucketState:
     Attributes:
         histories, embeddings: Its files; none before the first day.
         retry: Sorted ids of its users whose inference failed.
+        names: The files of its users' names, where they are strings.
     """
 
     histories: tuple[FileEntry, ...] = ()
     embeddings: tuple[FileEntry, ...] = ()
     retry: tuple[int, ...] = ()
+    names: tuple[FileEntry, ...] = ()
 
     def task(self, bucket: int) -> str:
         """The name of what the next day makes of a bucket in this state: the same name only from the same state."""
         # Checksums, not paths: the same content under another date's folder is the same state.
-        facts = [[e.checksum for e in self.histories], [e.checksum for e in self.embeddings], self.retry]
+        facts: list[Any] = [[e.checksum for e in self.histories], [e.checksum for e in self.embeddings], self.retry]
+        if self.names:
+            facts.append([e.checksum for e in self.names])
         return f"{part_stem(bucket)}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
 
 
@@ -73,11 +78,15 @@ def initial_states(release: Manifest | None, buckets: int) -> dict[int, BucketSt
     if release is None:
         return {bucket: BucketState() for bucket in range(buckets)}
     files, embeddings = release.parts("histories"), release.parts("user_embeddings")
+    names = release.parts(USER_NAMES)
     retry = np.unique(np.array(release.retry_users, np.int64))
     owner = bucket_of(retry, buckets)
     return {
         bucket: BucketState(
-            tuple(files.get(bucket, ())), tuple(embeddings.get(bucket, ())), tuple(retry[owner == bucket].tolist())
+            tuple(files.get(bucket, ())),
+            tuple(embeddings.get(bucket, ())),
+            tuple(retry[owner == bucket].tolist()),
+            tuple(names.get(bucket, ())),
         )
         for bucket in range(buckets)
     }
@@ -89,6 +98,7 @@ def state_after(marker: CompletionMarker) -> BucketState:
         tuple(marker.reports[Step.UPDATE_HISTORIES].files["histories"]),
         tuple(marker.reports[Step.MERGE_SNAPSHOT].files["user_embeddings"]),
         tuple(sorted(user for user, _ in _failures(marker))),
+        tuple(marker.reports[Step.UPDATE_HISTORIES].files.get(USER_NAMES, ())),
     )
 
 
@@ -141,22 +151,24 @@ def find_replayed(runs: Sequence[Run], states: Mapping[int, BucketState]) -> Rep
 
 @dataclasses.dataclass
 class BucketTables:
-    """A bucket's rows: `histories` and `snapshot`, as its files have them."""
+    """A bucket's rows: `histories`, `snapshot` and the `names` of its users, as its files have them."""
 
     histories: pa.Table
     snapshot: pa.Table
+    names: BucketNames
 
     @classmethod
-    def read(cls, root: Root, state: BucketState, dim: int) -> "BucketTables":
+    def read(cls, run: Run, state: BucketState, dim: int) -> "BucketTables":
         """Reads what a state's files hold, each compared with its sha256: what is damaged would be carried on forever.
 
         Raises:
             StoreError: a file is missing or damaged.
         """
-        old, vectors = list(state.histories), list(state.embeddings)
+        root, old, vectors = run.root, list(state.histories), list(state.embeddings)
         return cls(
             read_files(root, old, verify=True) if old else ENGAGEMENTS.empty_table(),
             read_files(root, vectors, verify=True) if vectors else user_embeddings_schema(dim).empty_table(),
+            BucketNames.read(run, state.names),
         )
 
 
@@ -170,14 +182,14 @@ class EmbeddingContext:
 
 
 def replay_day(
-    run: Run, bucket: int, state: BucketState, hand: BucketTables, new: pa.Table, context: EmbeddingContext
+    run: Run, bucket: int, state: BucketState, hand: BucketTables, came: CameIn, context: EmbeddingContext
 ) -> dict[Step, StepReport]:
     """Takes a bucket through one day: histories, join, embeddings, snapshot; `hand` is brought up to date.
 
     Args:
         state: The bucket before.
         hand: Its rows.
-        new: The day's log rows, in any order.
+        came: The day's log rows, as `take_in` gave them.
 
     Returns:
         Step -> what was done, as the daily job reports it.
@@ -185,14 +197,18 @@ def replay_day(
     started = time.perf_counter()
     retry = np.array(state.retry, np.int64)
     before = hand.histories
-    updated = update_bucket(run, bucket, before, list(state.histories), new, retry)
+    updated = update_bucket(run, bucket, before, list(state.histories), came.rows, retry)
+    with_vector = hand.snapshot["user_id"]
+    hand.names = keep_names(run, bucket, hand.names, came.names, updated.rows, lambda: with_vector.to_numpy())
+    dead, collided = came.report(run, bucket)
     # The whole saving of a backfill: tomorrow's `old` is in memory, and is not read, checked and decoded again.
     hand.histories = updated.rows
     slices = list(cut_slices(updated.rows, updated.active))
     acts, staged, counted = write_acts(run, bucket, updated.added, before, context.config)
-    counters = {**updated.counters, **counted, Counter.SLICES: len(slices)}
+    counters = {**updated.counters, **counted, **collided, Counter.SLICES: len(slices)}
     run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-    reports = {Step.UPDATE_HISTORIES: task_report(started, counters, files={"histories": updated.entries, **staged})}
+    files = {"histories": updated.entries, **hand.names.files(), **staged, **dead}
+    reports = {Step.UPDATE_HISTORIES: task_report(started, counters, files=files)}
     schema = user_embeddings_schema(context.config.embedding_dim)
     embedded = [schema.empty_table()]
     for number, piece in slices:
@@ -234,8 +250,14 @@ class ReplayBucket(beam.DoFn):
 
         self._encoder = self._models.acquire(load, tag=self._reference.digest)
 
-    def process(self, element: tuple[int, dict[str, Iterable[Any]]], tables: list[FileEntry]):
+    def process(
+        self,
+        element: tuple[int, dict[str, Iterable[Any]]],
+        tables: list[FileEntry],
+        lost_pins: Iterable[tuple[int, Collided]] = (),
+    ):
         bucket, groups = element
+        lost = {n: by_source(c for day, c in lost_pins if day == n) for n in {day for day, _ in lost_pins}}
         root = self._runs[0].root
         context = EmbeddingContext(self._encoder, self._config, self._vectors.open(tables).look_up)
         # Names only: the rows of a day are mapped when its turn comes, so the range's length takes no memory.
@@ -244,12 +266,12 @@ class ReplayBucket(beam.DoFn):
             files.setdefault(day, []).append(entry)
         for start in groups["start"]:  # none if every day of the bucket is replayed already
             state = start.state
-            hand = BucketTables.read(root, state, self._config.embedding_dim)
+            hand = BucketTables.read(self._runs[0], state, self._config.embedding_dim)
             for day in range(start.day, len(self._runs)):
                 run = self._runs[day]
                 pieces = [piece for entry in files.get(day, ()) for piece in read_pieces(root, entry, bucket)]
-                new = pa.Table.from_batches(from_ipc(pieces), ENGAGEMENTS)
-                marker = CompletionMarker(replay_day(run, bucket, state, hand, new, context))
+                came = take_in(run, pieces, hand.names, lost.get(day, {}))
+                marker = CompletionMarker(replay_day(run, bucket, state, hand, came, context))
                 # Named by the state it started from: an attempt that starts from another does not find it.
                 write_marker(root, run.staging, Step.REPLAY_BUCKETS, state.task(bucket), marker)
                 run.note_progress(Step.REPLAY_BUCKETS, 1)
@@ -268,6 +290,7 @@ class ReplayBuckets(beam.PTransform):
         runs: One per day, in order.
         starts: Where each bucket starts; one that is not named is not replayed.
         tables: The pin vector tables, one per shard.
+        lost_pins: (day, `Collided` string) of pins, whose rows are left out; None where pins are numbers.
     """
 
     runs: Sequence[Run]
@@ -277,6 +300,7 @@ class ReplayBuckets(beam.PTransform):
     tables: beam.PCollection[FileEntry]
     dtype: str
     token_budget: int
+    lost_pins: beam.PCollection[tuple[int, Collided]] | None = None
 
     def expand(self, staged: beam.PCollection[tuple[int, Staged]]):
         # Every bucket gets a start, also one without rows in the range: each day has all buckets.
@@ -290,6 +314,7 @@ class ReplayBuckets(beam.PTransform):
             >> beam.ParDo(
                 ReplayBucket(self.runs, self.model, self.config, self.dtype, self.token_budget),
                 tables=beam.pvalue.AsList(self.tables),
+                **({} if self.lost_pins is None else {"lost_pins": beam.pvalue.AsList(self.lost_pins)}),
             ).with_outputs(REPORTS)
         )
         return replayed[REPORTS]

@@ -13,15 +13,17 @@ from stores.files import FileEntry
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
 from stores.schemas import ENGAGEMENTS
-from stores.tables import part_stem, read_files, write_part, write_rows
+from stores.tables import USER_NAMES, part_stem, read_files, write_part, write_rows
 from transforms.acts import write_acts
-from transforms.batches import from_ipc, to_ipc
+from transforms.batches import to_ipc
 from transforms.engagements import Engagements, sorted_vocabulary, to_engagements, to_table
+from transforms.id_names import Collided
 from transforms.markers import CompletionMarker, write_marker
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Run
 from transforms.sorted_rows import merge_order, rank_within_groups
 from transforms.step_reports import task_report
+from transforms.user_names import BucketNames, by_source, keep_names, take_in, users_of
 
 # A slice is what one worker embeds at a time; its rows make one or two shuffled values. Small enough that a bucket of
 # many active users spreads over workers, large enough to be cut into batches of like lengths: 512 users of 85 tokens
@@ -220,16 +222,20 @@ class UpdateBucket(beam.DoFn):
         self._run.check_root()
         manifest = read_manifest(self._run.root, self._run.previous) if self._run.previous else None
         self._files = manifest.parts("histories") if manifest else {}
+        self._names = manifest.parts(USER_NAMES) if manifest else {}
+        self._snapshot = manifest.parts("user_embeddings") if manifest else {}
         self._repaired = self._run.repaired_users()
         self._retry = np.unique(np.array(manifest.retry_users if manifest else [], np.int64))
 
-    def process(self, element: tuple[int, Iterable[bytes]]):
+    def process(self, element: tuple[int, Iterable[bytes]], lost_pins: Iterable[Collided] = ()):
         started = time.perf_counter()
         bucket, chunks = element
         run, entries = self._run, self._files.get(bucket, [])
         # Verified, since it is carried on: a flipped bit would be written out again with a good checksum.
         old = read_files(run.root, entries, verify=True) if entries else ENGAGEMENTS.empty_table()
-        new = pa.Table.from_batches(from_ipc(chunks), ENGAGEMENTS)
+        before = BucketNames.read(run, self._names.get(bucket, []))
+        came = take_in(run, chunks, before, by_source(lost_pins))
+        dead, collided = came.report(run, bucket)
         repair = run.instructions.repair
         # A repair forgets what it can read again; rows from before the oldest partition exist nowhere else, and stay.
         if repair is not None and self._repaired is not None:
@@ -237,7 +243,15 @@ class UpdateBucket(beam.DoFn):
             kept |= old["timestamp_ms"].to_numpy() < repair.rebuilt_from_ms
             if not kept.all():
                 old, entries = old.filter(pa.array(kept)), []  # written again whatever comes in
-        updated = update_bucket(run, bucket, old, entries, new, self._retry)
+        updated = update_bucket(run, bucket, old, entries, came.rows, self._retry)
+        names = keep_names(
+            run,
+            bucket,
+            before,
+            came.names,
+            updated.rows,
+            lambda: users_of(run.root, self._snapshot.get(bucket, [])),
+        )
         slices = 0
         for number, piece in cut_slices(updated.rows, updated.active):
             slices += 1
@@ -245,8 +259,9 @@ class UpdateBucket(beam.DoFn):
                 yield (bucket, number), (index, chunk)
         _, acts, counted = write_acts(run, bucket, updated.added, old, self._config)
         run.note_progress(Step.UPDATE_HISTORIES, len(updated.active))
-        counters = {**updated.counters, **counted, Counter.SLICES: slices}
-        done = task_report(started, counters, files={"histories": updated.entries, **acts})
+        counters = {**updated.counters, **counted, **collided, Counter.SLICES: slices}
+        files = {"histories": updated.entries, **names.files(), **acts, **dead}
+        done = task_report(started, counters, files=files)
         # Who is active cannot be seen in the histories, and a run that goes on must cut the same slices from them.
         staged = [write_rows(run.root, f"{run.staging}/active", bucket, pa.table({"user_id": updated.active}))]
         write_marker(
@@ -305,12 +320,14 @@ class UpdateHistories(beam.PTransform):
         config: Of the model.
         finished: Buckets that an earlier attempt of the run brought up to date.
         open: Those of them that have slices to embed.
+        lost_pins: `Collided` strings of pins, whose rows are left out; None where pins are numbers.
     """
 
     run: Run
     config: ModelConfig
     finished: Collection[int] = ()
     open: Sequence[OpenBucket] = ()
+    lost_pins: beam.PCollection[Collided] | None = None
 
     def expand(self, chunks: beam.PCollection[tuple[int, bytes]]):
         todo = [bucket for bucket in range(self.run.layout.user_buckets) if bucket not in set(self.finished)]
@@ -319,11 +336,13 @@ class UpdateHistories(beam.PTransform):
         every = chunks.pipeline | "EveryBucket" >> beam.Create([(bucket, b"") for bucket in todo], reshuffle=False)
         # All rows of a bucket in one group: at most 32 MB if the buckets are as many as `pinnerformer plan` advises
         # (docs/scale.md).
+        lost = {} if self.lost_pins is None else {"lost_pins": beam.pvalue.AsList(self.lost_pins)}
+        update = beam.ParDo(UpdateBucket(self.run, self.config), **lost)
         updated = (
             (chunks, every)
             | "WithEveryBucket" >> beam.Flatten()
             | "GroupByBucket" >> beam.GroupByKey()
-            | "UpdateBucket" >> beam.ParDo(UpdateBucket(self.run, self.config)).with_outputs(REPORTS, main="main")
+            | "UpdateBucket" >> update.with_outputs(REPORTS, main="main")
         )
         # Beside, and not through, the group above: a finished bucket needs no rows, its slices are cut from its files.
         reopened = (

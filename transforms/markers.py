@@ -20,6 +20,7 @@ STAGED_FOLDERS = (
     "asked_histories",
     "asked_vectors",
     "embedded",
+    "pin_names",
     "rows",
     "vector_pieces",
     "vectors",

@@ -16,15 +16,18 @@ from stores import locations
 from stores.column_names import TEXT_COLUMNS, ColumnNames
 from stores.errors import InputError
 from stores.files import FileEntry, Root
+from stores.id_columns import encode_names, id_kind
 from stores.log_text import is_plain, not_text, read_text, readable_text, too_long, used_text
 from stores.logs import COLUMNS, LogFile, read_row_group
 from stores.names import Counter, Step
 from stores.partitions import PartitionDays
-from stores.schemas import ENGAGEMENTS
+from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, STRING_CODES
+from stores.string_ids import STRING
 from stores.user_lists import read_erased
-from transforms.batches import split_by_bucket, to_ipc
+from transforms.dead_letters import constant, name_faults, write_dead
 from transforms.gates.rhythm import HOURS
 from transforms.markers import CompletionMarker, write_marker
+from transforms.named_rows import PIN_NAMES, pack_pin_names, pack_rows, source_name, split_collided, with_source
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import Repair, RunFolder
 from transforms.step_reports import task_report
@@ -46,6 +49,8 @@ REASONS = (
     "timestamp_too_old",
     "text_too_long",
     "text_not_utf8",
+    "empty_user_id",
+    "empty_pin_id",
 )
 ALWAYS_COUNTED = REASONS[:9]  # the others are counted where they occur
 
@@ -69,14 +74,14 @@ class OutOfRangeError(ValueError):
 def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
     """Brings a batch of a log file to the schema `ENGAGEMENTS`; durations that are no number become null.
 
-    What the logs lack is one value, and their words are ours, as `columns` says.
-
-    NaN and infinity are what a division by zero leaves in a log; other nulls stay.
+    What the logs lack is one value, and their words are ours, as `columns` says. NaN and infinity are what a division
+    by zero leaves in a log; other nulls stay. Where ids are strings, they follow in dictionary columns of their own,
+    `user_name` and `pin_name`.
 
     Raises:
         OutOfRangeError: an id past 2**63, of an unsigned column.
     """
-    arrays = []
+    arrays, fields, names = [], list(ENGAGEMENTS), []
     for name, field in zip(COLUMNS, ENGAGEMENTS, strict=True):
         if name in TEXT_COLUMNS:
             arrays.append(read_text(batch, name, columns).cast(field.type))
@@ -93,10 +98,16 @@ def normalise(batch: pa.RecordBatch, columns: ColumnNames) -> pa.RecordBatch:
             if pc.all(pc.is_finite(column)).as_py() is False:
                 unknown = pc.or_(pc.is_nan(column), pc.equal(column, float("inf")))
                 column = pc.if_else(unknown, None, column)
+        elif id_kind(column.type) == STRING:
+            valid = column.is_valid()
+            ids, strings = encode_names(column)
+            column = pa.array(ids, mask=None if not column.null_count else ~valid.to_numpy(zero_copy_only=False))
+            fields.append(pa.field(NAME_COLUMNS[name], STRING_CODES))
+            names.append(strings)
         elif column.type == pa.uint64():
             _refuse_too_large(name, column)
         arrays.append(column.cast(field.type))
-    return pa.record_batch(arrays, schema=ENGAGEMENTS)
+    return pa.record_batch([*arrays, *names], schema=pa.schema(fields))
 
 
 def to_milliseconds(column: pa.Array) -> pa.Array:
@@ -149,8 +160,11 @@ def find_bad_rows(batch: pa.RecordBatch, partition: datetime.date, days: Partiti
         "timestamp_too_old": timestamp < days.start_ms(partition) - OLDEST_DAYS * DAY_MS,
     }
     reason = np.full(batch.num_rows, -1, np.int8)
+    for name, found in name_faults(batch).items():
+        tests[name] = tests.get(name, False) | found
     for index in reversed(range(len(REASONS))):
-        reason[tests[REASONS[index]]] = index
+        if REASONS[index] in tests:
+            reason[tests[REASONS[index]]] = index
     return reason
 
 
@@ -188,7 +202,8 @@ def read_numbered_batches(group: RowGroup, columns: ColumnNames) -> Iterator[tup
     path = group.file.path
     for first, batch in read_row_group(path, group.index, columns, batch_rows=BATCH_ROWS):
         try:
-            yield first, normalise(batch, columns)
+            rows = normalise(batch, columns)
+            yield first, with_source(rows, source_name(group.file.name, group.index, first))
         except OutOfRangeError as error:
             theirs = columns.theirs(error.column)
             raise InputError(f"{path}: column {theirs!r}, row {first + error.row}: {error}") from None
@@ -237,18 +252,23 @@ class ReadCounts:
         if len(erased_users):
             ids = batch["user_id"].take(pa.array(bad))
             bad = bad[_null(ids) | ~np.isin(ids.fill_null(0).to_numpy(), erased_users)]
-        rows = batch.take(pa.array(bad))
-        if not is_plain([batch[name] for name in TEXT_COLUMNS]):
+        rows = batch.take(pa.array(bad)).replace_schema_metadata(None)
+        if not is_plain(texts_of(batch)):
             rows = with_text(rows, readable_text)
         names = pa.DictionaryArray.from_arrays(pa.array(reason[bad].astype(np.int32)), pa.array(REASONS))
         table = pa.table(rows).append_column("reason", names)
         self.dead.append(table.append_column("row", pa.array(first + bad.astype(np.int64))))
 
 
+def texts_of(batch: pa.RecordBatch) -> list[pa.DictionaryArray]:
+    """The columns of a batch that hold text, names of users and pins too."""
+    return [column for column in batch.columns if pa.types.is_dictionary(column.type)]
+
+
 def with_text(batch: pa.RecordBatch, change: Callable[[pa.DictionaryArray], pa.DictionaryArray]) -> pa.RecordBatch:
     """A batch of schema `ENGAGEMENTS` with its text columns changed."""
     columns = [
-        change(column) if name in TEXT_COLUMNS else column
+        change(column) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(batch.schema.names, batch.columns, strict=True)
     ]
     return pa.record_batch(columns, schema=batch.schema)
@@ -283,7 +303,7 @@ def read_valid(
         if (reason >= 0).any():
             counts.drop(batch, reason, first, erased_users)
             batch = batch.filter(pa.array(reason < 0))
-        if not is_plain([batch[name] for name in TEXT_COLUMNS]):
+        if not is_plain(texts_of(batch)):
             # The dictionaries hold words of rows that were dropped, or that stand in a later batch of the row group.
             batch = with_text(batch, used_text)
         if len(erased_users):
@@ -291,25 +311,16 @@ def read_valid(
             counters[Counter.ROWS_ERASED] += int(erased.sum())
             batch = batch.filter(pa.array(~erased))
         counts.hours += count_hours(batch["timestamp_ms"].to_numpy(), group.file.days.start_ms(group.file.date))
-        yield batch
+        yield from split_collided(batch)
 
 
 def write_dead_letters(run: RunFolder, group: RowGroup, dead: list[pa.Table]) -> list[FileEntry]:
     """Writes the dropped rows of a row group, with the file they came from, into the run's folder; none, no file."""
     if not dead:
         return []
-    names = pa.array([group.file.name], pa.string()).take(pa.array(np.zeros(sum(map(len, dead)), np.int32)))
-    rows = pa.concat_tables(dead).append_column("file", names)
-    return [
-        run.root.write_named_by_content(
-            f"{run.staging}/dead_letters",
-            f"{group.file.date}-{group.index:05d}",
-            ".parquet",
-            0,
-            rows.num_rows,
-            lambda path: pq.write_table(rows, path),
-        )
-    ]
+    rows = pa.concat_tables(dead)
+    rows = rows.append_column("file", constant(group.file.name, rows.num_rows))
+    return [write_dead(run, f"{group.file.date}-{group.index:05d}", rows)]
 
 
 class ReadAndPartition(beam.DoFn):
@@ -323,7 +334,9 @@ class ReadAndPartition(beam.DoFn):
         repair: Repair | None,
         finished: Collection[int],
         erased_root: Root,
+        pin_shards: int,
     ):
+        self._pin_shards = pin_shards
         self._erased_root = erased_root
         self._run = run
         self._columns = columns
@@ -345,11 +358,13 @@ class ReadAndPartition(beam.DoFn):
                 mine = np.isin(batch["user_id"].to_numpy(), self._repaired)
                 counters[Counter.ROWS_OF_OTHERS] = counters.get(Counter.ROWS_OF_OTHERS, 0) + int((~mine).sum())
                 batch = batch.filter(pa.array(mine))
-            for bucket, rows in split_by_bucket(batch, self._buckets):
-                for chunk in to_ipc(rows):  # packed all the same: a resumed run counts what an undisturbed one does
-                    counters[Counter.BYTES_SHUFFLED] += len(chunk)
-                    if bucket not in self._finished:
-                        yield bucket, chunk
+            for bucket, chunk in pack_rows(batch, self._buckets):
+                # Packed all the same: a resumed run counts what an undisturbed one does.
+                counters[Counter.BYTES_SHUFFLED] += len(chunk)
+                if bucket not in self._finished:
+                    yield bucket, chunk
+            for shard, chunk in pack_pin_names(batch, self._pin_shards):
+                yield beam.pvalue.TaggedOutput(PIN_NAMES, (shard, chunk))
         files = write_dead_letters(self._run, group, counts.dead)
         self._run.note_progress(Step.READ_LOGS, counters[Counter.ROWS_READ])
         histograms = {HOURS: counts.hours.tolist()}
@@ -364,13 +379,15 @@ class ReadAndPartition(beam.DoFn):
 class ReadLogs(beam.PTransform):
     """Reads the log files of a run and routes their rows to the bucket that owns their user.
 
-    Input: row groups. Output: `main`, (bucket, Arrow IPC bytes of at most 1 MB), and `reports`.
+    Input: row groups. Output: `main`, (bucket, bytes of at most 1 MB, as `named_rows.pack_rows` has them), `reports`
+    and, where pins are asked for by name, `pin_names`, (shard, Arrow IPC bytes).
 
     Attributes:
         buckets: How many own the users.
         repair: Whose rows alone are read; None: everybody's.
         finished: Buckets whose histories are up to date already: their rows are not shuffled.
         erased_root: The root whose erased users are left out, also of the dead letters; None: the run's own.
+        pin_shards: How many own the names of pins; 0: nobody asks for them.
     """
 
     run: RunFolder
@@ -379,9 +396,10 @@ class ReadLogs(beam.PTransform):
     repair: Repair | None = None
     finished: Collection[int] = ()
     erased_root: Root | None = None
+    pin_shards: int = 0
 
     def expand(self, groups: beam.PCollection[RowGroup]):
-        read = ReadAndPartition(
-            self.run, self.columns, self.buckets, self.repair, self.finished, self.erased_root or self.run.root
-        )
-        return groups | "ReadAndPartition" >> beam.ParDo(read).with_outputs(REPORTS, main="main")
+        root = self.erased_root or self.run.root
+        read = ReadAndPartition(self.run, self.columns, self.buckets, self.repair, self.finished, root, self.pin_shards)
+        outputs = (REPORTS, PIN_NAMES) if self.pin_shards else (REPORTS,)
+        return groups | "ReadAndPartition" >> beam.ParDo(read).with_outputs(*outputs, main="main")

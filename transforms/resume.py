@@ -7,6 +7,7 @@ from typing import Any
 from stores.files import FileEntry
 from stores.names import Counter, Step
 from stores.pin_vectors import VectorSet
+from stores.string_ids import STRING
 from transforms.embed_users import slice_key
 from transforms.histories import OpenBucket
 from transforms.markers import CompletionMarker, merge_reports, read_markers
@@ -73,6 +74,7 @@ class CompletedWork:
             other buckets must be read again.
         histories, slices, snapshots: By bucket; by (bucket, number); by bucket.
         pin_branch: Of the pins.
+        pin_names: Of the pins' names, by shard; none unless the logs need not be read again.
     """
 
     logs: dict[str, CompletionMarker]
@@ -80,10 +82,11 @@ class CompletedWork:
     slices: dict[tuple[int, int], CompletionMarker]
     snapshots: dict[int, CompletionMarker]
     pin_branch: CompletedPins
+    pin_names: dict[int, CompletionMarker] = dataclasses.field(default_factory=dict)
 
     def reports(self) -> list[tuple[Step, StepReport]]:
         """What the finished tasks did, one report per step."""
-        users = (self.logs, self.histories, self.slices, self.snapshots)
+        users = (self.logs, self.pin_names, self.histories, self.slices, self.snapshots)
         return merge_reports([*(r for found in users for r in found.values()), *self.pin_branch.markers()])
 
     def logs_to_read(self, groups: Sequence[RowGroup]) -> list[RowGroup]:
@@ -172,4 +175,8 @@ def find_completed(run: Run) -> CompletedWork:
     }
     # Rows are not kept, only their groups' sums: a single open bucket needs every file read again.
     logs = _markers(run, Step.READ_LOGS, str) if len(buckets) == run.layout.user_buckets else {}
-    return CompletedWork(logs, buckets, slices, merged, find_completed_pins(run, run.layout.pin_shards))
+    # So it is with the names of pins: those of a single shard that is not named yet come from all files.
+    names = _markers(run, Step.NAME_PINS, _last_number) if logs else {}
+    if run.layout.pin_ids == STRING and len(names) < run.layout.pin_shards:
+        logs, names = {}, {}
+    return CompletedWork(logs, buckets, slices, merged, find_completed_pins(run, run.layout.pin_shards), names)

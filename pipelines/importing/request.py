@@ -180,7 +180,7 @@ def _add_times(group: Flags) -> None:
         type=utc_offset,
         default=0,
         metavar="HOURS",
-        help="make partitions of days of another zone, -8 for UTC-8; give the other commands the same (default %(default)s)",
+        help="make partitions of days of another zone, -8: UTC-8; give other commands the same (default %(default)s)",
     )
 
 

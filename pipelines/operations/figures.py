@@ -23,7 +23,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "rows_read": count(Step.READ_LOGS, Counter.ROWS_READ),
         "rows_dropped": {
             name.removeprefix("dropped_"): count
-            for name, count in sorted(manifest.counters.get(Step.READ_LOGS, {}).items())
+            for step in (Step.READ_LOGS, Step.UPDATE_HISTORIES)
+            for name, count in sorted(manifest.counters.get(step, {}).items())
             if name.startswith("dropped_") and count
         },
         "rows_erased": count(Step.READ_LOGS, Counter.ROWS_ERASED),

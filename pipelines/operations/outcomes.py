@@ -102,7 +102,7 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
     force = " ".join(f"--force-gate {found['name']}" for found in checked.gates if not found["passed"])
     dropped = []
     if any(gate.name == "rows_dropped_share" for gate in gates):
-        counters = checked.counters.get(Step.READ_LOGS, {})
+        counters = checked.counters.get(Step.READ_LOGS, {}) | checked.counters.get(Step.UPDATE_HISTORIES, {})
         dropped = describe_dead_letters(root, f"staging/{run}/dead_letters", counters)
     blind = [f"{gate} cannot see: {why}" for gate, why in checked.statistics.get(CANNOT_SEE, {}).items()]
     rows = [line.rstrip() for line in screen.get().splitlines() if line.strip()]

@@ -12,10 +12,11 @@ from rich.table import Table
 
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest
+from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from stores.errors import UsageError
-from stores.layout import Layout, advise_buckets, check_asked, read_layout
+from stores.layout import Layout, advise_buckets
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.names import Counter, Step
@@ -209,10 +210,17 @@ def foretell(request: NightRequest) -> Foretold:
     if current is not None and request.date < current.day:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
-    found = read_layout(root)
-    if found is not None:
-        check_asked(root, found, given.requested_layout, request.job.file_mode)
-    layout = found or Layout(**given.requested_layout)
+    given.refuse_unknown_words(inputs)
+    layout = settle_layout(
+        root,
+        given.requested_layout,
+        inputs.files,
+        given.columns,
+        given.vectors,
+        file_mode=request.job.file_mode,
+        released=current is not None,
+        write=False,
+    )
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     return Foretold(request, given, current, inputs, layout, releases)
 

@@ -15,12 +15,14 @@ from pinnerformer_model.checkpoint import check_model
 from pinnerformer_model.config import ModelConfig, ModelError
 from pipelines.launch.beam_options import worker_threads
 from pipelines.planning.daily_request import NightRequest
+from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.job_request import JobRequest
+from pipelines.planning.lacking import refuse_unknown_words
 from stores.column_names import ColumnNames
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters, builder_id
-from stores.layout import Layout, check_layout, open_layout, read_layout
+from stores.layout import Layout, check_layout, read_layout
 from stores.logs import InputSelection, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.partitions import PartitionDays
@@ -75,6 +77,15 @@ class JobInputs:
     settings: Settings
     requested_layout: Mapping[str, Any]
     embed_on: Mapping[str, str]
+
+    def refuse_unknown_words(self, inputs: InputSelection) -> None:
+        """Refuses logs whose rows the model cannot know, since they lack a column.
+
+        Raises:
+            UsageError: names the file.
+        """
+        vocabularies = self.config.action_vocabulary, self.config.surface_vocabulary
+        refuse_unknown_words(inputs.files, self.columns, *vocabularies)
 
 
 def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib: int = 8) -> JobInputs:
@@ -159,7 +170,16 @@ def plan_daily(request: NightRequest) -> DailyPlan:
     def plan_on(previous: Manifest | None) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
-        layout = open_layout(root, dict(given.requested_layout), request.job.file_mode)
+        given.refuse_unknown_words(inputs)
+        layout = settle_layout(
+            root,
+            given.requested_layout,
+            inputs.files,
+            given.columns,
+            given.vectors,
+            file_mode=request.job.file_mode,
+            released=current is not None,
+        )
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),

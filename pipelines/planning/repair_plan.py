@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, choose_inputs, fingerprint, same_model
 from pipelines.planning.daily_request import NightRequest
+from pipelines.planning.id_kinds import refuse_other_kinds, refuse_other_vectors
 from pipelines.planning.job_request import JobRequest
 from stores.column_names import ColumnNames
 from stores.errors import InputError, StoreError, UsageError
@@ -126,6 +127,9 @@ def plan_repair(
         )
     releases = list(chain(root))
     inputs = select_again(job.logs, releases, partitions, given.columns, days, job.lookback)
+    given.refuse_unknown_words(inputs)
+    refuse_other_kinds(root, layout, inputs.files, given.columns)
+    refuse_other_vectors(given.vectors, layout.pin_ids)
     if users_file is not None:
         users = read_user_list(users_file)
     else:

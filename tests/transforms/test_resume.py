@@ -128,4 +128,4 @@ def test_what_is_taken_over_is_reported_once(run):
     reports = dict(find_completed(run).reports())
     assert reports[Step.UPDATE_HISTORIES].counters == {"slices": 3}
     assert len(reports[Step.UPDATE_HISTORIES].files["histories"]) == 2
-    assert dataclasses.astuple(NO_COMPLETED_WORK) == (*({},) * 4, ({},) * 4)
+    assert dataclasses.astuple(NO_COMPLETED_WORK) == (*({},) * 4, ({},) * 4, {})

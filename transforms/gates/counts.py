@@ -23,6 +23,7 @@ JOB_AT_FAULT = "a fault of the job: keep the run's folder, report it"
 def rows_dropped_share(staged: StagedRelease) -> Measured:
     """Too many of the log rows read went to the dead letters."""
     dropped, read = staged.count(Step.READ_LOGS, Counter.ROWS_DROPPED), staged.count(Step.READ_LOGS, Counter.ROWS_READ)
+    dropped += staged.count(Step.UPDATE_HISTORIES, Counter.ROWS_COLLIDED)
     return Measured(dropped / max(1, read), "share of the rows read that were dropped")
 
 
@@ -45,7 +46,7 @@ def rows_unaccounted(staged: StagedRelease) -> Measured:
     """A valid log row reached no history, or two."""
     valid = staged.count(Step.READ_LOGS, Counter.ROWS_READ)
     valid -= staged.count(Step.READ_LOGS, Counter.ROWS_DROPPED, Counter.ROWS_ERASED, Counter.ROWS_OF_OTHERS)
-    missing = valid - staged.count(Step.UPDATE_HISTORIES, Counter.ROWS_NEW)
+    missing = valid - staged.count(Step.UPDATE_HISTORIES, Counter.ROWS_NEW, Counter.ROWS_COLLIDED)
     return Measured(abs(missing), "valid log rows that reached no history, or twice")
 
 
@@ -71,7 +72,8 @@ def snapshot_rows_unaccounted(staged: StagedRelease) -> Measured:
 @at_most(0, advice=JOB_AT_FAULT)
 def pins_unaccounted(staged: StagedRelease) -> Measured:
     """A pin with a vector has no embedding."""
-    usable = staged.count(Step.SHARD_PINS, Counter.VECTORS_READ) - staged.count(Step.SHARD_PINS, Counter.VECTORS_ZERO)
+    usable = staged.count(Step.SHARD_PINS, Counter.VECTORS_READ)
+    usable -= staged.count(Step.SHARD_PINS, Counter.VECTORS_ZERO, Counter.VECTORS_COLLIDED)
     missing = usable - staged.manifest.rows("pin_embeddings")
     return Measured(abs(missing), "pins with a vector but without an embedding")
 
