@@ -1,7 +1,6 @@
 """Ids as people and clients have them, and the names of ids of a release."""
 
 import dataclasses
-import datetime
 
 import numpy as np
 import pandas as pd
@@ -12,17 +11,13 @@ from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.id_names import PINS, USERS, Names, inner_ids, names_of, parse_id, quoted, shown_ids, typed_id
-from stores.ids import bucket_of
 from stores.kv import Current, open_store
 from stores.kv.base import facts_of_ids
 from stores.kv.codec import encode_values
-from stores.manifests import Manifest
 from stores.string_ids import INT64, STRING, hash_text
-from stores.tables import write_part
-from tests.stores.snapshots import release
+from tests.stores.snapshots import named_release, release
 
 DIGEST = "ab" * 32
-DAY = datetime.date(2026, 11, 1)
 
 
 def test_what_is_typed_at_a_root_of_int64():
@@ -125,23 +120,6 @@ def test_a_store_of_int64_says_of_ids_what_it_always_said():
     for strange in (record.replace(b"xxh64-63", b"siphash"), record.replace(b'"string"', b'"uuid"')):
         with pytest.raises(StoreError, match="the store: user ids are .* upgrade pinnerformer"):
             Current.from_bytes(strange, "the store")
-
-
-def named_release(root: Root, users: list[str], pins: list[str], buckets: int = 4) -> Manifest:
-    """A release whose tables are those of names, as the job writes them."""
-    manifest = release(root, "2026-11-01", {})
-    layout = {**manifest.settings["layout"], "user_buckets": buckets, "pin_shards": buckets}
-    layout |= {"user_ids": STRING, "pin_ids": STRING, "id_scheme": "xxh64-63"}
-    tables = dict(manifest.tables)
-    for of, words in ((USERS, users), (PINS, pins)):
-        ids = np.array([hash_text(word) for word in words], np.int64)
-        part, entries = bucket_of(ids, buckets), []
-        for number in np.unique(part).tolist():
-            mine = [i for i in np.argsort(ids) if part[i] == number]
-            rows = pa.table({of.column: pa.array(ids[mine]), "name": pa.array([words[i] for i in mine], pa.string())})
-            entries.append(write_part(root, of.table, DAY, number, rows))
-        tables[of.table] = entries
-    return dataclasses.replace(manifest, tables=tables, settings={**manifest.settings, "layout": layout})
 
 
 USER_NAMES, PIN_NAMES = [f"u-{n}" for n in range(50)], [f"sku {n}" for n in range(30)]
