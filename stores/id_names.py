@@ -17,7 +17,7 @@ from stores.files import Root
 from stores.ids import as_ids, bucket_of, find_sorted
 from stores.manifests import Manifest
 from stores.string_ids import INT64, STRING, hash_strings, hash_text
-from stores.tables import read_files, read_rows_of
+from stores.tables import PIN_NAMES, USER_NAMES, read_files, read_rows_of
 
 Id = int | str  # as a person or a client has it: by the kind of its root
 
@@ -45,8 +45,8 @@ class NamedIds:
         return str(manifest.settings["layout"].get(self.field, INT64))
 
 
-USERS = NamedIds("user", "user_names", "user_id", "user_ids", "user_buckets")
-PINS = NamedIds("pin", "pin_names", "pin_id", "pin_ids", "pin_shards")
+USERS = NamedIds("user", USER_NAMES, "user_id", "user_ids", "user_buckets")
+PINS = NamedIds("pin", PIN_NAMES, "pin_id", "pin_ids", "pin_shards")
 
 
 def parse_id(text: str, kind: str) -> int | None:
@@ -82,6 +82,9 @@ def typed_id(flag: str, text: str, kind: str, of: NamedIds = USERS) -> int:
     )
 
 
+FEW = 32  # strings that are faster hashed one by one than as a column
+
+
 def inner_ids(values: Any, kind: str) -> np.ndarray:
     """Ids that a client gives, as inner ids; nothing is rounded, parsed or taken for another kind.
 
@@ -98,6 +101,11 @@ def inner_ids(values: Any, kind: str) -> np.ndarray:
     """
     if kind != STRING:
         return as_ids(values)
+    if isinstance(values, (list, tuple)) and len(values) <= FEW and all(type(value) is str for value in values):
+        try:
+            return np.array([hash_text(value) for value in values], np.int64)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
     try:
         column = values if isinstance(values, (pa.Array, pa.ChunkedArray)) else pa.array(_one_dimensional(values))
     except UnicodeEncodeError as error:

@@ -10,7 +10,7 @@ import pytest
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError, UsageError
 from stores.files import Root
-from stores.id_names import PINS, USERS, Names, inner_ids, names_of, parse_id, quoted, shown_ids, typed_id
+from stores.id_names import FEW, PINS, USERS, Names, inner_ids, names_of, parse_id, quoted, shown_ids, typed_id
 from stores.kv import Current, open_store
 from stores.kv.base import facts_of_ids
 from stores.kv.codec import encode_values
@@ -56,6 +56,12 @@ WORDS = ["u-17", "17", "", "Ü"]
 )
 def test_strings_of_a_client_are_hashed_as_they_are(values):
     assert inner_ids(values, STRING).tolist() == [hash_text(word) for word in WORDS]
+
+
+def test_few_and_many_strings_are_hashed_alike():
+    for count in (1, FEW, FEW + 1, 1000):
+        words = [f"u-{n}" for n in range(count)]
+        assert inner_ids(words, STRING).tolist() == [hash_text(word) for word in words]
 
 
 @pytest.mark.parametrize(
