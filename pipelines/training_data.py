@@ -29,6 +29,7 @@ from pipelines.arguments import (
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.planning.id_kinds import check_erased_root, kinds_of, refuse_other_vectors
 from pipelines.training.init_model import read_vocabularies
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
@@ -356,6 +357,8 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
         days=request.days,
     )
     vectors = describe_vectors(request.pins, version)
+    check_erased_root(request.erased_root, inputs.files, request.columns)
+    refuse_other_vectors(vectors, kinds_of(inputs.files, request.columns).get("pin_ids", vectors.pin_ids))
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt
     )

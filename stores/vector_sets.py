@@ -15,12 +15,16 @@ from stores import locations
 from stores.errors import InputError
 from stores.files import Root
 from stores.footers import why_unreadable
+from stores.id_columns import OTHER_KIND, id_kind, read_pin_ids
 from stores.partitions import list_visible
 from stores.pin_vectors import VERSION_FILE, list_vector_files
+from stores.string_ids import INT64, STRING
 
 MADE_BY = "item-vectors"
 METADATA = b"pinnerformer.item_vectors"  # of every Parquet file: `version.json` without its counts
 PROJECTION = "_content_projection.npy"  # hidden: readers of vectors leave it alone
+SAME_KIND = "write the ids of all files, and of the logs, as one kind"
+_KINDS = {True: "ids are whole numbers", False: "ids are strings"}
 ROWS_PER_FILE, ROWS_PER_GROUP = 1 << 18, 8192
 _FILE_NAME = re.compile(r"vectors-\d{5}-[0-9a-f]{16}\.parquet")
 
@@ -33,11 +37,13 @@ class PinRows:
         pin: int64 [P], sorted, unique.
         vectors: float32 [P, D].
         topic: A topic of each pin, strings with nulls; None: nobody said.
+        names: What each pin is called, where ids are strings [P]; None: they are numbers.
     """
 
     pin: np.ndarray
     vectors: np.ndarray
     topic: pa.Array | None = None
+    names: pa.Array | None = None
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
@@ -66,8 +72,9 @@ def read_any_vectors(folder: str, flag: str) -> PinRows:
     ids: list[np.ndarray] = []
     vectors: list[np.ndarray] = []
     topics: list[pa.Array | None] = []
+    names: list[pa.Array | None] = []
     for file in listed:
-        pin, vector, topic = _read_file(file.path)
+        pin, vector, topic, name = _read_file(file.path)
         if vectors and vector.shape[1] != vectors[0].shape[1]:
             raise InputError(
                 f"{file.path}: vectors are {vector.shape[1]} wide, those of {listed[0].name} {vectors[0].shape[1]}; "
@@ -76,14 +83,20 @@ def read_any_vectors(folder: str, flag: str) -> PinRows:
         ids.append(pin)
         vectors.append(vector)
         topics.append(topic)
+        names.append(name)
+        if (name is None) != (names[0] is None):
+            raise InputError(f"{file.path}: {_KINDS[name is None]}, and of {listed[0].name} they are not; {SAME_KIND}")
     pin = np.concatenate(ids)
     order = np.argsort(pin, kind="stable")
     repeated = np.flatnonzero(np.diff(pin[order]) == 0)
     if len(repeated):
-        raise InputError(f"{flag} {folder}: pin_id {pin[order][repeated[0]]} is there twice; write it once")
+        at = int(order[repeated[0]])
+        shown = pin[at] if names[0] is None else repr(pa.concat_arrays(names)[at].as_py())
+        raise InputError(f"{flag} {folder}: pin_id {shown} is there twice; write it once")
     known = [topic for topic in topics if topic is not None]
     topic = pa.concat_arrays(known).take(pa.array(order)) if len(known) == len(topics) else None
-    return PinRows(pin[order], np.concatenate(vectors)[order], topic)
+    called = None if names[0] is None else pa.concat_arrays(names).take(pa.array(order))
+    return PinRows(pin[order], np.concatenate(vectors)[order], topic, called)
 
 
 def vector_width(folder: str, flag: str) -> int:
@@ -105,6 +118,17 @@ def vector_width(folder: str, flag: str) -> int:
     return _check_schema(path, schema)
 
 
+def vector_pin_ids(folder: str, flag: str) -> str:
+    """What the ids of a set's pins are, "int64" or "string", by its first file.
+
+    Raises:
+        InputError: as `read_any_vectors`.
+    """
+    vector_width(folder, flag)
+    path = list_vector_files(locations.absolute(folder))[0].path
+    return id_kind(pq.read_schema(locations.open_input(path)).field("pin_id").type) or INT64
+
+
 def _check_schema(path: str, schema: pa.Schema) -> int:
     """The width of a file's vectors; raises InputError where it has not the two columns."""
     for name in ("pin_id", "vector"):
@@ -114,12 +138,12 @@ def _check_schema(path: str, schema: pa.Schema) -> int:
     values = kind.value_type if pa.types.is_fixed_size_list(kind) else None
     if values not in (pa.float16(), pa.float32()):
         raise InputError(f"{path}: column 'vector' is {kind}; write it as fixed_size_list<float16 or float32>")
-    if not pa.types.is_integer(schema.field("pin_id").type):
-        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; write it as int64")
+    if id_kind(schema.field("pin_id").type) is None:
+        raise InputError(f"{path}: column 'pin_id' is {schema.field('pin_id').type}; {OTHER_KIND}")
     return kind.list_size
 
 
-def _read_file(path: str) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
+def _read_file(path: str) -> tuple[np.ndarray, np.ndarray, pa.Array | None, pa.Array | None]:
     try:
         table = pq.read_table(locations.open_input(path))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -135,7 +159,20 @@ def _read_file(path: str) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
     if not np.isfinite(vectors).all():
         raise InputError(f"{path}: a vector has NaN or infinity in it; correct or leave out the row")
     topic = _one_chunk(table["topic"].cast(pa.string())) if "topic" in table.schema.names else None
-    return _one_chunk(table["pin_id"].cast(pa.int64())).to_numpy(), vectors, topic
+    ids, names = _read_ids(path, _one_chunk(table["pin_id"]))
+    return ids, vectors, topic, names
+
+
+def _read_ids(path: str, column: pa.Array) -> tuple[np.ndarray, pa.Array | None]:
+    """The ids of a file's pins int64 [P], and what they are called where they are strings."""
+    if id_kind(column.type) != STRING:
+        return column.cast(pa.int64()).to_numpy(), None
+
+    def refuse(bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            raise InputError(f"{path}: row {int(np.flatnonzero(bad)[0])}: {what}; correct or leave out the row")
+
+    return read_pin_ids(column, refuse), column.cast(pa.string())
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
@@ -158,7 +195,8 @@ def write_vector_files(root: Root, rows: PinRows, facts: dict[str, Any]) -> list
     for number, start in enumerate(range(0, len(rows.pin), ROWS_PER_FILE)):
         part = slice(start, start + ROWS_PER_FILE)
         flat = pa.array(rows.vectors[part].astype(np.float16).reshape(-1))
-        columns = {"pin_id": pa.array(rows.pin[part]), "vector": pa.FixedSizeListArray.from_arrays(flat, width)}
+        ids = pa.array(rows.pin[part]) if rows.names is None else rows.names[part]
+        columns = {"pin_id": ids, "vector": pa.FixedSizeListArray.from_arrays(flat, width)}
         if rows.topic is not None:
             columns["topic"] = rows.topic[part]
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, sort_keys=True)})
