@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
+from stores.log_text import with_used_text
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.retention import temporary_files, walk
+from stores.schemas import NAME_COLUMNS
 from stores.string_ids import hash_strings
 from stores.tables import KNOWN_TABLES, USER_NAMES, read_files, write_part
 from stores.timelines import DESCRIPTION
@@ -208,18 +210,10 @@ def erase_from_dead_letters(root: Root, users: np.ndarray, report: ErasureReport
             hit = rows_of_users(rows["user_id"], users)
             if hit.any():
                 sink = pa.BufferOutputStream()
-                pq.write_table(_with_used_words(rows.filter(pa.array(~hit))), sink)
+                # A dictionary keeps the words of the rows that are gone.
+                pq.write_table(with_used_text(rows.filter(pa.array(~hit)), NAME_COLUMNS.values()), sink)
                 root.write_bytes(f"{folder}/{name}", sink.getvalue().to_pybytes())
                 report.dead_letters += int(hit.sum())
-
-
-def _with_used_words(rows: pa.Table) -> pa.Table:
-    """Rows whose dictionaries hold no word that none of them uses: names of those who were filtered out among them."""
-    for number, field in enumerate(rows.schema):
-        if pa.types.is_dictionary(field.type):
-            words = rows.column(number).cast(field.type.value_type).dictionary_encode()
-            rows = rows.set_column(number, field.name, words)
-    return rows
 
 
 def erase_from_runs(root: Root, report: ErasureReport) -> None:

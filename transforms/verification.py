@@ -200,8 +200,9 @@ def check_users(
     plain = PlainModel(model, ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS)
     drawn = drawn.filter(pa.array(~drawn["stale"].to_numpy()))
     histories = {user: rows for user, rows in _histories_of(root, manifest, drawn["user_id"].to_numpy())}
-    pins = np.unique(np.concatenate([[], *([row["pin_id"] for row in rows] for rows in histories.values())]))
-    known = vectors_of(vectors, pins.astype(np.int64))
+    # As int64 from the start: floats know of no difference between ids past 2**53.
+    pins = np.unique(np.array([row["pin_id"] for rows in histories.values() for row in rows], np.int64))
+    known = vectors_of(vectors, pins)
     actions, surfaces = plain.config["action_vocabulary"], plain.config["surface_vocabulary"]
     stored = from_binary_column(drawn["embedding"]).astype(np.float64)
     problems: list[tuple[int, str]] = []
