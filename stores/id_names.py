@@ -171,8 +171,13 @@ def shown_ids(root: Root, manifest: Manifest, of: NamedIds, ids: Iterable[int]) 
 
 
 def quoted(name: str) -> str:
-    """A name within a sentence: as it is, or in quotes and escaped where letters of it would not be seen."""
-    return name if name.isprintable() and name and " " not in name else repr(name)
+    """A name within a sentence: as it is, or in quotes where one would not see where it ends."""
+    return repr(name) if " " in name else visible(name)
+
+
+def visible(name: str) -> str:
+    """A name alone on a line or in a cell: as it is, or in quotes and escaped where letters of it would not be seen."""
+    return name if name and name.isprintable() and name == name.strip() else repr(name)
 
 
 @dataclasses.dataclass(frozen=True)

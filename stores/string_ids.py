@@ -6,7 +6,6 @@ client in any language computes the same: https://github.com/Cyan4973/xxHash/blo
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stores.errors import UsageError
 
@@ -100,7 +99,7 @@ def hash_strings(column: pa.Array) -> np.ndarray:
     offsets = np.frombuffer(starts, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
     hashed = _hash(np.frombuffer(letters or b"", np.uint8), offsets.astype(np.int64))
     if column.null_count:
-        hashed[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
+        hashed[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return hashed
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pipelines.arguments import Parser, add_json, add_root, add_store, positive
 from stores.files import Root
-from stores.id_names import Id, quoted, typed_id
+from stores.id_names import Id, quoted, typed_id, visible
 from stores.kv import without_password
 from stores.layout import require_layout
 from stores.retriever import KnownUsers, Retrieved, Retriever
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
 
 
 def shown(one: Id) -> str:
-    """An id for a person."""
-    return quoted(one) if isinstance(one, str) else str(one)
+    """An id in a cell or on a line."""
+    return visible(one) if isinstance(one, str) else str(one)
 
 
 def show_pins(request: RetrieveRequest, found: Retrieved) -> None:
@@ -98,14 +98,16 @@ def show_pins(request: RetrieveRequest, found: Retrieved) -> None:
         head = {"user_id": found.user_id, "release": found.release, "embedding_day": str(found.embedding_day)}
         print(json.dumps({**head, "pins": rows}))
         return
-    title = f"user {shown(found.user_id)}, embedded {found.embedding_day}, release {found.release}"
-    # As `Text`: a string may hold what Rich takes for its markup.
-    table = Table(box=box.SIMPLE, title=Text(title, style="table.title"))
+    user = quoted(found.user_id) if isinstance(found.user_id, str) else found.user_id
+    table = Table(box=box.SIMPLE)
     for name in ("rank", "pin_id", "score"):
         table.add_column(name, justify="right", overflow="fold")
     for rank, (pin, score) in enumerate(zip(pins, scores, strict=True), 1):
-        table.add_row(str(rank), Text(shown(pin)), f"{score:.4f}")
-    Console().print(table)
+        table.add_row(str(rank), Text(shown(pin)), f"{score:.4f}")  # a string may hold what Rich takes for its markup
+    console = Console()
+    title = f"user {user}, embedded {found.embedding_day}, release {found.release}"
+    console.print(title, style="italic", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def show_users(request: RetrieveRequest, known: KnownUsers) -> None:

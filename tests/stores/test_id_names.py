@@ -10,7 +10,7 @@ import pytest
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError, UsageError
 from stores.files import Root
-from stores.id_names import FEW, PINS, USERS, Names, inner_ids, names_of, parse_id, quoted, shown_ids, typed_id
+from stores.id_names import FEW, PINS, USERS, Names, inner_ids, names_of, parse_id, quoted, shown_ids, typed_id, visible
 from stores.kv import Current, open_store
 from stores.kv.base import facts_of_ids
 from stores.kv.codec import encode_values
@@ -85,10 +85,18 @@ def test_lists_that_are_none_and_text_that_is_none():
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("u-17", "u-17"), ("a b", "'a b'"), ("a\nb", r"'a\nb'"), ("", "''"), ("Ü", "Ü")]
+    ("name", "in_a_sentence", "alone"),
+    [
+        ("u-17", "u-17", "u-17"),
+        ("a b", "'a b'", "a b"),
+        (" a", "' a'", "' a'"),
+        ("a\nb", r"'a\nb'", r"'a\nb'"),
+        ("", "''", "''"),
+        ("Ü", "Ü", "Ü"),
+    ],
 )
-def test_names_within_a_sentence(name, shown):
-    assert quoted(name) == shown
+def test_names_for_a_person(name, in_a_sentence, alone):
+    assert (quoted(name), visible(name)) == (in_a_sentence, alone)
 
 
 def put(url: str, ids: np.ndarray, user_ids: str) -> None:
