@@ -8,6 +8,7 @@ from stores.names import Counter, Step
 from transforms.gates import CANNOT_SEE
 from transforms.gates.hindsight import hindsight_of
 
+
 def summarise(manifest: Manifest) -> dict[str, Any]:
     """The figures of a release that a person asks for first."""
     count = manifest.count
