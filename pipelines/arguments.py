@@ -253,13 +253,6 @@ def utc_offset(text: str) -> int:
     return -found if match and match[1] == "-" else found
 
 
-def user_id(text: str) -> int:
-    """A flag's whole number that an int64 holds."""
-    if not re.fullmatch(r"[+-]?[0-9]{1,19}", text) or not -(1 << 63) <= int(text) < 1 << 63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a user id")
-    return int(text)
-
-
 def positive(text: str) -> int:
     """A flag's whole number > 0."""
     if not text.isdecimal() or int(text) < 1:

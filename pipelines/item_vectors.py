@@ -53,9 +53,11 @@ from transforms.item_vectors import (
     taste_of,
     unit,
 )
+from transforms.named_rows import PIN_NAMES
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.step_reports import StepReport
+from transforms.vector_names import KeepNames, names_in_rows, read_staged_names, strings_of
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: ItemVectorsPlan) -> None:
@@ -66,8 +68,13 @@ def define_pipeline(pipeline: beam.Pipeline, plan: ItemVectorsPlan) -> None:
     rows = (
         pipeline
         | "ListLogs" >> beam.Create(groups)
-        | "ReadLogs" >> ReadLogs(run, request.columns, request.buckets, erased_root=request.erased_root)
+        | "ReadLogs"
+        >> ReadLogs(run, request.columns, request.buckets, erased_root=request.erased_root, pin_shards=plan.name_shards)
     )
+    # Pins that are strings are numbers on the way; what they are called is asked once, where the set is written.
+    named = pipeline | "NoNames" >> beam.Create([])
+    if plan.name_shards:
+        named = rows[PIN_NAMES] | "GroupNames" >> beam.GroupByKey() | "KeepNames" >> beam.ParDo(KeepNames(run))
     keep_users = plan.settings.has_taste and not request.fold_in
     counted = rows.main | "CountCoEngagement" >> CountCoEngagement(
         run, request.rules, plan.before_ms, request.buckets, request.neighbours, keep_users
@@ -87,6 +94,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: ItemVectorsPlan) -> None:
             reports=beam.pvalue.AsSingleton(reports),
             kept=beam.pvalue.AsList(counted["main"]),
             users=beam.pvalue.AsList(counted[USER_PINS]),
+            names=beam.pvalue.AsList(named),
         )
     )
 
@@ -96,6 +104,7 @@ def finish(
     reports: dict[Step, StepReport],
     kept: list[tuple[FileEntry, FileEntry]],
     users: list[FileEntry],
+    names: list[FileEntry],
 ) -> None:
     """Makes the vectors and writes the set, `version.json` last: with it the set is there. May run twice.
 
@@ -106,13 +115,18 @@ def finish(
     root, request = plan.run.root, plan.request
     neighbours = read_neighbours(root, kept) if kept else no_neighbours()
     counts = summarise(reports)
+    content = read_any_vectors(request.content, "--content", request.columns) if request.content else None
+    standing = read_any_vectors(request.fold_in, "--fold-in") if request.fold_in else None
     with one_thread():
-        if request.fold_in:
-            rows, more = fold_into(plan, neighbours)
+        if standing is not None:
+            rows, more = fold_into(plan, neighbours, standing, content)
         else:
             check_enough(plan, neighbours, counts)
-            rows, more = make_vectors(plan, neighbours, [read_columns(root, entry) for entry in users])
+            rows, more = make_vectors(plan, neighbours, [read_columns(root, entry) for entry in users], content)
     counts |= more
+    if plan.name_shards:
+        known = [*names_in_rows(standing), *names_in_rows(content), *read_staged_names(root, names)]
+        rows = dataclasses.replace(rows, names=strings_of(rows.pin, known))
     version = plan.facts["fold_in"] or version_of(plan, rows)
     facts = {"pinsage_version": version, **plan.facts}
     files = write_vector_files(root, rows, {name: facts[name] for name in facts if name not in ("inputs", "content")})
@@ -158,7 +172,7 @@ def check_enough(plan: ItemVectorsPlan, neighbours: Neighbours, counts: dict[str
 
 
 def make_vectors(
-    plan: ItemVectorsPlan, neighbours: Neighbours, users: list[dict[str, np.ndarray]]
+    plan: ItemVectorsPlan, neighbours: Neighbours, users: list[dict[str, np.ndarray]], content: PinRows | None
 ) -> tuple[PinRows, dict[str, int]]:
     """The vectors of a new space, of every pin that there is something to make one of; and what to say of them.
 
@@ -167,9 +181,6 @@ def make_vectors(
     """
     settings, root = plan.settings, plan.run.root
     layout = settings.layout()
-    content = (
-        read_any_vectors(plan.request.content, "--content", plan.request.columns) if plan.request.content else None
-    )
     pins = np.union1d(neighbours.pin, content.pin) if content else neighbours.pin
     place = np.searchsorted(pins, neighbours.pin)
     engagements = np.zeros(len(pins), np.int64)
@@ -247,11 +258,11 @@ def with_vector(pins: np.ndarray, vectors: np.ndarray, topic: pa.Array | None) -
     return PinRows(pins[some], vectors[some], topic.filter(pa.array(some)) if topic is not None else None)
 
 
-def fold_into(plan: ItemVectorsPlan, neighbours: Neighbours) -> tuple[PinRows, dict[str, int]]:
+def fold_into(
+    plan: ItemVectorsPlan, neighbours: Neighbours, standing: PinRows, content: PinRows | None
+) -> tuple[PinRows, dict[str, int]]:
     """The set that stands and, in its space, the pins of the logs and of the content that it has not."""
     settings, request = plan.settings, plan.request
-    standing = read_any_vectors(request.fold_in or "", "--fold-in")
-    content = read_any_vectors(request.content, "--content", request.columns) if request.content else None
     candidates = np.union1d(neighbours.pin, content.pin) if content else neighbours.pin
     pins = np.setdiff1d(candidates, standing.pin)
     parts = empty_parts(len(pins), settings)

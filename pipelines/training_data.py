@@ -15,6 +15,7 @@ from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.planning.id_kinds import check_erased_root, kinds_of, refuse_other_vectors
 from pipelines.planning.lacking import refuse_unknown_words, say_lacking
 from pipelines.planning.training_data_request import TrainingDataRequest, parse
 from pipelines.training.init_model import read_vocabularies
@@ -217,6 +218,8 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     )
     refuse_unknown_words(inputs.files, request.columns, actions, surfaces)
     vectors = describe_vectors(request.pins, version, width, request.columns)
+    check_erased_root(request.erased_root, inputs.files, request.columns)
+    refuse_other_vectors(vectors, kinds_of(inputs.files, request.columns).get("pin_ids", vectors.pin_ids))
     rules = TimelineRules(
         tuple(actions), tuple(surfaces), rule or PAPER_LABEL_RULE, request.evaluation_share, request.split_salt
     )

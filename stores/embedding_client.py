@@ -1,9 +1,11 @@
 """Reads user embeddings, for rankers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from stores.errors import StoreError
-from stores.ids import as_ids
+from stores.id_names import Id, inner_ids
 from stores.kv import Content, Current, open_store
 from stores.kv.codec import decode_what_can_be
 
@@ -44,11 +46,12 @@ class EmbeddingClient:
         """Which root and snapshot the store says that it serves; None where an older version wrote it."""
         return self._store.contents().get(current.generation)
 
-    def get_many(self, user_ids: np.ndarray | list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def get_many(self, user_ids: np.ndarray | Sequence[Id]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Embeddings of users, in the order asked.
 
         Args:
-            user_ids: Integers [N]; may repeat or be empty.
+            user_ids: [N], as the logs have them: integers, or strings where the store's users have such; may repeat or
+                be empty. Strings are hashed here: no table of names is read.
 
         Returns:
             float16 [N, d], zeros where not found; datetime64[D] [N], the day each was made, NaT where not found;
@@ -56,19 +59,20 @@ class EmbeddingClient:
             counted in `damaged`; the others are answered.
 
         Raises:
-            TypeError: ids that are not integers, as those of a float column: another user's vector is no answer.
-            ValueError: ids that no int64 holds.
+            TypeError: ids of another kind than the store's (`current.user_ids`), or of none, as those of a float
+                column: another user's vector is no answer.
+            ValueError: ids that no int64 holds, strings that UTF-8 cannot write.
             StoreError: nothing was published yet, the store is down, or all it holds is of another model or format.
         """
         embeddings, days, found, _ = self.get_many_of(self.current, user_ids)
         return embeddings, days, found
 
     def get_many_of(
-        self, current: Current, user_ids: np.ndarray | list[int]
+        self, current: Current, user_ids: np.ndarray | Sequence[Id]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Current]:
         """As `get_many`, and what it was read under: the store's next `current` if it moved in between."""
-        ids = as_ids(user_ids)
         for _ in range(3):
+            ids = inner_ids(user_ids, current.user_ids)
             values = self._store.get_many(current.generation, ids)
             after = self.current
             if after.generation == current.generation:

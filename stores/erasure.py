@@ -12,8 +12,11 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
+from stores.log_text import with_used_text
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.retention import temporary_files, walk
+from stores.schemas import NAME_COLUMNS
+from stores.string_ids import hash_strings
 from stores.tables import KNOWN_TABLES, USER_NAMES, read_files, write_part
 from stores.timelines import DESCRIPTION
 from stores.user_lists import ERASED, read_erased, write_ids
@@ -28,11 +31,12 @@ class ErasureReport:
 
     Attributes:
         users: How many were asked for.
-        list_digest: Hex sha256 of their sorted ids, as int64 little-endian.
+        list_digest: Hex sha256 of their sorted inner ids, as int64 little-endian.
         erased_digest: As `list_digest`, of everybody in ROOT/erased since; empty in a report of the version before.
         erased_users: How many that are.
         releases: Manifests written again.
-        rows: Table -> rows removed, over all releases; a file that several releases share counts once.
+        rows: Table -> rows removed, over all releases; a file that several releases share counts once. Of
+            `user_names` only where there were some.
         files_deleted: Table files.
         dead_letters: Rows removed from dead letters.
         runs_deleted: Folders under `staging/`.
@@ -173,10 +177,26 @@ def _holds(root: Root, path: str, users: np.ndarray) -> bool:
     """Whether a Parquet file that nothing names has a row of one of the users; one that cannot be read counts."""
     try:
         with root.open_input(path) as source:
-            found = pq.read_table(source, columns=["user_id"])["user_id"].drop_null().to_numpy()
+            found = pq.read_table(source, columns=["user_id"])["user_id"]
     except (pa.ArrowException, OSError, KeyError):
         return True
-    return bool(np.isin(found, users).any())
+    return bool(rows_of_users(found, users).any())
+
+
+def rows_of_users(column: pa.ChunkedArray, users: np.ndarray) -> np.ndarray:
+    """bool [N]: which rows are of one of some users, by inner id; a null is nobody.
+
+    Args:
+        column: `user_id`, as inner ids, or as strings where logs and dead letters have those.
+    """
+    words = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(words) or pa.types.is_large_string(words):
+        ids = np.concatenate([np.empty(0, np.int64), *map(hash_strings, column.chunks)])
+    elif pa.types.is_integer(words) or pa.types.is_floating(words):
+        ids = column.cast(words).fill_null(0).to_numpy()
+    else:
+        return np.zeros(len(column), bool)  # somebody else's file, and no ids
+    return np.isin(ids, users) & column.is_valid().to_numpy()
 
 
 def erase_from_dead_letters(root: Root, users: np.ndarray, report: ErasureReport) -> None:
@@ -187,11 +207,11 @@ def erase_from_dead_letters(root: Root, users: np.ndarray, report: ErasureReport
             with root.open_input(f"{folder}/{name}") as source:
                 rows = pq.read_table(source)
             # A dead letter may be one because its id is null; a null is no user, and 0 may be one.
-            ids = rows["user_id"].fill_null(0).to_numpy()
-            hit = np.isin(ids, users) & rows["user_id"].is_valid().to_numpy()
+            hit = rows_of_users(rows["user_id"], users)
             if hit.any():
                 sink = pa.BufferOutputStream()
-                pq.write_table(rows.filter(pa.array(~hit)), sink)
+                # A dictionary keeps the words of the rows that are gone.
+                pq.write_table(with_used_text(rows.filter(pa.array(~hit)), NAME_COLUMNS.values()), sink)
                 root.write_bytes(f"{folder}/{name}", sink.getvalue().to_pybytes())
                 report.dead_letters += int(hit.sum())
 
@@ -261,8 +281,7 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
                 with root.open_input(path) as source:
                     file = pq.ParquetFile(source)
                     if "user_id" in file.schema_arrow.names:
-                        ids = file.read(columns=["user_id"])["user_id"].drop_null().to_numpy()
-                        if np.isin(ids, users).any():
+                        if rows_of_users(file.read(columns=["user_id"])["user_id"], users).any():
                             found.append(path)
             elif _holds(root, path, users):
                 found.append(path)
@@ -270,6 +289,23 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
         if root.exists(manifest_path(release)) and np.isin(read_manifest(root, release).retry_users, users).any():
             found.append(manifest_path(release))
     return found
+
+
+def find_unknown(root: Root, users: np.ndarray) -> np.ndarray:
+    """Those of some users whom no release has a name of: erased before, or spelled otherwise than in the logs."""
+    unknown, seen = users, set()
+    for release in root.list("releases"):
+        if not root.exists(manifest_path(release)):
+            continue
+        manifest = read_manifest(root, release)
+        for bucket, entries in manifest.parts(USER_NAMES).items() if USER_NAMES in manifest.tables else ():
+            new = [entry for entry in entries if entry.path not in seen]
+            seen |= {entry.path for entry in new}
+            mine = unknown[bucket_of(unknown, int(manifest.settings["layout"]["user_buckets"])) == bucket]
+            if new and len(mine):
+                known = read_files(root, new, ["user_id"])["user_id"].to_numpy()
+                unknown = np.setdiff1d(unknown, np.intersect1d(mine, known))
+    return unknown
 
 
 def new_erasure_report(users: np.ndarray) -> ErasureReport:

@@ -42,6 +42,11 @@ def as_ids(values: Any) -> np.ndarray:
         strange = [v for v in found if isinstance(v, bool) or not isinstance(v, (int, np.integer))]
     else:
         strange = [] if found.dtype.kind in "iu" else found[:1].tolist()
+    if strange and isinstance(strange[0], str):
+        raise TypeError(
+            f"ids must be integers, got {strange[0]!r}; the ids here are whole numbers (int64): give them as the logs "
+            "have them"
+        )
     if strange:
         raise TypeError(
             f"ids must be integers, got {strange[0]!r} in a column of {found.dtype}; keep the column int64, in pandas "

@@ -1,6 +1,6 @@
 """The text of log rows, which anybody may have written: too long, or no text at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -120,6 +120,18 @@ def used_text(column: pa.DictionaryArray) -> pa.DictionaryArray:
     """The same rows with a dictionary of the words that they use, in order of their first use."""
     codes = column.indices.dictionary_encode()
     return pa.DictionaryArray.from_arrays(codes.indices, column.dictionary.take(codes.dictionary.drop_null()))
+
+
+def with_used_text(rows: pa.Table, columns: Collection[str]) -> pa.Table:
+    """Rows some of whose dictionary columns have no word that none of the rows uses: a file would keep those too.
+
+    Args:
+        columns: Names; those that are not there are passed over.
+    """
+    for number, name in enumerate(rows.schema.names):
+        if name in columns:
+            rows = rows.set_column(number, name, used_text(rows.column(number).combine_chunks()))
+    return rows
 
 
 def words_of(column: pa.DictionaryArray) -> set[str]:

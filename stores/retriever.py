@@ -8,13 +8,15 @@ import numpy as np
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
 from stores.files import Root
+from stores.id_names import PINS, USERS, Id, Names, inner_ids, names_of, quoted
 from stores.ids import bucket_of
 from stores.indexes import IndexShard, load_shards, search_shards
 from stores.kv import Current
 from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.neighbours import Neighbours
-from stores.tables import read_dim, read_rows_of
+from stores.string_ids import STRING
+from stores.tables import read_dim, read_drawn, read_rows_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +24,32 @@ class Retrieved:
     """What was found for one user.
 
     Attributes:
-        user_id: As asked.
+        user_id: As asked: an integer, or a string where the root's user ids are strings.
         release: Whose index was searched.
         embedding_day: datetime64[D], the day the user's vector was made.
-        pin_ids: int64 [<= k], best first.
+        pin_ids: int64 [<= k], or object [<= k] of strings where the root's pin ids are strings; best first.
         scores: float32 [<= k], inner products of unit vectors.
     """
 
-    user_id: int
+    user_id: Id
     release: str
     embedding_day: np.datetime64
     pin_ids: np.ndarray
     scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownUsers:
+    """Users of the release that a store serves.
+
+    Attributes:
+        users: How many have a vector.
+        some: A few of them, as the logs have them.
+    """
+
+    release: str
+    users: int
+    some: list[Id]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +60,7 @@ class _Opened:
     manifest: Manifest
     shards: list[IndexShard]
     ef: int
+    pin_names: Names | None  # of string ids
 
 
 class Retriever:
@@ -64,13 +81,32 @@ class Retriever:
         self._opened: _Opened | None = None
         self._lock = threading.Lock()
 
-    def retrieve(self, user_id: int, k: int, exclude_engaged: bool = False) -> Retrieved:
+    def known_users(self, count: int) -> KnownUsers:
+        """A few users who have a vector, for whoever knows none.
+
+        Raises:
+            StoreError: nothing was published, or store and root do not belong together.
+        """
+        current = self._client.current
+        manifest = self._manifest_of(current)
+        # Of the first files that hold anybody, and not of all: each is read up to the row that was drawn.
+        entries = [entry for entry in manifest.tables["user_embeddings"] if entry.rows][:count]
+        drawn = [rows["user_id"].to_numpy() for rows in read_drawn(self._root, entries, count, 0, ["user_id"])]
+        ids = np.concatenate([np.empty(0, np.int64), *drawn])
+        if USERS.kind(manifest) != STRING:
+            return KnownUsers(current.release, current.users, ids.tolist())
+        names = names_of(self._root, manifest, USERS, ids)
+        return KnownUsers(current.release, current.users, [names[user] for user in ids.tolist() if user in names])
+
+    def retrieve(self, user_id: Id, k: int, exclude_engaged: bool = False) -> Retrieved:
         """The k pins of the largest inner product with the user's vector.
 
         Args:
+            user_id: As the logs have it.
             exclude_engaged: Leave out the pins of the user's kept history.
 
         Raises:
+            TypeError: an id of another kind than the root's.
             StoreError: the user has no vector, nothing was published, or store and root do not belong together.
         """
         if k < 1:
@@ -79,18 +115,32 @@ class Retriever:
         # with the index of another model.
         embeddings, days, found, current = self._client.get_many_of(self._client.current, [user_id])
         if not found[0]:
+            shown = quoted(user_id) if isinstance(user_id, str) else str(user_id)
             raise StoreError(
-                f"user {user_id}: no vector in release {current.release}; the user has no usable action in the logs "
+                f"user {shown}: no vector in release {current.release}; the user has no usable action in the logs "
                 f"read so far (users known: {current.users})"
             )
         opened = self._open(current)
-        engaged = self._engaged(opened, user_id) if exclude_engaged else np.empty(0, np.int64)
+        user = inner_ids([user_id], current.user_ids)
+        engaged = self._engaged(opened, user) if exclude_engaged else np.empty(0, np.int64)
         # As many more as may be taken away again: the index cannot leave pins out while it searches.
         wanted = k + len(engaged)
         best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
         kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
         pins, scores = best.pin_ids[0][kept][:k], best.scores[0][kept][:k]
-        return Retrieved(user_id, current.release, days[0], pins, scores)
+        return Retrieved(user_id, current.release, days[0], self._named(opened, pins), scores)
+
+    def _named(self, opened: _Opened, pins: np.ndarray) -> np.ndarray:
+        """Pins as the logs have them, in their order."""
+        if opened.pin_names is None:
+            return pins
+        names = opened.pin_names.of(pins)
+        if None in names:
+            raise StoreError(
+                f"{self._root.url}: pin with hash {pins[names.index(None)]} is in the index of "
+                f"{opened.manifest.release} and not in its pin_names; look with `pinnerformer verify`"
+            )
+        return np.array(names, object)
 
     def _open(self, current: Current) -> _Opened:
         # Two threads that both see a new release would load its indexes twice, and have both in memory.
@@ -101,7 +151,8 @@ class Retriever:
                 self._opened = opened
             return opened
 
-    def _load(self, current: Current) -> _Opened:
+    def _manifest_of(self, current: Current) -> Manifest:
+        """The manifest of what the store serves; of this root, or it is refused."""
         manifest = read_manifest(self._root, current.release)
         if manifest.model_digest != current.model_digest:
             raise StoreError(
@@ -110,11 +161,15 @@ class Retriever:
                 "--kv and --namespace"
             )
         self._check_root(current)
-        dim = 0
+        return manifest
+
+    def _load(self, current: Current) -> _Opened:
+        manifest, dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = read_dim(self._root, entry)
         shards = load_shards(self._root, manifest.tables["indexes"], dim)
-        return _Opened(current, manifest, shards, int(manifest.settings["index"]["ef_search"]))
+        names = Names.load(self._root, manifest, PINS)
+        return _Opened(current, manifest, shards, int(manifest.settings["index"]["ef_search"]), names)
 
     def _check_root(self, current: Current) -> None:
         """Refuses a store that another root was published to; nothing is known of one that an older version wrote."""
@@ -125,13 +180,13 @@ class Retriever:
                 f"one is {own[:8]}); give the --root that was published into this --kv and --namespace"
             )
 
-    def _engaged(self, opened: _Opened, user_id: int) -> np.ndarray:
-        """Pins of the user's kept history.
+    def _engaged(self, opened: _Opened, user: np.ndarray) -> np.ndarray:
+        """Pins of the kept history of a user, int64 [1].
 
         `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
         """
         try:
-            return self._read_engaged(opened.manifest, user_id)
+            return self._read_engaged(opened.manifest, user)
         except StoreError:
             manifest = read_manifest(self._root, opened.manifest.release)
             if manifest.revision == opened.manifest.revision:
@@ -139,11 +194,10 @@ class Retriever:
             with self._lock:
                 if self._opened is opened:
                     self._opened = dataclasses.replace(opened, manifest=manifest)
-            return self._read_engaged(manifest, user_id)
+            return self._read_engaged(manifest, user)
 
-    def _read_engaged(self, manifest: Manifest, user_id: int) -> np.ndarray:
+    def _read_engaged(self, manifest: Manifest, user: np.ndarray) -> np.ndarray:
         """Reads two columns of the user's bucket, a fraction 1 / user_buckets of the histories, up to the user."""
-        user = np.array([user_id])
         bucket = int(bucket_of(user, manifest.settings["layout"]["user_buckets"])[0])
         entries = manifest.parts("histories").get(bucket, [])
         return np.unique(read_rows_of(self._root, entries, "user_id", user, ["pin_id"])["pin_id"].to_numpy())

@@ -6,7 +6,6 @@ client in any language computes the same: https://github.com/Cyan4973/xxHash/blo
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stores.errors import UsageError
 
@@ -21,12 +20,13 @@ _P2 = np.uint64(0xC2B2AE3D27D4EB4F)
 _P3 = np.uint64(0x165667B19E3779F9)
 _P4 = np.uint64(0x85EBCA77C2B2AE63)
 _P5 = np.uint64(0x27D4EB2F165667C5)
+_PRIMES, _MASK = tuple(map(int, (_P1, _P2, _P3, _P4, _P5))), (1 << 64) - 1
 _WITHOUT_TOP_BIT = np.uint64((1 << 63) - 1)
 _STRIPE = 32
 
 
 def hash_text(text: str) -> int:
-    """The id of one string, 0 <= id < 2**63. For a few; many are hashed by `hash_strings`.
+    """The id of one string, 0 <= id < 2**63. For a few, of which it is faster than `hash_strings` is.
 
     Raises:
         UsageError: it cannot be written as UTF-8 (a lone surrogate), so no log has it.
@@ -35,8 +35,42 @@ def hash_text(text: str) -> int:
         data = text.encode()
     except UnicodeEncodeError:
         raise UsageError(f"id {text!r}: not a text that UTF-8 can write; give it as the logs have it") from None
-    offsets = np.array([0, len(data)], np.int64)
-    return int(_hash(np.frombuffer(data, np.uint8), offsets)[0])
+    return _hash_bytes(data)
+
+
+def _hash_bytes(data: bytes) -> int:
+    """The same sums as `_hash`, one string in Python's own numbers: without numpy's microseconds a step."""
+    p1, p2, p3, p4, p5 = _PRIMES
+    at, whole = 0, len(data) // _STRIPE * _STRIPE
+    state = p5
+    if whole:
+        lanes = [(p1 + p2) & _MASK, p2, 0, -p1 & _MASK]
+        for at in range(0, whole, _STRIPE):
+            words = (int.from_bytes(data[at + 8 * n : at + 8 * n + 8], "little") for n in range(4))
+            lanes = [_turn(lane + word * p2, 31) * p1 & _MASK for lane, word in zip(lanes, words, strict=True)]
+        state = sum(_turn(lane, by) for lane, by in zip(lanes, (1, 7, 12, 18), strict=True)) & _MASK
+        for lane in lanes:
+            state = ((state ^ (_turn(lane * p2, 31) * p1 & _MASK)) * p1 + p4) & _MASK
+        at = whole
+    state += len(data)
+    while at + 8 <= len(data):
+        word = int.from_bytes(data[at : at + 8], "little")
+        state = (_turn(state ^ (_turn(word * p2, 31) * p1 & _MASK), 27) * p1 + p4) & _MASK
+        at += 8
+    if at + 4 <= len(data):
+        state = (_turn(state ^ (int.from_bytes(data[at : at + 4], "little") * p1 & _MASK), 23) * p2 + p3) & _MASK
+        at += 4
+    for letter in data[at:]:
+        state = _turn(state ^ (letter * p5 & _MASK), 11) * p1 & _MASK
+    state = (state ^ state >> 33) * p2 & _MASK
+    state = (state ^ state >> 29) * p3 & _MASK
+    return (state ^ state >> 32) & int(_WITHOUT_TOP_BIT)
+
+
+def _turn(value: int, by: int) -> int:
+    """The low 64 bits of a number, rotated."""
+    value &= _MASK
+    return (value << by | value >> (64 - by)) & _MASK
 
 
 def hash_strings(column: pa.Array) -> np.ndarray:
@@ -65,7 +99,7 @@ def hash_strings(column: pa.Array) -> np.ndarray:
     offsets = np.frombuffer(starts, width, len(column) + 1, column.offset * np.dtype(width).itemsize)
     hashed = _hash(np.frombuffer(letters or b"", np.uint8), offsets.astype(np.int64))
     if column.null_count:
-        hashed[pc.is_null(column).to_numpy(zero_copy_only=False)] = 0
+        hashed[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return hashed
 
 

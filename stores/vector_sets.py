@@ -16,14 +16,18 @@ from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError
 from stores.files import Root
 from stores.footers import why_unreadable
+from stores.id_columns import id_kind, read_pin_ids
 from stores.partitions import DataFile, list_visible
 from stores.pin_vectors import VectorFile, describe_vector_file, list_vector_files
+from stores.string_ids import STRING
 from stores.vector_columns import to_matrix
 from stores.vector_version import VERSION_FILE, read_dtype
 
 MADE_BY = "item-vectors"
 METADATA = b"pinnerformer.item_vectors"  # of every Parquet file: `version.json` without its counts
 PROJECTION = "_content_projection.npy"  # hidden: readers of vectors leave it alone
+SAME_KIND = "write the ids of all files, and of the logs, as one kind"
+_KINDS = {True: "ids are whole numbers", False: "ids are strings"}
 ROWS_PER_FILE, ROWS_PER_GROUP = 1 << 18, 8192
 _FILE_NAME = re.compile(r"vectors-\d{5}-[0-9a-f]{16}\.parquet")
 
@@ -36,11 +40,13 @@ class PinRows:
         pin: int64 [P], sorted, unique.
         vectors: float32 [P, D].
         topic: A topic of each pin, strings with nulls; None: nobody said.
+        names: What each pin is called, where ids are strings [P]; None: they are numbers.
     """
 
     pin: np.ndarray
     vectors: np.ndarray
     topic: pa.Array | None = None
+    names: pa.Array | None = None
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
@@ -71,8 +77,9 @@ def read_any_vectors(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -
     ids: list[np.ndarray] = []
     vectors: list[np.ndarray] = []
     topics: list[pa.Array | None] = []
+    names: list[pa.Array | None] = []
     for file in listed:
-        pin, vector, topic = _read_file(file, columns, declared)
+        pin, vector, topic, name = _read_file(file, columns, declared)
         if vectors and vector.shape[1] != vectors[0].shape[1]:
             raise InputError(
                 f"{file.path}: vectors are {vector.shape[1]} wide, those of {listed[0].name} {vectors[0].shape[1]}; "
@@ -81,14 +88,20 @@ def read_any_vectors(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -
         ids.append(pin)
         vectors.append(vector)
         topics.append(topic)
+        names.append(name)
+        if (name is None) != (names[0] is None):
+            raise InputError(f"{file.path}: {_KINDS[name is None]}, and of {listed[0].name} they are not; {SAME_KIND}")
     pin = np.concatenate(ids)
     order = np.argsort(pin, kind="stable")
     repeated = np.flatnonzero(np.diff(pin[order]) == 0)
     if len(repeated):
-        raise InputError(f"{flag} {folder}: pin_id {pin[order][repeated[0]]} is there twice; write it once")
+        at = int(order[repeated[0]])
+        shown = pin[at] if names[0] is None else repr(pa.concat_arrays(names)[at].as_py())
+        raise InputError(f"{flag} {folder}: pin_id {shown} is there twice; write it once")
     known = [topic for topic in topics if topic is not None]
     topic = pa.concat_arrays(known).take(pa.array(order)) if len(known) == len(topics) else None
-    return PinRows(pin[order], np.concatenate(vectors)[order], topic)
+    called = None if names[0] is None else pa.concat_arrays(names).take(pa.array(order))
+    return PinRows(pin[order], np.concatenate(vectors)[order], topic, called)
 
 
 def vector_width(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> int:
@@ -109,6 +122,19 @@ def declared_dtype(folder: str) -> str | None:
     return read_dtype(folder) if read_manifest(folder) is not None else None
 
 
+def vector_pin_ids(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> str:
+    """What the ids of a set's pins are, "int64" or "string", by its first file.
+
+    Raises:
+        InputError: as `read_any_vectors`.
+    """
+    folder = locations.absolute(folder)
+    listed = list_vector_files(folder)
+    if not listed:
+        raise InputError(f"{flag} {folder}: no *.parquet file in it")
+    return describe_vector_file(listed[0], columns, declared_dtype(folder)).pin_ids
+
+
 def _require_width(file: VectorFile) -> int:
     if not file.width:
         raise InputError(f"{file.path}: no vector in it, so that nothing says how wide they are; leave the file out")
@@ -117,7 +143,7 @@ def _require_width(file: VectorFile) -> int:
 
 def _read_file(
     listed: DataFile, columns: ColumnNames, declared: str | None
-) -> tuple[np.ndarray, np.ndarray, pa.Array | None]:
+) -> tuple[np.ndarray, np.ndarray, pa.Array | None, pa.Array | None]:
     described = describe_vector_file(listed, columns, declared)
     path, found, width = listed.path, described.columns, _require_width(described)
     try:
@@ -133,11 +159,11 @@ def _read_file(
             raise InputError(f"{path}: row {row}: {what}; correct or leave out the row")
 
     ids = _one_chunk(table[found.pin_id])
-    refuse(ids.is_null().to_numpy(zero_copy_only=False), "pin_id is null")
     vectors = to_matrix(_one_chunk(table[found.vector]), found, width, refuse).astype(np.float32)
     refuse(np.asarray(~np.isfinite(vectors).all(axis=1)), "vector has NaN or infinity in it")
     topic = _one_chunk(table["topic"].cast(pa.string())) if "topic" in table.schema.names else None
-    return ids.cast(pa.int64()).to_numpy(), vectors, topic
+    names = ids.cast(pa.string()) if id_kind(ids.type) == STRING else None
+    return read_pin_ids(ids, refuse), vectors, topic, names
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
@@ -160,7 +186,8 @@ def write_vector_files(root: Root, rows: PinRows, facts: dict[str, Any]) -> list
     for number, start in enumerate(range(0, len(rows.pin), ROWS_PER_FILE)):
         part = slice(start, start + ROWS_PER_FILE)
         flat = pa.array(rows.vectors[part].astype(np.float16).reshape(-1))
-        columns = {"pin_id": pa.array(rows.pin[part]), "vector": pa.FixedSizeListArray.from_arrays(flat, width)}
+        ids = pa.array(rows.pin[part]) if rows.names is None else rows.names[part]
+        columns = {"pin_id": ids, "vector": pa.FixedSizeListArray.from_arrays(flat, width)}
         if rows.topic is not None:
             columns["topic"] = rows.topic[part]
         table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts, sort_keys=True)})

@@ -218,7 +218,7 @@ def replay_day(
             run, join_slice(run, (bucket, number), rows, context.config, context.look_up, started), context.encoder
         )
         embedded.append(found.to_rows(run.date))
-        for step, report in slice_reports(found).items():
+        for step, report in slice_reports(found, run.layout.user_ids).items():
             reports.setdefault(step, StepReport()).add(report)
     # Under a new model yesterday's vectors lie in another space: none of them is carried over.
     old, entries = (

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 
 from stores.files import FileEntry
 from stores.id_columns import find_empty, find_unusable
+from stores.log_text import with_used_text
 from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, STRING_CODES
 from transforms.run import RunFolder
 
@@ -47,9 +48,13 @@ def dead_pins(ids: np.ndarray, strings: pa.Array, source: str) -> pa.Table:
 def write_dead(run: RunFolder, stem: str, rows: pa.Table) -> FileEntry:
     """Writes dropped rows into the run's folder, each with its `reason`, `row` and `file`.
 
+    Of strings that are ids it keeps those of these rows alone, and not the words that others of the batch have: they
+    would be found neither by who looks for a user here nor by an erasure.
+
     Args:
         stem: The first words of the file's name.
     """
+    rows = with_used_text(rows, NAME_COLUMNS.values())
     return run.root.write_named_by_content(
         f"{run.staging}/dead_letters", stem, ".parquet", 0, rows.num_rows, lambda path: pq.write_table(rows, path)
     )

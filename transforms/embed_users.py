@@ -18,6 +18,7 @@ from pinnerformer_model.isolation import encode_healthy
 from stores.errors import InputError
 from stores.names import Counter, Step
 from stores.schemas import to_binary_column, user_embeddings_schema
+from stores.string_ids import INT64, STRING
 from stores.tables import part_stem, write_rows
 from transforms.markers import CompletionMarker, write_marker
 from transforms.model import ModelReference
@@ -153,8 +154,12 @@ def norm_range(embeddings: np.ndarray) -> tuple[dict[str, float], dict[str, floa
     return lowest, highest, len(norms) - len(finite), constant
 
 
-def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StepReport]:
-    """What the join and the embedding of a slice did, by step."""
+def slice_reports(embedded: EmbeddedSlice, user_ids: str = INT64) -> dict[Step, StepReport]:
+    """What the join and the embedding of a slice did, by step.
+
+    Args:
+        user_ids: What the root's users have: names of strings are not at hand here, `staged.json` has them.
+    """
     rows = sorted(embedded.failures)
     lowest, highest, not_finite, constant = norm_range(np.delete(embedded.embeddings, rows, axis=0))
     counters: dict[str, int] = {
@@ -167,7 +172,7 @@ def slice_reports(embedded: EmbeddedSlice) -> dict[Step, StepReport]:
     }
     failures = [(int(embedded.user_ids[row]), embedded.failures[row]) for row in rows]
     for user, why in failures:
-        LOG.warning("user %d was not embedded: %s", user, why)
+        LOG.warning("user %s%d was not embedded: %s", "with hash " if user_ids == STRING else "", user, why)
     started = time.perf_counter() - embedded.seconds
     done = task_report(started, counters, lowest=lowest, highest=highest, failures=failures)
     return {Step.JOIN_VECTORS: embedded.joined, Step.EMBED_USERS: done}
@@ -186,7 +191,7 @@ class WriteEmbedded(beam.DoFn):
         run = self._run
         # A file before the marker, never the other way round: a marker without its file would be a slice lost.
         entry = write_rows(run.root, f"{run.staging}/embedded", embedded.bucket, embedded.to_rows(run.date))
-        reports = slice_reports(embedded)
+        reports = slice_reports(embedded, run.layout.user_ids)
         task = slice_task(embedded.bucket, embedded.number)
         write_marker(run.root, run.staging, Step.EMBED_USERS, task, CompletionMarker(reports, [entry]))
         yield embedded.bucket, entry

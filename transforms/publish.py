@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from stores.errors import OvertakenError, StoreError
 from stores.files import Root
+from stores.id_names import USERS
 from stores.kv import open_store
-from stores.kv.base import Batch, Content, Current, Generation, KeyValueStore, PublishNote
+from stores.kv.base import Batch, Content, Current, Generation, KeyValueStore, PublishNote, facts_of_ids
 from stores.kv.codec import encode_values
 from stores.layout import read_root_id
 from stores.manifests import Manifest, read_manifest
@@ -108,12 +109,19 @@ def publish(root: Root, release: str, target: PublishTarget, *, unless_overtaken
             _batches(root, manifest, plan, gone),
             deletes=_read_later(gone),
             fresh=plan.fresh,
-            current=Current(plan.generation, release, manifest.model_digest, manifest.rows("user_embeddings")),
+            current=current_of(manifest, plan.generation),
             note=plan.note,
             confirm=refuse,
         )
         counts = {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored}
         return {**counts, **_warnings(store)}
+
+
+def current_of(manifest: Manifest, generation: str) -> Current:
+    """What a store says of itself once a generation holds a release; also how clients name its users."""
+    rows = manifest.rows("user_embeddings")
+    facts = facts_of_ids(USERS.kind(manifest))
+    return Current(generation, manifest.release, manifest.model_digest, rows, extra=facts)
 
 
 def _warnings(store: KeyValueStore) -> dict[str, list[str]]:

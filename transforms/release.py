@@ -9,6 +9,7 @@ from typing import Any
 
 from stores.errors import LeaseLostError, OvertakenError, PinnerFormerError, StoreError, UsageError
 from stores.files import Root
+from stores.id_names import USERS, Id, names_of
 from stores.lease import check_lease
 from stores.manifests import Manifest, write_manifest
 from stores.names import Step
@@ -21,7 +22,9 @@ from stores.releases import (
     read_hold,
     refuse_held,
 )
+from stores.string_ids import STRING
 from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
+from stores.user_lists import to_user_list
 from transforms.gates import (
     CANNOT_SEE,
     COMPARED,
@@ -39,21 +42,27 @@ from transforms.publish import PublishTarget, publish
 from transforms.step_reports import StepReport
 
 STAGED, OUTCOME = "staged.json", "outcome.json"
-FAILED_USERS = "failed_users"  # one id per line: what `pinnerformer repair --users` takes
+FAILED_USERS = "failed_users"  # ids as the logs have them: what `pinnerformer repair --users` takes
 COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
 
 
 def write_staged(root: Root, name: str, manifest: Manifest, reports: dict[Step, StepReport]) -> None:
-    """Writes what a run has made so far, for `check_commit_publish` and for whoever looks into a refused run."""
-    if manifest.retry_users:
-        root.write_bytes(f"staging/{name}/{FAILED_USERS}", "".join(f"{u}\n" for u in manifest.retry_users).encode())
-    root.write_json(
-        f"staging/{name}/{STAGED}",
-        {
-            "manifest": manifest.to_json(),
-            "reports": {key: dataclasses.asdict(report) for key, report in sorted(reports.items())},
-        },
-    )
+    """Writes what a run has made so far, for `check_commit_publish` and for whoever looks into a refused run.
+
+    Users who failed are named in it as the logs have them, where those are strings: `failures_by_name`.
+    """
+    failed: dict[int, Id] = {user: user for user in manifest.retry_users}
+    content = {
+        "manifest": manifest.to_json(),
+        "reports": {key: dataclasses.asdict(report) for key, report in sorted(reports.items())},
+    }
+    if failed and USERS.kind(manifest) == STRING:
+        failed = {**names_of(root, manifest, USERS, failed)}
+        why = [one for report in reports.values() for one in report.failures]
+        content["failures_by_name"] = {str(failed[user]): words for user, words in why if user in failed}
+    if failed:
+        root.write_bytes(f"staging/{name}/{FAILED_USERS}", to_user_list(failed.values()))
+    root.write_json(f"staging/{name}/{STAGED}", content)
 
 
 def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]]:

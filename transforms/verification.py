@@ -8,16 +8,18 @@ import pyarrow as pa
 
 from pinnerformer_model.plain import PlainModel
 from stores.errors import PinnerFormerError
-from stores.files import Root
+from stores.files import FileEntry, Root
+from stores.id_names import PINS, USERS, NamedIds, shown_ids
 from stores.ids import bucket_of
 from stores.indexes import load_shards
 from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import decode_what_can_be
-from stores.manifests import Manifest
+from stores.manifests import Manifest, manifest_path
 from stores.names import Step
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.releases import chain
 from stores.schemas import from_binary_column
+from stores.string_ids import STRING, hash_strings
 from stores.tables import read_drawn, read_files, read_rows_of
 from transforms.engagements import sorted_vocabulary, to_engagements
 from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
@@ -95,6 +97,57 @@ def check_tables(root: Root, manifest: Manifest) -> list[str]:
     return problems
 
 
+def check_names(root: Root, manifest: Manifest) -> list[str]:
+    """Where ids are strings: order and parts of the tables of names, that names give their ids, and whom they lack."""
+    problems = []
+    for of, tables in ((USERS, ("histories", "user_embeddings")), (PINS, ("pin_embeddings",))):
+        if of.kind(manifest) != STRING or of.table in manifest.dropped:
+            continue
+        if of.table not in manifest.tables:
+            problems.append(f"{root.path(manifest_path(manifest.release))}: has no table {of.table}")
+            continue
+        named = manifest.parts(of.table)
+        parts = {table: manifest.parts(table) for table in tables}
+        for part in sorted({*named, *(part for found in parts.values() for part in found)}):
+            try:
+                asked = [read_files(root, found[part], [of.column]) for found in parts.values() if part in found]
+                ids = np.unique(
+                    np.concatenate([np.empty(0, np.int64), *(rows[of.column].to_numpy() for rows in asked)])
+                )
+                problems += _wrong_names(
+                    root, of, named.get(part, []), part, int(manifest.settings["layout"][of.parts]), ids
+                )
+            except (PinnerFormerError, pa.ArrowException, KeyError, TypeError) as error:
+                problems.append(f"{of.table} of part {part}: {error}")
+    return problems
+
+
+def _wrong_names(
+    root: Root, of: NamedIds, entries: list[FileEntry], part: int, parts: int, asked: np.ndarray
+) -> list[str]:
+    """What is wrong with the names of a part, of which some ids must be there."""
+    path = root.path(entries[0].path) if entries else root.path(of.table)
+    ids, names = np.empty(0, np.int64), pa.array([], pa.string())
+    if entries:
+        rows = read_files(root, entries, [of.column, "name"])
+        ids, names = rows[of.column].to_numpy(), rows["name"].combine_chunks()
+    problems = []
+    if not (ids[1:] > ids[:-1]).all():
+        problems.append(f"{path}: not in order of {of.column}, or an id twice")
+    if (bucket_of(ids, parts) != part).any():
+        problems.append(f"{path}: holds ids that belong to another part than {part}")
+    wrong = np.flatnonzero(hash_strings(names) != ids)
+    if len(wrong):
+        shown = names[int(wrong[0])].as_py()
+        problems.append(f"{path}: {len(wrong):,} names are not of their ids, first {shown!r} of {ids[wrong[0]]}")
+    missing = np.setdiff1d(asked, ids)
+    if len(missing):
+        problems.append(
+            f"{path}: {len(missing):,} {of.word}s of part {part} have no name, first that with hash {missing[0]}"
+        )
+    return problems
+
+
 def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
     """Every pin with an embedding is in the graph or a twin, and nothing else is; recall against exact search."""
     problems = []
@@ -147,11 +200,12 @@ def check_users(
     plain = PlainModel(model, ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS)
     drawn = drawn.filter(pa.array(~drawn["stale"].to_numpy()))
     histories = {user: rows for user, rows in _histories_of(root, manifest, drawn["user_id"].to_numpy())}
-    pins = np.unique(np.concatenate([[], *([row["pin_id"] for row in rows] for rows in histories.values())]))
-    known = vectors_of(vectors, pins.astype(np.int64))
+    # As int64 from the start: floats know of no difference between ids past 2**53.
+    pins = np.unique(np.array([row["pin_id"] for rows in histories.values() for row in rows], np.int64))
+    known = vectors_of(vectors, pins)
     actions, surfaces = plain.config["action_vocabulary"], plain.config["surface_vocabulary"]
     stored = from_binary_column(drawn["embedding"]).astype(np.float64)
-    problems = []
+    problems: list[tuple[int, str]] = []
     for user, vector in zip(drawn["user_id"].to_pylist(), stored, strict=True):
         usable = [
             {**row, "vector": known[row["pin_id"]]}
@@ -159,14 +213,15 @@ def check_users(
             if row["pin_id"] in known and row["action"] in actions and row["surface"] in surfaces
         ][: plain.config["max_sequence_length"]]
         if not usable:
-            problems.append(f"user {user}: has a vector, and no usable row in the histories")
+            problems.append((user, "has a vector, and no usable row in the histories"))
             continue
         # A second implementation, one user at a time: batching and padding cannot be what both have in common.
         made = plain.user(usable)
         cosine = float(made @ vector / max(1e-12, float(np.linalg.norm(made) * np.linalg.norm(vector))))
         if not cosine >= min_cosine:
-            problems.append(f"user {user}: made again, the vector has cosine {cosine:.6f} to the one stored")
-    return problems
+            problems.append((user, f"made again, the vector has cosine {cosine:.6f} to the one stored"))
+    named = shown_ids(root, manifest, USERS, [user for user, _ in problems])
+    return [f"user {named[user]}: {words}" for user, words in problems]
 
 
 def _histories_of(root: Root, manifest: Manifest, users: np.ndarray) -> Iterator[tuple[int, list[dict]]]:
@@ -179,8 +234,12 @@ def _histories_of(root: Root, manifest: Manifest, users: np.ndarray) -> Iterator
             yield user, [row for row in mine if row["user_id"] == user]
 
 
-def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> list[str]:
-    """What the store serves: this release, as many users, and the users drawn with the bytes of the snapshot."""
+def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table, root: Root | None = None) -> list[str]:
+    """What the store serves: this release, as many users, and the users drawn with the bytes of the snapshot.
+
+    Args:
+        root: Says how users are called whose ids are strings; None: they are called by their hashes.
+    """
     current = store.current()
     if current is None or current.release != manifest.release:
         return [f"{store.url_shown}: serves {current.release if current else 'nothing'}, not {manifest.release}"]
@@ -188,31 +247,40 @@ def check_store(store: KeyValueStore, manifest: Manifest, drawn: pa.Table) -> li
     count, rows = store.count(current.generation), manifest.rows("user_embeddings")
     if count != rows:
         problems.append(f"{store.url_shown}: holds {count:,} users, the release has {rows:,}")
+    wrong: list[tuple[int, str]] = []
     for start in range(0, len(drawn), BATCH):
-        piece = drawn.slice(start, BATCH)
-        ids = piece["user_id"].to_numpy()
-        values = store.get_many(current.generation, ids)
-        problems += [f"{store.url_shown}: user {ids[i]}: missing" for i, value in enumerate(values) if value is None]
-        # Missing ones are named above; the others are still compared, so that one report has all that is wrong.
-        there = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
-        if not len(there):
-            continue
-        try:
-            vectors, days, good = decode_what_can_be([v for v in values if v is not None], manifest.model_digest)
-        except PinnerFormerError as error:
-            problems.append(f"{store.url_shown}: {error}")
-            continue
-        wanted = from_binary_column(piece["embedding"])[there]
-        same = good & (len(wanted[0]) == len(vectors[0]))
-        if same.any():
-            same &= (vectors.view(np.uint16) == wanted.view(np.uint16)).all(axis=1)
-        wrong = ids[there][good & ~same]
-        problems += [f"{store.url_shown}: user {user}: its value is damaged" for user in ids[there][~good].tolist()]
-        problems += [f"{store.url_shown}: user {user}: not the vector of {manifest.release}" for user in wrong.tolist()]
-        of_day = piece["embedding_date"].cast(pa.int32()).to_numpy()[there]
-        wrong = ids[there][same & (days != of_day)]
-        problems += [f"{store.url_shown}: user {user}: not its day in {manifest.release}" for user in wrong.tolist()]
-    return problems
+        of_users, of_store = _wrong_values(store, current.generation, manifest, drawn.slice(start, BATCH))
+        wrong += of_users
+        problems += [f"{store.url_shown}: {words}" for words in of_store]
+    users = [user for user, _ in wrong]
+    named = shown_ids(root, manifest, USERS, users) if root is not None else {user: str(user) for user in users}
+    return problems + [f"{store.url_shown}: user {named[user]}: {words}" for user, words in wrong]
+
+
+def _wrong_values(
+    store: KeyValueStore, generation: str, manifest: Manifest, rows: pa.Table
+) -> tuple[list[tuple[int, str]], list[str]]:
+    """(user, what is wrong) of the users of rows of the snapshot; what is wrong with all that the store answers."""
+    ids = rows["user_id"].to_numpy()
+    values = store.get_many(generation, ids)
+    wrong = [(int(ids[i]), "missing") for i, value in enumerate(values) if value is None]
+    # Missing ones are named above; the others are still compared, so that one report has all that is wrong.
+    there = np.array([i for i, value in enumerate(values) if value is not None], np.int64)
+    if not len(there):
+        return wrong, []
+    try:
+        vectors, days, good = decode_what_can_be([v for v in values if v is not None], manifest.model_digest)
+    except PinnerFormerError as error:
+        return wrong, [str(error)]
+    wanted = from_binary_column(rows["embedding"])[there]
+    same = good & (len(wanted[0]) == len(vectors[0]))
+    if same.any():
+        same &= (vectors.view(np.uint16) == wanted.view(np.uint16)).all(axis=1)
+    of_day = rows["embedding_date"].cast(pa.int32()).to_numpy()[there]
+    wrong += [(user, "its value is damaged") for user in ids[there][~good].tolist()]
+    wrong += [(user, f"not the vector of {manifest.release}") for user in ids[there][good & ~same].tolist()]
+    wrong += [(user, f"not its day in {manifest.release}") for user in ids[there][same & (days != of_day)].tolist()]
+    return wrong, []
 
 
 def _wrong_in(current: Current, store: KeyValueStore, manifest: Manifest) -> Iterator[str]:

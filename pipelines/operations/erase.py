@@ -4,6 +4,8 @@ import dataclasses
 import datetime
 import sys
 
+import numpy as np
+
 from pipelines.arguments import Parser, add_root, add_stores
 from pipelines.operations.figures import as_json
 from stores.erasure import (
@@ -14,6 +16,7 @@ from stores.erasure import (
     erase_from_runs,
     erase_from_training_data,
     erase_temporary_files,
+    find_unknown,
     keep_out,
     new_erasure_report,
 )
@@ -21,13 +24,15 @@ from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
 from stores.lease import hold_lease
-from stores.user_lists import read_user_list
+from stores.string_ids import STRING
+from stores.user_lists import read_listed
 from transforms.publish import after_erasure, known_contents
 
 DESCRIPTION = """\
 Removes users: histories, embeddings and canaries of every release (new files, the manifest's next revision, the old
 files deleted), dead letters, every generation of every store given, timelines under the root, and the leftovers of
-runs. ROOT/erased keeps them out: no later run, backfill or delivery takes a row of theirs in.
+runs. Where their ids are strings, no file keeps one. ROOT/erased keeps them out: no later run, backfill or delivery
+takes a row of theirs in. Of strings it has the hashes.
 
 Prints a report of counts and writes it to ROOT/erasures/. May be repeated after any interruption, and harmlessly.
 Logs, models and backups are not the job's: erase there too. `pinnerformer verify --erased FILE` proves absence here.
@@ -37,6 +42,7 @@ EPILOG = """\
 example:
   pinnerformer erase --root ROOT --users leavers.txt --kv redis://HOST/0 --kv lmdb:///var/lib/pinnerformer
 """
+SHOWN = 5  # ids that are nobody's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ def make_parser() -> Parser:
     """The flags of `pinnerformer erase`."""
     parser = Parser(prog="pinnerformer erase", description=DESCRIPTION, epilog=EPILOG)
     add_root(parser)
-    parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line")
+    parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line, as the logs have them")
     add_stores(parser)
     return parser
 
@@ -76,14 +82,18 @@ def parse(argv: list[str]) -> EraseRequest:
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    root, users = request.root, read_user_list(request.users)
-    require_layout(root)
+    root = request.root
+    kind = require_layout(root).user_ids
+    listed = read_listed(request.users, kind)
+    users = np.unique(np.array(list(listed), np.int64))
     stores = [open_store(url, request.namespace) for url in request.stores]
     for store in stores:
         store.check()
     report = new_erasure_report(users)
     with hold_lease(root, "erase"):
         check_known_tables(root)
+        if kind == STRING:
+            warn_of_unknown(root, users, listed)
         everybody = keep_out(root, users)  # first: whatever comes after, they do not come back
         report.erased_digest, report.erased_users = digest_of_ids(everybody), len(everybody)
         known = [known_contents(root, store) for store in stores]
@@ -108,3 +118,20 @@ def main(argv: list[str]) -> int:
     print(as_json(dataclasses.asdict(report)))
     print(f"report: {root.path(path)}", file=sys.stderr)
     return 0
+
+
+def warn_of_unknown(root: Root, users: np.ndarray, listed: dict[int, str]) -> None:
+    """Says which ids of a list are nobody's: a space too many is another id, and shows in no other way.
+
+    Args:
+        listed: Inner id -> how the list has it.
+    """
+    unknown = find_unknown(root, users).tolist()
+    if unknown:
+        shown = ", ".join(repr(listed[user]) for user in unknown[:SHOWN])
+        more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
+        print(
+            f"warning: {len(unknown):,} of the {len(users):,} ids are in no release (erased before, or spelled "
+            f"otherwise than in the logs?): {shown}{more}",
+            file=sys.stderr,
+        )

@@ -2,18 +2,27 @@
 
 import dataclasses
 import json
+import shlex
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from pipelines.arguments import Parser, add_json, add_root, add_store, positive, user_id
-from stores.retriever import Retriever
+from pipelines.arguments import Parser, add_json, add_root, add_store, positive
+from stores.files import Root
+from stores.id_names import Id, quoted, typed_id, visible
+from stores.kv import without_password
+from stores.layout import require_layout
+from stores.retriever import KnownUsers, Retrieved, Retriever
+from stores.string_ids import STRING
 
 DESCRIPTION = """\
 Looks a user's embedding up in the key-value store and prints the k pins with the largest inner product, searched in
-every shard of the index of the release that the store serves.
+every shard of the index of the release that the store serves. Ids are those of the logs, strings or whole numbers.
+Without --user it names a few users who have a vector, and how to ask for one.
 """
+SOME = 5  # users named where none is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +30,7 @@ class RetrieveRequest:
     """What `pinnerformer retrieve` is asked for.
 
     Attributes:
+        user: As it was typed; None: name a few.
         k: How many pins.
         exclude_engaged: Whether to leave out the pins of the user's own history.
         as_json: Whether programs read it.
@@ -29,7 +39,7 @@ class RetrieveRequest:
     root: str
     kv: str
     namespace: str
-    user_id: int
+    user: str | None
     k: int
     exclude_engaged: bool
     as_json: bool
@@ -40,7 +50,8 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer retrieve", description=DESCRIPTION)
     add_root(parser)
     add_store(parser, required=True)
-    parser.add_argument("--user", required=True, type=user_id, metavar="ID", help="whose embedding to look up")
+    text = "whose embedding to look up, as the logs have it (default none: a few ids that have one are named)"
+    parser.add_argument("--user", metavar="ID", help=text)
     parser.add_argument("--k", type=positive, default=10, metavar="N", help="how many pins")
     parser.add_argument("--exclude-engaged", action="store_true", help="leave out the pins of the user's own history")
     add_json(parser)
@@ -62,21 +73,52 @@ def parse(argv: list[str]) -> RetrieveRequest:
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    retriever = Retriever(request.root, request.kv, request.namespace)
-    found = retriever.retrieve(request.user_id, request.k, exclude_engaged=request.exclude_engaged)
-    if request.as_json:
-        pins = [
-            {"pin_id": int(p), "score": round(float(s), 6)} for p, s in zip(found.pin_ids, found.scores, strict=True)
-        ]
-        head = {"user_id": found.user_id, "release": found.release, "embedding_day": str(found.embedding_day)}
-        print(json.dumps({**head, "pins": pins}))
-        return 0
-    table = Table(
-        box=box.SIMPLE, title=f"user {found.user_id}, embedded {found.embedding_day}, release {found.release}"
-    )
-    for name in ("rank", "pin_id", "score"):
-        table.add_column(name, justify="right")
-    for rank, (pin, score) in enumerate(zip(found.pin_ids, found.scores, strict=True), 1):
-        table.add_row(str(rank), str(pin), f"{score:.4f}")
-    Console().print(table)
+    with Retriever(request.root, request.kv, request.namespace) as retriever:
+        if request.user is None:
+            show_users(request, retriever.known_users(SOME))
+            return 0
+        kind = require_layout(Root(request.root)).user_ids
+        inner = typed_id("--user", request.user, kind)  # refused before anything is loaded
+        user: Id = request.user if kind == STRING else inner
+        show_pins(request, retriever.retrieve(user, request.k, exclude_engaged=request.exclude_engaged))
     return 0
+
+
+def shown(one: Id) -> str:
+    """An id in a cell or on a line."""
+    return visible(one) if isinstance(one, str) else str(one)
+
+
+def show_pins(request: RetrieveRequest, found: Retrieved) -> None:
+    """Prints what was found for a user, ids as the logs have them."""
+    pins = found.pin_ids.tolist()
+    scores = found.scores.tolist()
+    if request.as_json:
+        rows = [{"pin_id": pin, "score": round(score, 6)} for pin, score in zip(pins, scores, strict=True)]
+        head = {"user_id": found.user_id, "release": found.release, "embedding_day": str(found.embedding_day)}
+        print(json.dumps({**head, "pins": rows}))
+        return
+    user = quoted(found.user_id) if isinstance(found.user_id, str) else found.user_id
+    table = Table(box=box.SIMPLE)
+    for name in ("rank", "pin_id", "score"):
+        table.add_column(name, justify="right", overflow="fold")
+    for rank, (pin, score) in enumerate(zip(pins, scores, strict=True), 1):
+        table.add_row(str(rank), Text(shown(pin)), f"{score:.4f}")  # a string may hold what Rich takes for its markup
+    console = Console()
+    title = f"user {user}, embedded {found.embedding_day}, release {found.release}"
+    console.print(title, style="italic", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print(table)
+
+
+def show_users(request: RetrieveRequest, known: KnownUsers) -> None:
+    """Prints a few users who have a vector, and the command that asks for the first of them."""
+    if request.as_json:
+        print(json.dumps({"release": known.release, "users": known.users, "some_users": known.some}))
+        return
+    print(f"release {known.release} has vectors of {known.users:,} users; some of them:")
+    for user in known.some:
+        print(f"  {shown(user)}")
+    if known.some:
+        words = [f"--root={request.root}", f"--kv={without_password(request.kv)}"]
+        words += [f"--namespace={request.namespace}"] if request.namespace != "pinnerformer" else []
+        print(f"ask for one: pinnerformer retrieve {shlex.join([*words, f'--user={known.some[0]}'])}")

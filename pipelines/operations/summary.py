@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.operations.figures import summarise
+from stores.dead_letters import describe_collisions
 from stores.files import Root
 from stores.manifests import read_manifest
-from stores.names import Counter
+from stores.names import Counter, Step
 from transforms.release import FAILED_USERS, STAGED
 
 
@@ -70,6 +71,10 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
     console.print(f"{seconds:.1f} s in all; seconds of work per step: {work}", highlight=False)
+    vectors = manifest.count(Step.SHARD_PINS, Counter.VECTORS_COLLIDED)
+    if vectors or any(reason.endswith("collision") for reason in facts["rows_dropped"]):
+        for line in describe_collisions(root, f"releases/{manifest.release}/dead_letters"):
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
     if facts[Counter.USERS_FAILED]:
         staging = f"staging/{manifest.settings['run']}"
         console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from stores.column_names import ColumnNames
 from stores.erasure import check_erased, find_users
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
+from stores.id_names import PINS, USERS
 from stores.kv import KeyValueStore, open_store
 from stores.layout import check_layout, require_layout
 from stores.locations import join
@@ -19,6 +20,7 @@ from stores.manifests import Manifest, read_manifest
 from stores.pin_vectors import describe_vectors
 from stores.releases import chain, current_release
 from stores.rewritten import advise, find_rewritten_logs
+from stores.string_ids import STRING
 from stores.tables import read_dim
 from stores.user_lists import read_erased, read_user_list
 from transforms.verification import (
@@ -27,6 +29,7 @@ from transforms.verification import (
     check_absent,
     check_files,
     check_indexes,
+    check_names,
     check_older,
     check_store,
     check_tables,
@@ -106,7 +109,9 @@ def make_parser() -> Parser:
     parser.add_argument("--min-cosine", type=float, default=MIN_COSINE, metavar="C", help=text)
     parser.add_argument("--logs", metavar="DIR", help="that what was read of the last --lookback days is what it was")
     add_lookback(parser, "as `daily --lookback`, for --logs")
-    parser.add_argument("--erased", metavar="FILE", help="one user id per line: nobody of them may be anywhere")
+    parser.add_argument(
+        "--erased", metavar="FILE", help="one user id per line, as the logs have them: nobody of them may be anywhere"
+    )
     return parser
 
 
@@ -158,7 +163,7 @@ def main(argv: list[str]) -> int:
         problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
         found.note(f"log files read by {release} and before", problems)
     if request.erased:
-        check_nobody(root, stores, read_user_list(request.erased), found)
+        check_nobody(root, stores, read_user_list(request.erased, layout.user_ids), found)
     for store in stores:
         store.close()
     for words in found.looked_at:
@@ -174,6 +179,8 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
     """Looks at what a release's whole files hold, and at what the stores serve of it."""
     root, release, whole = request.root, manifest.release, not manifest.dropped
     found.note(f"rows and order of {release}", check_tables(root, manifest))
+    if any(of.kind(manifest) == STRING for of in (USERS, PINS)):
+        found.note("names of users and pins", check_names(root, manifest))
     if whole and manifest.tables["pin_embeddings"]:
         entry = manifest.tables["pin_embeddings"][0]
         dim = read_dim(root, entry)
@@ -195,7 +202,7 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
         problems = check_users(root, manifest, drawn, request.model, vectors, request.min_cosine)
         found.note(f"{len(drawn):,} users made again", problems)
     for store in stores:
-        found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn))
+        found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn, root))
 
 
 def check_nobody(root: Root, stores: Sequence[KeyValueStore], gone: np.ndarray, found: Findings) -> None:

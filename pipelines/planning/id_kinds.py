@@ -48,6 +48,20 @@ def refuse_other_kinds(root: Root, layout: Layout, files: Sequence[LogFile], col
                 )
 
 
+def check_erased_root(root: Root | None, files: Sequence[LogFile], columns: ColumnNames) -> None:
+    """Refuses logs of which a root's list of erased users would name nobody, since their ids are of another kind.
+
+    Args:
+        root: Whose erased users are left out; None, or nothing has run on it: nobody is.
+
+    Raises:
+        InputError: as `refuse_other_kinds`.
+    """
+    layout = read_layout(root) if root is not None else None
+    if root is not None and layout is not None:
+        refuse_other_kinds(root, layout, files, columns)
+
+
 def refuse_other_vectors(vectors: VectorSet, pin_ids: str) -> None:
     """Refuses vectors whose ids are not what the logs have.
 

@@ -6,14 +6,17 @@ import hashlib
 from typing import Any
 
 from pinnerformer_model.days import DAY_MS, midnight_ms
+from pipelines.planning.id_kinds import check_erased_root, kinds_of
 from pipelines.planning.item_vectors_request import ItemVectorsRequest
 from stores import locations
+from stores.column_names import OUR_NAMES
 from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.logs import InputSelection, select_inputs
 from stores.partitions import list_partitions
 from stores.pin_vectors import list_vector_files
-from stores.vector_sets import MADE_BY, foreign_entry, read_manifest, vector_width
+from stores.string_ids import INT64, STRING
+from stores.vector_sets import MADE_BY, foreign_entry, read_manifest, vector_pin_ids, vector_width
 from stores.vector_version import VERSION_FILE
 from transforms.item_vectors import VectorSettings, check_libraries
 from transforms.run import RunFolder
@@ -30,6 +33,7 @@ class ItemVectorsPlan:
         settings: How vectors are made.
         facts: What the set is made of and how, as its manifest says it: the same facts, the same set.
         done: Whether `out` holds that set already.
+        pin_ids: What the ids of the pins are, "int64" or "string".
     """
 
     run: RunFolder
@@ -38,6 +42,12 @@ class ItemVectorsPlan:
     settings: VectorSettings
     facts: dict[str, Any]
     done: bool
+    pin_ids: str = INT64
+
+    @property
+    def name_shards(self) -> int:
+        """How many own the strings that pins are; 0 where they are numbers."""
+        return self.request.buckets if self.pin_ids == STRING else 0
 
     @property
     def before_ms(self) -> int:
@@ -57,6 +67,7 @@ def plan_item_vectors(request: ItemVectorsRequest) -> ItemVectorsPlan:
     request = dataclasses.replace(request, rules=rules)
     check_libraries(settings.method if standing is None else "ppmi-svd")
     inputs = select_logs(request)
+    pin_ids = check_kinds(request, inputs)
     facts = {
         "made_by": MADE_BY,
         "until": request.until.isoformat(),
@@ -71,8 +82,28 @@ def plan_item_vectors(request: ItemVectorsRequest) -> ItemVectorsPlan:
     done = check_out(request.out, facts)
     name = digest_of(facts)[:12]
     return ItemVectorsPlan(
-        RunFolder(request.out, f"{RUN_PREFIX}{request.until}-{name}"), request, inputs, settings, facts, done
+        RunFolder(request.out, f"{RUN_PREFIX}{request.until}-{name}"), request, inputs, settings, facts, done, pin_ids
     )
+
+
+def check_kinds(request: ItemVectorsRequest, inputs: InputSelection) -> str:
+    """What the ids of the pins are, in logs and vector sets alike.
+
+    Raises:
+        InputError: they are numbers here and strings there, or users of ROOT/erased are of another kind than the logs'.
+    """
+    kinds = kinds_of(inputs.files, request.columns)
+    pin_ids = kinds.get("pin_ids", INT64)
+    sets = (("--content", request.content, request.columns), ("--fold-in", request.fold_in, OUR_NAMES))
+    for flag, folder, columns in sets:
+        found = vector_pin_ids(folder, flag, columns) if folder else pin_ids
+        if found != pin_ids:
+            raise InputError(
+                f"{flag} {folder}: its pin_id is of {found}, and the pins of the logs are of {pin_ids}; write them as "
+                "one kind"
+            )
+    check_erased_root(request.erased_root, inputs.files, request.columns)
+    return pin_ids
 
 
 def select_logs(request: ItemVectorsRequest) -> InputSelection:

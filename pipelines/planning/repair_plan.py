@@ -131,7 +131,7 @@ def plan_repair(
     refuse_other_kinds(root, layout, inputs.files, given.columns)
     refuse_other_vectors(given.vectors, layout.pin_ids)
     if users_file is not None:
-        users = read_user_list(users_file)
+        users = read_user_list(users_file, layout.user_ids)
     else:
         files = [file for file in inputs.files if file.date in partitions]
         users = touched_by(root, current, files, given.columns, partitions, days)

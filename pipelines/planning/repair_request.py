@@ -48,7 +48,7 @@ def make_parser() -> Parser:
     parser = Parser(prog="pinnerformer repair", description=DESCRIPTION, epilog=EPILOG, takes_beam=True)
     flags = add_job_flags(parser)
     whom = flags.what.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--users", metavar="FILE", help="one user id per line")
+    whom.add_argument("--users", metavar="FILE", help="one user id per line, as the logs have them")
     whom.add_argument(
         "--partition",
         action="append",

@@ -3,7 +3,8 @@
 Two records say what a namespace holds: `Current` and, of each generation, `Generation`. Servers read them that are
 upgraded later than the job, and the first versions of this software refuse a record with a key that they do not know.
 So neither gets another key: a new fact of a namespace or a generation stands in the store under a key of its own,
-which older readers never ask for. What they would misread raises `format` (`stores.upgrades`).
+which older readers never ask for. What they would misread raises `format` (`stores.upgrades`). Of users whose ids are
+strings `Current` has two keys more, and those first versions refuse it: they would find nobody there.
 """
 
 import abc
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from stores.errors import StoreError
+from stores.string_ids import INT64, SCHEME, STRING
 from stores.upgrades import STORE_CURRENT, STORE_GENERATION, read_record, write_record
 
 
@@ -28,7 +30,7 @@ class Current:
         release: Whose vectors these are; readers open that release's index.
         model_digest: Hex.
         users: How many users the release has.
-        extra: Keys that a newer version wrote; whoever publishes next writes the record of its own.
+        extra: `facts_of_ids`, and keys that a newer version wrote; whoever publishes next writes the record of its own.
     """
 
     generation: str
@@ -36,6 +38,11 @@ class Current:
     model_digest: str
     users: int
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def user_ids(self) -> str:
+        """The kind of ids that clients ask by, "int64" or "string"; keys are made of the hashes of strings."""
+        return str(self.extra.get(USER_IDS, INT64))
 
     def to_bytes(self) -> bytes:
         return json.dumps(write_record(self)).encode()
@@ -45,12 +52,27 @@ class Current:
         """Reads what `to_bytes` wrote.
 
         Raises:
-            StoreError: it is something else.
+            StoreError: it is something else, or its ids are hashed in a way that this version does not know.
         """
         try:
-            return read_record(STORE_CURRENT, cls, json.loads(data), shown)
+            current = read_record(STORE_CURRENT, cls, json.loads(data), shown)
         except ValueError as error:
             raise StoreError(f"{shown}: `current` is not understood ({error}); publish a release again") from None
+        scheme = current.extra.get(ID_SCHEME, SCHEME)
+        if scheme != SCHEME or current.user_ids not in (INT64, STRING):
+            raise StoreError(
+                f"{shown}: user ids are {current.user_ids!r}, hashed by {scheme!r}; this version knows int64, and "
+                f"string hashed by {SCHEME!r}: upgrade pinnerformer"
+            )
+        return current
+
+
+USER_IDS, ID_SCHEME = "user_ids", "id_scheme"  # keys of `current`, as of layout.json
+
+
+def facts_of_ids(user_ids: str) -> dict[str, str]:
+    """What `current` says of the ids of its users: nothing where they are int64, as it always was."""
+    return {USER_IDS: STRING, ID_SCHEME: SCHEME} if user_ids == STRING else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ from pipelines.arguments import (
     positive,
     seconds,
     share,
-    user_id,
     utc_offset,
 )
 from pipelines.cli import COMMANDS, main
@@ -139,8 +138,3 @@ def test_utc_offset():
     hours = {"0": 0, "-8": -8, "+9": 9, "-8h": -8, "5.5": 5.5, "-03:30": -3.5, "+05:45": 5.75, "14": 14, "-0": 0}
     assert {text: utc_offset(text) for text in hours} == {text: value * 3600 for text, value in hours.items()}
     assert all(refused(utc_offset, text) for text in ("", "15", "-14:30", "UTC-8", "8:5", "5.001", "America", "--8"))
-
-
-def test_user_id():
-    assert [user_id(text) for text in ("17", "-5", str((1 << 63) - 1), str(-(1 << 63)))][:2] == [17, -5]
-    assert all(refused(user_id, text) for text in ("", "1_000", "17.9", str(1 << 63), "9" * 5000, "١٧", " 5"))

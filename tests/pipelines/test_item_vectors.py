@@ -11,7 +11,12 @@ import pytest
 
 from pipelines import item_vectors
 from pipelines.cli import main
+from stores.errors import InputError
+from stores.files import Root
+from stores.pin_topics import read_topics
 from stores.pin_vectors import describe_vectors
+from stores.string_ids import hash_text
+from stores.timelines import read_description
 from stores.vector_sets import METADATA, read_any_vectors
 from stores.vector_version import read_until
 from tests.worlds import day, is_valid, make_rows, midnight, write_file
@@ -257,3 +262,90 @@ def test_content_of_another_width_is_refused(world, tmp_path, capsys):
     refuse(capsys, 1, "more: vectors are 20 wide, those of content 12", folder, out, f"--content={mixed}")
     refuse(capsys, 2, "know what was before", folder, out, f"--fold-in={set_of}", until=1)
     refuse(capsys, 2, "--seed: the vectors of --fold-in", folder, out, f"--fold-in={set_of}", "--seed=3")
+
+
+def rewrite(folder: str, out: str, hashed: bool) -> str:
+    """Logs and content again, with strings for ids, or with the hashes of those; returns where."""
+    for where, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(out, os.path.relpath(os.path.join(where, name), folder))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if name == "_SUCCESS":
+                open(path, "w").close()
+                continue
+            rows = pq.read_table(os.path.join(where, name), partitioning=None)
+            for key, stem in (("user_id", "u"), ("pin_id", "sku ")):
+                if key in rows.schema.names:
+                    ids = [None if one is None else f"{stem}{one}" for one in rows[key].to_pylist()]
+                    column = pa.array([None if one is None else hash_text(one) for one in ids] if hashed else ids)
+                    rows = rows.set_column(rows.schema.get_field_index(key), key, column)
+            pq.write_table(rows, path)
+    return out
+
+
+def test_pins_that_are_strings_have_the_vectors_of_their_hashes_and_their_names(world, tmp_path):
+    given = f"{tmp_path}/given"
+    shutil.copytree(f"{world[0]}/logs", f"{given}/logs")
+    write_content(f"{given}/content", 12, range(5, PINS + 8), topic=True)
+    made = {}
+    for kind, hashed in (("strings", False), ("hashes", True)):
+        folder = rewrite(given, f"{tmp_path}/{kind}", hashed)
+        out, more = f"{tmp_path}/{kind}-out", f"{tmp_path}/{kind}-folded"
+        assert run_job(folder, out, f"--content={folder}/content", until=2) == 0
+        assert run_job(folder, more, f"--fold-in={out}", f"--content={folder}/content") == 0
+        made[kind] = [read_any_vectors(name, "--pins") for name in (out, more)]
+        assert (
+            main(
+                [
+                    "training-data",
+                    f"--logs={folder}/logs",
+                    f"--pins={more}",
+                    f"--out={folder}/timelines",
+                    f"--start={day(0)}",
+                    f"--end={day(3)}",
+                    f"--label-rule={label_rule(tmp_path)}",
+                    "--quiet",
+                ]
+            )
+            == 0
+        )
+    for named, numbers in zip(made["strings"], made["hashes"], strict=True):
+        assert [hash_text(name) for name in named.names.to_pylist()] == named.pin.tolist() == numbers.pin.tolist()
+        assert numbers.names is None and named.topic.to_pylist() == numbers.topic.to_pylist()
+        np.testing.assert_array_equal(named.vectors, numbers.vectors)
+    assert f"sku {PINS + 5}" in made["strings"][0].names.to_pylist()  # of the content alone
+    assert [read_topics(f"{tmp_path}/{kind}-folded", made["hashes"][1].pin).tolist() for kind in made] == [
+        read_topics(f"{tmp_path}/hashes-folded", made["hashes"][1].pin).tolist()
+    ] * 2
+    told = [read_description(f"{tmp_path}/{kind}/timelines")[0]["counts"] for kind in made]
+    assert told[0] == told[1] and told[0]["positives"] > 0
+
+
+def label_rule(folder) -> str:
+    path = f"{folder}/rule.json"
+    with open(path, "w") as file:
+        json.dump({"surfaces": ["home"], "actions": {"click": 0}}, file)
+    return path
+
+
+def test_ids_of_another_kind_than_the_logs_are_refused(world, tmp_path, capsys):
+    folder = rewrite(world[0], f"{tmp_path}/strings", hashed=False)
+    content = write_content(f"{tmp_path}/content", 12, range(PINS))
+    assert run_job(folder, f"{tmp_path}/out", f"--content={content}") == 1
+    said = capsys.readouterr().err
+    assert f"--content {content}: its pin_id is of int64, and the pins of the logs are of string" in said
+    Root(f"{tmp_path}/root").write_json("layout.json", {"user_buckets": 2, "pin_shards": 1})
+    assert run_job(folder, f"{tmp_path}/out", f"--root={tmp_path}/root") == 1  # its erased users are numbers
+    assert "column 'user_id' is of string" in capsys.readouterr().err
+    write_content(f"{tmp_path}/mixed", 12, range(PINS, PINS + 9))
+    rows = pq.read_table(f"{tmp_path}/mixed/content")
+    pq.write_table(rows.set_column(0, "pin_id", pa.array([f"sku {n}" for n in range(9)])), f"{tmp_path}/mixed/other")
+    with pytest.raises(InputError, match="other: ids are strings, and of content they are not"):
+        read_any_vectors(f"{tmp_path}/mixed", "--content")
+    pq.write_table(rows.set_column(0, "pin_id", pa.array(["a"] * 9)), f"{tmp_path}/mixed/content")
+    os.remove(f"{tmp_path}/mixed/other")
+    with pytest.raises(InputError, match="pin_id 'a' is there twice"):
+        read_any_vectors(f"{tmp_path}/mixed", "--content")
+    pq.write_table(rows.set_column(0, "pin_id", pa.array([*"abcdefgh", ""])), f"{tmp_path}/mixed/content")
+    with pytest.raises(InputError, match="content: row 8: pin_id is an empty string"):
+        read_any_vectors(f"{tmp_path}/mixed", "--content")

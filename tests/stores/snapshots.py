@@ -1,14 +1,19 @@
 """Snapshots drawn as dicts, written as releases."""
 
+import dataclasses
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
 from stores.files import FileEntry, Root
+from stores.id_names import PINS, USERS
 from stores.ids import bucket_of
 from stores.layout import open_layout
 from stores.manifests import Manifest, write_manifest
 from stores.schemas import to_binary_column, user_embeddings_schema
+from stores.string_ids import STRING, hash_text
 from stores.tables import TABLES, write_part
 from tests.worlds import FIRST
 
@@ -39,5 +44,23 @@ def release(root: Root, name: str, snapshot: dict[int, int], model: str = "ab" *
             tables["user_embeddings"].append(write_part(root, "user_embeddings", FIRST, bucket, rows_of(mine)))
     layout = {"layout": {"user_buckets": BUCKETS, "pin_shards": 1}}
     manifest = Manifest(name, str(FIRST), None, model, tables, [], layout, {}, [], {}, [])
+    write_manifest(root, manifest)
+    return manifest
+
+
+def named_release(root: Root, users: Sequence[str], pins: Sequence[str], name: str = "2026-11-01") -> Manifest:
+    """A release of users and pins whose ids are strings, and whose vectors are 1."""
+    manifest = release(root, name, {hash_text(user): 1 for user in users})
+    ids = {"user_ids": STRING, "pin_ids": STRING, "id_scheme": "xxh64-63"}
+    tables = dict(manifest.tables)
+    for of, words, parts in ((USERS, users, BUCKETS), (PINS, pins, 1)):
+        by_id = {hash_text(word): word for word in words}
+        tables[of.table] = []
+        for part in range(parts):
+            mine = [one for one in sorted(by_id) if bucket_of(np.array([one]), parts)[0] == part]
+            rows = {of.column: pa.array(mine, pa.int64()), "name": pa.array([by_id[one] for one in mine], pa.string())}
+            tables[of.table].append(write_part(root, of.table, FIRST, part, pa.table(rows)))
+    layout = {**manifest.settings["layout"], **ids}
+    manifest = dataclasses.replace(manifest, tables=tables, settings={**manifest.settings, "layout": layout})
     write_manifest(root, manifest)
     return manifest

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stores.dead_letters import describe_dead_letters, find_first
+from stores.dead_letters import describe_collisions, describe_dead_letters, find_first
 from stores.files import Root
 
 
@@ -36,3 +36,19 @@ def test_dead_letters_of_an_older_version_and_damaged_ones(tmp_path):
     root = Root(str(tmp_path))
     assert describe_dead_letters(root, "dead_letters", {"dropped_late": 1})[1:] == ["  1 late, the first in ds=2/a"]
     assert find_first(root, "nowhere") == {}
+
+
+def test_a_string_that_lost_its_hash_to_another_is_named(tmp_path):
+    names = {"user_name": [None, "two words", "u-9"], "pin_name": ["sku-1", "sku-2", "sku-3"]}
+    reasons = ["pin_id_collision", "user_id_collision", "late"]
+    write(tmp_path / "dead_letters", "1.parquet", reason=reasons, row=[None, None, 7], file=["ds=2/a"] * 3, **names)
+    counters = {"dropped_pin_id_collision": 1, "dropped_user_id_collision": 1, "dropped_late": 1}
+    assert describe_dead_letters(Root(str(tmp_path)), "dead_letters", counters)[1:] == [
+        "  1 late, the first in ds=2/a, row 7",
+        "  1 pin_id_collision, the first in ds=2/a: pin_id sku-1 has the hash of another",
+        "  1 user_id_collision, the first in ds=2/a: user_id 'two words' has the hash of another",
+    ]
+    assert describe_collisions(Root(str(tmp_path)), "dead_letters") == [
+        f"{who} has the hash of another, and its rows are left out; the first in ds=2/a"
+        for who in ("pin_id_collision: pin_id sku-1", "user_id_collision: user_id 'two words'")
+    ]

@@ -107,3 +107,10 @@ def test_a_few_users_may_all_fail_many_may_not(tmp_path, users):
     else:
         with pytest.raises(InputError, match=rf"none of the {users} users of slice 1 of bucket 3 .*no such layer"):
             embed_slice(run, joined(users), Broken())
+
+
+@pytest.mark.parametrize(("kind", "called"), [("int64", "user 10 was"), ("string", "user with hash 10 was")])
+def test_who_failed_is_logged_and_a_hash_is_called_one(caplog, kind, called):
+    slice_reports(embedded([[1, 0], [0, 0]], {1: "NaN"}), kind)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{called} not embedded: NaN"

@@ -10,15 +10,20 @@ from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
 from stores.files import Root
+from stores.names import Step
 from stores.releases import current_release, read_current
 from stores.retriever import Retriever
+from stores.string_ids import STRING, hash_text
+from stores.user_lists import read_listed
 from tests.pipelines.nights import first_night, run_night
 from tests.redis_server import free_port, running_redis
+from tests.stores.snapshots import named_release
 from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
 from transforms.publish import PublishTarget, changed_rows, publish
-from transforms.release import check_commit_publish
+from transforms.release import check_commit_publish, read_staged, write_staged
+from transforms.step_reports import StepReport
 from transforms.verification import INDEX_GATES
 
 
@@ -167,3 +172,16 @@ def test_pins_already_engaged_with_are_left_out(one_night, tmp_path):
         assert len(retriever.retrieve(0, 10, exclude_engaged=True).pin_ids) == 10
         with pytest.raises(StoreError, match="user 123456: no vector"):
             retriever.retrieve(123456, 5)
+
+
+def test_users_who_failed_are_listed_as_the_logs_have_them(tmp_path):
+    root, names = Root(str(tmp_path)), ["u-1", "two\nlines", "u-3"]
+    manifest = named_release(root, names, [])
+    manifest = dataclasses.replace(manifest, retry_users=[hash_text(name) for name in names[:2]])
+    failures = [(hash_text(name), f"why {name}") for name in names[:2]]
+    write_staged(root, "a-run", manifest, {Step.EMBED_USERS: StepReport(failures=failures)})
+    listed = read_listed(f"{tmp_path}/staging/a-run/failed_users", STRING)  # as `repair --users` reads it
+    assert list(listed.values()) == names[:2]
+    assert root.read_json("staging/a-run/staged.json")["failures_by_name"] == {n: f"why {n}" for n in names[:2]}
+    again, reports = read_staged(root, "a-run")
+    assert again == manifest and reports[Step.EMBED_USERS].failures == failures
