@@ -100,7 +100,14 @@ class FlinkCluster:
             self.start_task_manager()
             self._start(
                 "worker-pool",
-                [sys.executable, "-m", "pipelines.cli", "worker-pool", f"--port={self._ports['pool']}"],
+                [
+                    sys.executable,
+                    "-m",
+                    "pipelines.cli",
+                    "worker-pool",
+                    "--config=none",
+                    f"--port={self._ports['pool']}",
+                ],
                 # Every slot has a worker process of its own: together they use the machine's cores once.
                 OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1) // self.slots)),
                 PYTHONPATH=os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),

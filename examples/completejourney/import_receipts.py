@@ -190,7 +190,7 @@ def import_receipts(out: str, cutoff: datetime.date) -> None:
         shutil.rmtree(pins)  # of another cut-off, or made another way
     command = item_vectors_command(out, cutoff)
     print(f"$ pinnerformer {' '.join(command)}", flush=True)
-    if code := pinnerformer(command):
+    if code := pinnerformer([*command, "--config=none"]):  # whatever file of flags lies here
         sys.exit(code)
     with replace_atomically(done) as path, open(path, "w") as file:
         json.dump({"cutoff": cutoff.isoformat(), "rows": rows.num_rows, "vectors": VECTORS}, file)

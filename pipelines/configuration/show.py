@@ -9,16 +9,10 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.arguments import SHARED, Parser, add_json, help_with_default
 from pipelines.cli import printable
-from pipelines.configuration.layers import (
-    BEAM,
-    PREFIX,
-    choose_file,
-    combine,
-    file_layers,
-    flags_of,
-    variable,
-)
+from pipelines.configuration.flags import BEAM, PREFIX, flags_of, variable
+from pipelines.configuration.layers import OTHER_VARIABLES, choose_file, combine
 from pipelines.configuration.parsers import all_parsers, configured_commands, parser_of
+from pipelines.configuration.sections import file_layers
 from pipelines.configuration.values import Given, flag_of, is_switch
 from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, read_config_file
 from pipelines.operations.figures import as_json
@@ -36,9 +30,6 @@ examples:
   pinnerformer config                              # is all of pinnerformer.yaml understood?
   pinnerformer config daily --date yesterday       # what would this night be given?
 """
-
-# Of the environment, what is no flag: caches, traces, and what templates under deploy/ and our tests read.
-OTHER_VARIABLES = ("CONFIG", "CACHE", "DEBUG", "COMMAND", "FLAGS")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +147,7 @@ def _list(commands: Sequence[str]) -> str:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Variables that look like ours and that no command reads; others' may be among them, so they are only said."""
-    known = {f"{PREFIX}{name}" for name in OTHER_VARIABLES}
+    known = set(OTHER_VARIABLES)
     for command, parser in all_parsers().items():
         names = [flag[2:] for flag in parser._option_string_actions if flag.startswith("--")]
         known |= {variable(command, name) for name in names} | {variable(name) for name in names if name in SHARED}

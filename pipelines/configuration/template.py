@@ -10,9 +10,10 @@ import re
 import textwrap
 
 from pipelines.arguments import Parser, help_with_default
-from pipelines.configuration.layers import Flags, file_layers
+from pipelines.configuration.flags import Flags
 from pipelines.configuration.look import LogsFound, VectorsFound, look_at_logs, look_at_vectors
 from pipelines.configuration.parsers import configured_commands, parser_of
+from pipelines.configuration.sections import file_layers
 from pipelines.configuration.values import flag_of
 from pipelines.configuration.yaml_file import FILE_NAME, parse_config_text
 

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pinnerformer_model.distributed import ALONE, Group
+from pipelines.configuration.layers import without_flags
 
 GRACE_S = 10.0  # in which the others may end by themselves once one has failed
 LAUNCHER = "TRAIN_LAUNCHER_PID"  # what the ranks of `run_processes` know their parent by
@@ -66,7 +67,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
     is said once, by the first; where that one has none, the others' is said.
 
     Args:
-        command: `["train", ...]`.
+        command: `["train", ...]`, with what a file and the environment say in its words already.
         count: Processes.
     """
     # The store is the parent's, as with torchrun: the system chooses a free port, and nobody takes it in between.
@@ -88,7 +89,7 @@ def run_processes(command: Sequence[str], count: int) -> int:
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         stack.callback(signal.signal, signal.SIGTERM, before)
         for rank, stderr in enumerate([None, *said]):
-            own = {**os.environ, **told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own = {**without_flags(os.environ, command[0]), **told, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             ranks.append(subprocess.Popen([sys.executable, "-m", "pipelines.cli", *command], env=own, stderr=stderr))
         _wait(ranks)
         codes = [rank.poll() for rank in ranks]

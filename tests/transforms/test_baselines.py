@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from pinnerformer_model import evaluation_names
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.evaluation import pool_figures
 from pinnerformer_model.pinnersage import SERVED
@@ -56,7 +57,7 @@ def evaluation() -> Evaluation:
 
 def test_every_baseline_has_a_row_and_those_that_learn_find_the_groups(evaluation):
     rows = baseline_rows([evaluation.half("choice")], [evaluation.half("report")])
-    assert {row.name for row in rows} == set(NAMES)
+    assert {row.name for row in rows} == set(NAMES) and NAMES == evaluation_names.BASELINES
     best = {name: max(row.figures.recall_new[0] for row in rows if row.name == name) for name in NAMES}
     learned = [best[name] for name in ("item_cosine", "ease", "als")]
     assert min(learned) > 1.5 * best["popularity"] > 0 and min(learned) > 1.5 * best["whitened_mean"]

@@ -9,6 +9,7 @@ from scipy import sparse
 from stores.errors import UsageError
 from transforms import extras, item_vectors
 from transforms.co_engagement import LATELY_UNIT, PairRules, add_counts, count_pairs, strongest
+from transforms.item_vector_rules import METHODS, NORMS
 from transforms.item_vectors import (
     ALS_REGULARISATION,
     COMPANY_SHARE,
@@ -152,8 +153,8 @@ def test_lately_counts_down_by_half():
     np.testing.assert_allclose(share, np.log1p([1.75, 2]) / np.log(3), atol=1e-5)
 
 
-@pytest.mark.parametrize("norm", item_vectors.NORMS)
-@pytest.mark.parametrize("method", item_vectors.METHODS)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("content", [0, 8])
 def test_every_vector_has_length_one_and_the_width_asked(method, norm, content):
     chosen = settings(method, norm, content=content)

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.cli import COMMANDS, main
 from pipelines.configuration.completion import whole_parser
-from pipelines.configuration.layers import BEAM
+from pipelines.configuration.flags import BEAM
 from pipelines.configuration.parsers import all_parsers
 from stores.files import Root
 from stores.manifests import read_manifest

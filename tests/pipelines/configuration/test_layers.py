@@ -5,7 +5,8 @@ import os
 import pytest
 
 from pipelines.arguments import SHARED
-from pipelines.configuration.layers import BEAM, choose_file, resolve, variable
+from pipelines.configuration.flags import BEAM, variable
+from pipelines.configuration.layers import choose_file, resolve, without_flags
 from pipelines.configuration.parsers import all_parsers, configured_commands, parser_of
 from pipelines.configuration.values import PATHS, flag_of, is_switch
 from stores.errors import UsageError
@@ -228,6 +229,7 @@ def test_secrets_of_beam_come_from_the_environment(words):
             "daily:\n  beam:\n    runnr: x",
             "3: daily.beam.runnr: Beam has no option --runnr; did you mean run",
         ),
+        ("daily", "daily: {beam: x}", "1: daily.beam: a section of flags; write keys and values below it"),
         ("daily", "beam: x", "1: beam: a section of flags; write keys and values below it"),
     ],
 )
@@ -307,3 +309,15 @@ def test_no_flag_is_called_like_a_section_and_every_flag_can_be_given():
     for command, action in flags_of_all():
         assert flag_of(action)[2:] not in {*SHARED} & {*configured_commands(), BEAM}
         assert is_switch(action) or action.nargs in (None, "+"), f"{command} {flag_of(action)}: a file cannot give it"
+
+
+def test_a_process_that_is_given_all_flags_as_words_reads_no_other(words):
+    """A rank of `train --processes`: what a switch was turned off with would come back from the file otherwise."""
+    environ = {"PATH": "/bin", "PINNERFORMER_CACHE": "/c", "PINNERFORMER_DAILY_QUIET": "true"}
+    given = {"PINNERFORMER_QUIET": "true", "PINNERFORMER_TRAIN_STEPS": "5", "PINNERFORMER_BEAM_RUNNER": "x"}
+    left = without_flags({**environ, **given}, "train")
+    assert left == {**environ, "PINNERFORMER_CONFIG": "none"}
+    text = "quiet: true\ntrain: {steps: 9}\n"
+    found = words("train", text, "--quiet=false", **given)
+    assert found == ["--steps=5"]
+    assert words("train", text, *found, **left) == found
