@@ -14,6 +14,7 @@ from stores.errors import UsageError
 
 ENV = "env:"
 SECRET = re.compile("secret|password|token|access_key|connection_string")  # in the name of an option of Beam's
+PLURAL = frozenset({"kv", "column", "absent", "value"})  # of what is shared, what some command takes several of
 SPELLED = {"actions": "action", "surfaces": "surface"}  # keys for `values:` of one column, as people say it
 
 
@@ -102,12 +103,17 @@ def _put_beam(layer: Layer, file: ConfigFile, section: str, entry: Entry, flags:
 
 
 def find_key(key: str, own: Mapping[str, argparse.Action] | None, names: Collection[str]) -> str | None:
-    """The flag that a key of a file means: its name, `_` for `-`, a repeatable one in the plural too."""
+    """The flag that a key of a file means: its name, `_` for `-`, a repeatable one in the plural too.
+
+    Args:
+        own: The command's flags; None where it does not have this one, and others do.
+        names: Of the flags that may be meant.
+    """
     name = key.replace("_", "-")
     if name in names:
         return name
     one = name.removesuffix("s")
-    return one if one in names and (own is None or is_repeatable(own[one])) else None
+    return one if one in names and (one in PLURAL if own is None else is_repeatable(own[one])) else None
 
 
 def _nearest(key: str, names: Sequence[str]) -> str:

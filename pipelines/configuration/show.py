@@ -12,7 +12,7 @@ from pipelines.cli import printable
 from pipelines.configuration.flags import BEAM, PREFIX, flags_of, variable
 from pipelines.configuration.layers import OTHER_VARIABLES, choose_file, combine
 from pipelines.configuration.parsers import all_parsers, configured_commands, parser_of
-from pipelines.configuration.sections import file_layers
+from pipelines.configuration.sections import ENV, SECRET, file_layers
 from pipelines.configuration.values import Given, flag_of, is_switch
 from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, read_config_file
 from pipelines.operations.figures import as_json
@@ -109,10 +109,17 @@ def rows_of(command: str, argv: Sequence[str], environ: Mapping[str, str]) -> li
 
 def _row(action: argparse.Action, one: Given | None) -> Row:
     if one is not None:
-        return Row(flag_of(action), " ".join(map(without_password, one.texts)), one.origin)
+        return Row(flag_of(action), " ".join(_shown(action, text) for text in one.texts), one.origin)
     if action.required:
         return Row(flag_of(action), "", "missing")
     return Row(flag_of(action), default_of(action), "default")
+
+
+def _shown(action: argparse.Action, text: str) -> str:
+    """A value without the secret in it, or that it is."""
+    if SECRET.search(flag_of(action)) and not text.startswith(ENV):
+        return "***"
+    return without_password(text)
 
 
 def default_of(action: argparse.Action) -> str:
@@ -129,15 +136,15 @@ def check_file(file: ConfigFile, environ: Mapping[str, str]) -> list[Row]:
     Raises:
         UsageError: the first that is not understood.
     """
-    found: dict[str, tuple[Given, list[str]]] = {}
+    found: dict[tuple[str, str], tuple[Given, list[str]]] = {}
     for command in configured_commands():
         flags = flags_of(all_parsers()[command], command, file, [], environ)
         for layer in file_layers(file, flags, configured_commands()):
             for one in layer.values():
-                found.setdefault(one.origin, (one, []))[1].append(command)
+                found.setdefault((one.origin, flag_of(one.action)), (one, []))[1].append(command)
     return [
         Row(flag_of(one.action), " ".join(one.texts) or "(taken back)", f"{origin} for {_list(commands)}")
-        for origin, (one, commands) in found.items()
+        for (origin, _), (one, commands) in found.items()
     ]
 
 

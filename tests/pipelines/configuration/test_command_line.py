@@ -132,6 +132,10 @@ def test_config_shows_every_value_and_where_it_comes_from(tmp_path, monkeypatch,
         *("--kv", "redis://:***@h/0", "PINNERFORMER_KV"),
     ]
     assert err == "PINNERFORMER_LOOKBAK: in the environment, and no flag of any command\n"
+    monkeypatch.setenv("PINNERFORMER_BEAM_S3_SECRET_ACCESS_KEY", "hunter2")
+    assert main(["config", "--set", "daily", "--s3_session_token", "hunter2", "--kv=redis://u:hunter2@h"]) == 0
+    out, err = capsys.readouterr()
+    assert "hunter2" not in out + err and "--s3_session_token" in out and "--s3_secret_access_key" in out
     assert main(["config", "daily", "--lookbak=3"]) == 2
     assert "unknown flag --lookbak; did you mean --lookback?" in capsys.readouterr().err
     assert main(["config", "dayly"]) == 2
@@ -148,6 +152,9 @@ def test_config_without_a_command_reads_the_file_for_all(tmp_path, monkeypatch, 
     assert lines[0] == "file x.yaml"
     assert [line.split()[:3] for line in lines[2:]] == [["--kv", "(taken", "back)"], ["--steps", "5", "x.yaml:2"]]
     assert lines[1].split()[:3] == ["--root", f"{tmp_path}/root", "x.yaml:1"]
+    (tmp_path / "x.yaml").write_text("train: {steps: 5, preset: demo}\n")  # two in a line
+    assert main(["config", "--config=x.yaml"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["--steps", "--preset"]
     (tmp_path / "x.yaml").write_text("train: {stps: 5}\n")
     assert main(["config", "--config=x.yaml"]) == 2
     assert "x.yaml:1: train.stps: no flag --stps of pinnerformer train; did you mean steps?" in capsys.readouterr().err

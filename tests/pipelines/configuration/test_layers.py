@@ -8,7 +8,8 @@ from pipelines.arguments import SHARED
 from pipelines.configuration.flags import BEAM, variable
 from pipelines.configuration.layers import choose_file, resolve, without_flags
 from pipelines.configuration.parsers import all_parsers, configured_commands, parser_of
-from pipelines.configuration.values import PATHS, flag_of, is_switch
+from pipelines.configuration.sections import PLURAL
+from pipelines.configuration.values import PATHS, flag_of, is_repeatable, is_switch
 from stores.errors import UsageError
 
 # Of flags that name no file or folder.
@@ -198,6 +199,7 @@ def test_secrets_of_beam_come_from_the_environment(words):
         ("status", "config: x", "1: config: unknown key"),
         ("status", "init: {logs: x}", "1: init: unknown key"),
         ("status", "roots: x", "1: roots: unknown key; did you mean root?"),
+        ("train", "roots: x", "1: roots: unknown key; did you mean root?"),
         (
             "status",
             "status:\n  max-aeg: 30h",
@@ -287,6 +289,8 @@ def test_what_is_shared_is_what_several_commands_have_in_one_sense():
         if command in configured_commands() and name in SHARED and name not in parser.own:
             kinds.setdefault(name, {}).setdefault(f"{action.type} {action.metavar}", set()).add(command)
     assert set(kinds) == SHARED
+    several = {flag_of(action)[2:] for _, action in flags_of_all() if is_repeatable(action)}
+    assert several & SHARED - {"model"} == PLURAL  # several models are of `evaluate`, in a sense of its own
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
     assert [name for name, found in kinds.items() if sum(map(len, found.values())) < 2] == []
     for command in configured_commands():
