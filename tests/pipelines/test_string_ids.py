@@ -170,3 +170,12 @@ def test_files_of_both_kinds_are_refused(worlds, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "b.parquet: column 'user_id' is of int64" in said and "a.parquet of string" in said
     assert "write the ids of all files as one of the two" in said
+
+
+def test_a_model_is_made_for_strings_as_for_their_hashes(worlds, tmp_path):
+    digests = []
+    for kind, world in zip(("named", "hashed"), worlds, strict=True):
+        assert main(["init-model", "--preset=tiny", *world.inputs[:2], f"--out={tmp_path}/{kind}", "--seed=3"]) == 0
+        with open(f"{tmp_path}/{kind}/model.safetensors", "rb") as file:
+            digests.append(file.read())
+    assert digests[0] == digests[1]
