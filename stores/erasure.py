@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.id_names import USERS, names_of
 from stores.ids import bucket_of
 from stores.log_text import with_used_text
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
@@ -291,21 +292,18 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     return found
 
 
-def find_unknown(root: Root, users: np.ndarray) -> np.ndarray:
-    """Those of some users whom no release has a name of: erased before, or spelled otherwise than in the logs."""
-    unknown, seen = users, set()
+def names_known(root: Root, users: np.ndarray) -> dict[int, str]:
+    """The names that some release has of users whose ids are strings; of whom it has none was erased, or never there.
+
+    Args:
+        users: int64 [N], sorted.
+    """
+    known: dict[int, str] = {}
     for release in root.list("releases"):
-        if not root.exists(manifest_path(release)):
-            continue
-        manifest = read_manifest(root, release)
-        for bucket, entries in manifest.parts(USER_NAMES).items() if USER_NAMES in manifest.tables else ():
-            new = [entry for entry in entries if entry.path not in seen]
-            seen |= {entry.path for entry in new}
-            mine = unknown[bucket_of(unknown, int(manifest.settings["layout"]["user_buckets"])) == bucket]
-            if new and len(mine):
-                known = read_files(root, new, ["user_id"])["user_id"].to_numpy()
-                unknown = np.setdiff1d(unknown, np.intersect1d(mine, known))
-    return unknown
+        if root.exists(manifest_path(release)):
+            missing = [user for user in users.tolist() if user not in known]
+            known |= names_of(root, read_manifest(root, release), USERS, missing)
+    return known
 
 
 def new_erasure_report(users: np.ndarray) -> ErasureReport:

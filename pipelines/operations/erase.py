@@ -16,10 +16,11 @@ from stores.erasure import (
     erase_from_runs,
     erase_from_training_data,
     erase_temporary_files,
-    find_unknown,
     keep_out,
+    names_known,
     new_erasure_report,
 )
+from stores.errors import UsageError
 from stores.files import Root
 from stores.kv import open_store
 from stores.layout import require_layout
@@ -93,7 +94,7 @@ def main(argv: list[str]) -> int:
     with hold_lease(root, "erase"):
         check_known_tables(root)
         if kind == STRING:
-            warn_of_unknown(root, users, listed)
+            check_names(root, users, listed)
         everybody = keep_out(root, users)  # first: whatever comes after, they do not come back
         report.erased_digest, report.erased_users = digest_of_ids(everybody), len(everybody)
         known = [known_contents(root, store) for store in stores]
@@ -120,15 +121,25 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def warn_of_unknown(root: Root, users: np.ndarray, listed: dict[int, str]) -> None:
+def check_names(root: Root, users: np.ndarray, listed: dict[int, str]) -> None:
     """Says which ids of a list are nobody's: a space too many is another id, and shows in no other way.
 
     Args:
         listed: Inner id -> how the list has it.
+
+    Raises:
+        UsageError: an id has the hash of somebody else, who would be erased.
     """
-    unknown = find_unknown(root, users).tolist()
+    known = names_known(root, users)
+    for user, name in known.items():
+        if name != listed[user]:
+            raise UsageError(
+                f"--users: {listed[user]!r} has the hash of {name!r}, and nothing but dead letters of its own; take it "
+                "out of the list, nobody was erased"
+            )
+    unknown = [listed[user] for user in users.tolist() if user not in known]
     if unknown:
-        shown = ", ".join(repr(listed[user]) for user in unknown[:SHOWN])
+        shown = ", ".join(map(repr, unknown[:SHOWN]))
         more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
         print(
             f"warning: {len(unknown):,} of the {len(users):,} ids are in no release (erased before, or spelled "

@@ -13,7 +13,7 @@ import pytest
 
 from pinnerformer import EmbeddingClient, Retriever
 from pipelines.cli import main
-from stores import id_columns
+from stores import id_columns, user_lists
 from stores.errors import StoreError
 from stores.files import Root
 from stores.id_names import PINS, USERS, shown_ids
@@ -227,6 +227,18 @@ def test_a_list_of_numbers_is_of_other_people_where_ids_are_strings(copied, tmp_
     assert "1 of the 1 ids are in no release" in capsys.readouterr().err
     with EmbeddingClient(copied.kv) as client:
         assert client.get_many(["a b"])[2].all()
+
+
+def test_an_id_with_the_hash_of_somebody_else_erases_nobody(copied, tmp_path, capsys, monkeypatch):
+    hash_strings = user_lists.hash_strings
+
+    def collide(column: pa.Array) -> np.ndarray:
+        return hash_strings(pa.array(["a b" if one == "twin" else one for one in column.to_pylist()]))
+
+    monkeypatch.setattr(user_lists, "hash_strings", collide)
+    (tmp_path / "list").write_text("twin\n")
+    assert copied.of_root("erase", f"--users={tmp_path}/list") == 2
+    assert "'twin' has the hash of 'a b'" in capsys.readouterr().err and not os.path.exists(f"{copied.root}/erased")
 
 
 def test_users_are_repaired_by_name(copied, tmp_path):
