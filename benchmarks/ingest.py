@@ -1,6 +1,6 @@
 """Log rows read, validated, partitioned, grouped, merged into histories: columnar against one row an element.
 
-    .venv/bin/python -m benchmarks.ingest [--rows 3000000] [--rowwise-rows 300000] [--rounds 3]
+    .venv/bin/python -m benchmarks.ingest [--rows 3000000] [--users N] [--rowwise-rows 300000] [--rounds 3]
 
 The columnar steps are measured with ids that are numbers and with the same ids as strings, which are hashed and whose
 names become tables; `--rowwise-rows 0` leaves the third out. All run in one process on Beam's FnApiRunner, and merge a
@@ -60,11 +60,12 @@ PLAIN = pa.schema(
 )
 
 
-def make_world(folder: str, rows: int) -> None:
-    """Two days of about `rows` engagements each."""
-    users = max(100, rows // 10)
+def make_world(folder: str, rows: int, users: int | None = None) -> None:
+    """Two days of about `rows` engagements each, of half of the users each; of a tenth as many users unless told."""
+    each = 14 if users is None else 1.4 * rows / users
+    users = max(100, rows // 10) if users is None else users
     flags = [f"--users={users}", "--pins=100000", f"--start={START}", "--days=2", "--seed=3", "--active-share=0.5"]
-    code = pinnerformer(["synth", f"--out={folder}", *flags, "--rows-per-active=14"])
+    code = pinnerformer(["synth", f"--out={folder}", *flags, f"--rows-per-active={each}"])
     if code:
         sys.exit(code)
 
@@ -202,11 +203,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000, help="a day, for the columnar steps")
     parser.add_argument("--rowwise-rows", type=int, default=300_000, help="a day, for one row an element; 0: none")
+    parser.add_argument("--users", type=int, help="of the columnar steps (a tenth of the rows)")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.mkdir(f"{folder}/rowwise")
-        seconds = wall(lambda: make_world(f"{folder}/large", arguments.rows))
+        seconds = wall(lambda: make_world(f"{folder}/large", arguments.rows, arguments.users))
         made = sum(
             pq.read_metadata(file.path).num_rows
             for offset in range(2)

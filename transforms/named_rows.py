@@ -113,7 +113,8 @@ def _pack_named(rows: pa.RecordBatch, names: Names) -> Iterator[bytes]:
     """As `batches.to_ipc`, each part with the names of its own users."""
     pairs = pa.record_batch([pa.array(names.ids), names.strings], schema=names_schema("user_id"))
     packed, strings = list(to_ipc(rows)), list(to_ipc(pairs))
-    if len(packed) == len(strings) == 1 and len(packed[0]) + len(strings[0]) <= MAX_SHUFFLED_BYTES:
+    fits = len(packed) == len(strings) == 1 and len(packed[0]) + len(strings[0]) <= MAX_SHUFFLED_BYTES
+    if fits or rows.num_rows <= 1:  # a single row has half of that for its text, and its ids little
         yield packed[0] + strings[0]
         return
     half = rows.num_rows // 2
