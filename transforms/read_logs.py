@@ -303,8 +303,9 @@ def read_valid(
         if (reason >= 0).any():
             counts.drop(batch, reason, first, erased_users)
             batch = batch.filter(pa.array(reason < 0))
-        if not is_plain(texts_of(batch)):
+        if not is_plain([batch[name] for name in TEXT_COLUMNS]):
             # The dictionaries hold words of rows that were dropped, or that stand in a later batch of the row group.
+            # (Of names only those go on that a row has.)
             batch = with_text(batch, used_text)
         if len(erased_users):
             erased = np.isin(batch["user_id"].to_numpy(), erased_users)

@@ -23,6 +23,7 @@ from tests.worlds import day
 from transforms import pin_names
 
 NIGHTS = 3
+WATCHED = (*MODULES, pin_names)
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +52,31 @@ def users_in(root: str, manifest, table: str) -> set[int]:
     return set(read_table(root, manifest, table)["user_id"].to_pylist())
 
 
-@pytest.mark.parametrize("share", [0.35, 0.6, 0.95])
-def test_a_run_cut_off_names_what_an_undisturbed_one_does(named, tmp_path, monkeypatch, share):
-    modules, whole, parts = (*MODULES, pin_names), Parts(), Parts()
-    with monkeypatch.context() as patch:
-        whole.watch(patch, modules)
-        assert main(command(named, str(tmp_path / "whole"), "--publish=none")) == 0
-    assert whole.done["name_pins"] == 2
-    parts.watch(monkeypatch, modules)
-    parts.stop_at = round(share * whole.done.total())
+@pytest.fixture(scope="module")
+def whole(named, tmp_path_factory) -> tuple:
+    """The release of an undisturbed run, and how many parts of each step it did."""
+    root, parts = str(tmp_path_factory.mktemp("undisturbed")), Parts()
+    with pytest.MonkeyPatch.context() as patch:
+        parts.watch(patch, WATCHED)
+        assert main(command(named, root, "--publish=none")) == 0
+    return released(root), parts.done
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+def test_a_run_cut_off_names_what_an_undisturbed_one_does(named, whole, tmp_path, monkeypatch, share):
+    release, done = whole
+    assert done["name_pins"] == 2
+    parts = Parts()
+    parts.watch(monkeypatch, WATCHED)
+    parts.stop_at = round(share * done.total())
     cut = str(tmp_path / "cut")
     assert main(command(named, cut, "--publish=none")) == 1
     first, parts.done, parts.stop_at = parts.done, collections.Counter(), None
     assert main(command(named, cut, "--publish=none")) == 0
-    assert released(cut) == released(str(tmp_path / "whole"))
-    again = +(first + parts.done - whole.done)
+    assert released(cut) == release
+    again = +(first + parts.done - done)
     assert set(again) <= {"read_logs", "name_pins"}, "a part was done twice"
-    if first["update_histories"] == whole.done["update_histories"]:
+    if first["update_histories"] == done["update_histories"]:
         assert not again, "the logs were read although no bucket needs them"
 
 
@@ -76,7 +85,9 @@ def test_names_go_with_the_last_row_and_the_vector(named, root):
     flags = ("--max-history-days=1", "--max-idle-days=1", "--publish=none")
     limits = f"{root}/gates.yaml"
     with open(limits, "w") as file:
-        file.write("max_lost_share: 1\n")
+        file.write(
+            "max_lost_share: 1\nmax_cosine_drift: 1\nmax_week_factor: 99\nmin_consistency: -1\nmax_hindsight_fall: 9\n"
+        )
     night = run_night(named, root, NIGHTS, *flags, f"--gates={limits}")
     rows, known = users_in(root, night, "histories"), set(names_of(root, before, "user_names"))
     assert set(names_of(root, night, "user_names")) == rows | (known & users_in(root, before, "user_embeddings"))
