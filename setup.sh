@@ -35,8 +35,8 @@ say_what_comes() {
   fi
   echo "setting up $VENV (torch brings about 4 GB; minutes the first time, seconds from the cache)"
   if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-    echo "no GPU here: 3 GB of that are CUDA libraries that nothing will use. An index of torch without them saves that," \
-      "the one that PyTorch's installation page names for CPU: make $GOALS TORCH_INDEX=URL (remembered in $VENV)"
+    echo "no GPU here: 3 GB of that are CUDA libraries that nothing will use. An index of torch without them saves" \
+      "that, the one that PyTorch's installation page names for CPU: make $GOALS TORCH_INDEX=URL (remembered in $VENV)"
   fi
 }
 
@@ -68,7 +68,7 @@ main() {
     $PIP uninstall --quiet --python "$VENV/bin/python" hnswlib torch
   fi
   if [ -n "$TORCH_INDEX" ]; then
-    awk '/^[^ ]/ { keep = !/^(torch|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*)==/ } keep' requirements.lock >"$VENV/.requirements"
+    awk '/^[^ ]/ { keep = !/^(torch|(nvidia|cuda)-[a-z0-9-]*)==/ } keep' requirements.lock >"$VENV/.requirements"
     install "$VENV/.requirements"
     install_torch
   else

@@ -5,10 +5,12 @@ seconds. For tests only, which build hundreds of pipelines in one process; a job
 """
 
 import copy
+import inspect
 import types
 
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import core, userstate
+from apache_beam.typehints import decorators
 
 
 def install() -> None:
@@ -16,6 +18,8 @@ def install() -> None:
     if core.get_function_args_defaults.__module__ != __name__:
         core.get_function_args_defaults = _remember_arguments(core.get_function_args_defaults)
         PipelineOptions.__init__ = _remember_flags(PipelineOptions.__init__)
+        userstate.get_dofn_specs = _remember_stateless(userstate.get_dofn_specs)
+        decorators.get_signature = core.get_signature = _remember_signatures(decorators.get_signature)
 
 
 def _remember_arguments(look):
@@ -31,6 +35,39 @@ def _remember_arguments(look):
         return list(names), list(defaults)
 
     return get_function_args_defaults
+
+
+def _remember_stateless(look):
+    """That the methods of a class of DoFns ask for neither state nor timers, kept by class.
+
+    Not of a DoFn that carries methods itself: such are looked at every time.
+    """
+    stateless: set[type] = set()
+
+    def get_dofn_specs(dofn):
+        plain = not any(isinstance(value, types.MethodType) for value in vars(dofn).values())
+        if plain and type(dofn) in stateless:
+            return set(), set()
+        found = look(dofn)
+        if plain and not any(found):
+            stateless.add(type(dofn))
+        return found
+
+    return get_dofn_specs
+
+
+def _remember_signatures(look):
+    """What a function takes, kept by function, of functions that a module has: others come and go."""
+    seen: dict[types.FunctionType, inspect.Signature] = {}
+
+    def get_signature(function):
+        if not isinstance(function, types.FunctionType) or "<" in function.__qualname__:
+            return look(function)
+        if function not in seen:
+            seen[function] = look(function)
+        return seen[function]
+
+    return get_signature
 
 
 def _remember_flags(parse):

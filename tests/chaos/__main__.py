@@ -70,8 +70,9 @@ class Kill(NamedTuple):
 
 @dataclasses.dataclass
 class Tally:
-    """What happened over all runs."""
+    """What happened over all runs; between two looks of a reader lie `pause_s`."""
 
+    pause_s: float
     runs: int = 0
     kills: int = 0
     twice: int = 0
@@ -88,7 +89,8 @@ def disturb(scenario: Scenario, reference: Reference, world: str, folder: str, k
     start(reference.before, folder, sink)
     tally.runs += 1
     reader = fork(
-        lambda: read_all_the_time(folder, reference, sink, f"{folder}/stop", f"{folder}/seen"), f"{folder}/reader"
+        lambda: read_all_the_time(folder, reference, sink, f"{folder}/stop", f"{folder}/seen", tally.pause_s),
+        f"{folder}/reader",
     )
     groups = []
     where = "undisturbed"
@@ -177,13 +179,16 @@ def main() -> int:
     parser.add_argument(
         "--every-step", action="store_true", help="aim at the steps that the draw left out; fail if one was never hit"
     )
+    parser.add_argument(
+        "--pause", type=float, default=0.002, help="seconds between two looks of the reader (%(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder of a run that differs")
     arguments = parser.parse_args()
     if arguments.kills is None:
         arguments.kills = 0 if arguments.pairs else 200
     began = time.monotonic()
     beam_memo.install()
-    tally = Tally()
+    tally = Tally(arguments.pause)
     place = tempfile.mkdtemp(prefix="pinnerformer-chaos-")
     os.makedirs(f"{place}/world")
     fork_and_wait(lambda: make_world(f"{place}/world") or 0, f"{place}/said")

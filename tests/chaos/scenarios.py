@@ -245,8 +245,10 @@ def start(before: str | None, folder: str, sink: Sink) -> None:
     sink.start(before, folder)
 
 
-def read_all_the_time(folder: str, reference: Reference, sink: Sink, stop: str, found: str) -> int:
+def read_all_the_time(folder: str, reference: Reference, sink: Sink, stop: str, found: str, pause_s: float) -> int:
     """The body of the reader: looks at the store and the root until `stop` exists; writes what it saw.
+
+    `pause_s` is waited between two looks: without it the reader takes a core for as long as the runs take.
 
     It fails when a value is not whole or of no release, when LMDB shows a part of a publish, when a vector and the
     index it is searched in are not of one release, and when a release that it opened before cannot be read any more.
@@ -271,7 +273,7 @@ def read_all_the_time(folder: str, reference: Reference, sink: Sink, stop: str, 
             problems.append(f"{type(error).__name__}: {error}")
         if last:
             break
-        time.sleep(0.002)
+        time.sleep(pause_s)
     with open(found, "w") as file:
         json.dump({"looks": looks, "problems": problems[:3]}, file)
     return 0

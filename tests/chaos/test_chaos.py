@@ -1,16 +1,22 @@
 """Short forms of the chaos suite; `make test-chaos` runs the long one."""
 
 import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.warm import run_python
+
+# As `python -m tests.chaos` would, without the start: a fork of a process that has no thread either.
+CODE = """
+import runpy, sys
+sys.argv[0] = "tests.chaos"
+runpy.run_module("tests.chaos", run_name="__main__")
+"""
 
 
 def kill(*flags: str) -> None:
     """Runs the suite with other instants every time; its words name the seed's draws where something differs."""
-    command = [sys.executable, "-m", "tests.chaos", "--seed", str(os.getpid()), *flags]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = run_python(CODE, "--seed", str(os.getpid()), "--pause=0.02", *flags, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
 
 

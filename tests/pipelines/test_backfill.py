@@ -38,7 +38,7 @@ WORKERS = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 MATRIX = {
     "one bucket": (4, 1, []),
     "seven buckets, passes of two days": (4, 7, ["--days-per-pass=2"]),
-    "more buckets than users, two worker processes, two days": (2, 53, WORKERS),
+    "more buckets than users, two worker processes, two days": (2, 37, WORKERS),
     "more buckets than users, two worker processes": (4, 53, WORKERS),
 }
 

@@ -101,7 +101,7 @@ MATRIX = {
         None,
     ),
     "more buckets than users, rows in another order": (
-        ["--user-buckets=97", "--pin-shards=5"],
+        ["--user-buckets=43", "--pin-shards=5"],
         ["--join=broadcast"],
         3,
     ),

@@ -37,7 +37,7 @@ from pipelines.training import train as train_command
 from pipelines.training.choosing import Evaluation
 from pipelines.training.start import PRIOR_DAYS, PRIORS, RIDGES, Starts, choose_start
 from tests.redis_server import free_port
-from tests.warm import run_together
+from tests.warm import run_python, run_together
 from transforms.halves import are_choosers
 from transforms.training_data import TrainingData, load_training_data
 
@@ -105,6 +105,9 @@ def test_a_killed_training_goes_on_to_the_same_bits(timelines, tmp_path, monkeyp
     assert "training.log_q: True before, False now" in said and "training.steps: 24 before, 25 now" in said
 
 
+CONSOLE = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
 def by_torchrun(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -113,9 +116,8 @@ def by_torchrun(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
 
 def by_hand(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
     """Two processes that are told what torchrun tells its own."""
-    code = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
     both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    return run_together([code] * 2, *command, envs=[{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
+    return run_together([CONSOLE] * 2, *command, envs=[{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"])
 
 
 def by_flag(command: list[str]) -> list[subprocess.CompletedProcess[str]]:
@@ -282,7 +284,9 @@ def test_it_learns_and_the_test_of_learning_can_fail(timelines):
 
 
 def test_several_processes_say_what_is_wrong_once(timelines, tmp_path):
-    [done] = by_flag(["train", f"--timelines={timelines}", f"--out={tmp_path}/m", *FLAGS, f"--until={START}"])
+    # What `by_flag` does; the launcher is forked, the ranks it starts are real.
+    command = ["train", f"--timelines={timelines}", f"--out={tmp_path}/m", *FLAGS, f"--until={START}", "--processes=2"]
+    done = run_python(CONSOLE, *command, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 1 and done.stderr.count("nothing to evaluate: no user") == 1
     assert "Traceback" not in done.stderr
 
