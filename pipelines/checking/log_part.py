@@ -282,9 +282,11 @@ def describe_rows(
     schema = pq.read_schema(locations.open_input(files[-1].path))
     for name, ids in (("user_id", rows.users), ("pin_id", rows.pins)):
         kind = schema.field(columns.theirs(name)).type
-        low, high = rows.ids.get(name, (0, 0))
-        part.add(name, f"{ids.about}{ids.distinct:,} distinct", f"{kind}, {low} to {high}")
-        part.figures[name] = {"type": str(kind), "distinct": ids.distinct, "least": low, "most": high}
+        seen = rows.ids.get(name, ())
+        shown = " to ".join(map(str, seen)) if pa.types.is_integer(kind) else ", ".join(map(str, seen))
+        least = "" if looked_at.is_all else "at least "
+        part.add(name, f"{least}{ids.about}{ids.distinct:,} distinct", f"{kind}, {shown}")
+        part.figures[name] = {"type": str(kind), "distinct": ids.distinct, "seen": list(seen)}
     for name in TEXT_COLUMNS:
         words = rows.words[name]
         shown = ", ".join(f"{word} {share(n, rows.good)}" for word, n in words.most_common(SHOWN_WORDS))

@@ -3,7 +3,8 @@
 import collections
 import dataclasses
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,11 @@ from pipelines.checking.samples import CountedIds
 from stores import locations
 from stores.logs import TEXT_COLUMNS, ColumnNames, LogFile, read_row_group
 from stores.names import Counter
-from transforms.read_logs import BATCH_ROWS, ReadCounts, RowGroup, read_valid
+from transforms.read_logs import BATCH_ROWS, ReadCounts, RowGroup, read_numbered_batches, read_valid
 
 EXAMPLES = 3  # rows shown of a reason
 MOST_WORDS = 10_000  # of a text column, that are counted one by one
+NAMES = {"user_id": "user_name", "pin_id": "pin_name"}  # beside rows whose ids are strings
 NOBODY = np.empty(0, np.int64)
 
 
@@ -51,7 +53,7 @@ class LogRows:
         examples: Reason -> a few of them, file, number and what is in them.
         words: Text column -> word -> good rows.
         users, pins: Of the good rows.
-        ids: `user_id`, `pin_id` -> smallest, largest.
+        ids: `user_id`, `pin_id` -> smallest, largest; of ids that are strings, a few of them.
         unmeasured: Good rows without a duration.
         hours: int64 [26]: good rows by the hour of their partition's day, as the night counts them.
         past_end_ms: How far the latest row lies past the end of its partition's day; 0 where none does.
@@ -66,7 +68,7 @@ class LogRows:
     )
     users: CountedIds = dataclasses.field(default_factory=CountedIds)
     pins: CountedIds = dataclasses.field(default_factory=CountedIds)
-    ids: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    ids: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     unmeasured: int = 0
     hours: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(26, np.int64))
     past_end_ms: int = 0
@@ -97,7 +99,9 @@ class LogRows:
         for name, ids in (("user_id", self.users), ("pin_id", self.pins)):
             values = batch[name].to_numpy()
             ids.add(values)
-            if len(values):
+            if len(values) and NAMES[name] in batch.schema.names:
+                self.ids.setdefault(name, tuple(batch[NAMES[name]][:EXAMPLES].to_pylist()))
+            elif len(values):
                 low, high = self.ids.get(name, (values[0], values[0]))
                 self.ids[name] = (min(int(low), int(values.min())), max(int(high), int(values.max())))
         for name, words in self.words.items():
@@ -131,6 +135,9 @@ class LogRows:
 def describe_row(dead: pa.Table, index: int) -> str:
     """What is in a dropped row, for a person."""
     row = {name: dead[name][index].as_py() for name in ("user_id", "pin_id", "timestamp_ms", "action", "surface")}
+    for ours, theirs in NAMES.items():
+        if theirs in dead.column_names:
+            row[ours] = dead[theirs][index].as_py()
     row["timestamp_ms"] = show_time(row["timestamp_ms"])
     return ", ".join(f"{name.removesuffix('_ms')} {'null' if v is None else v}" for name, v in row.items())
 
@@ -165,4 +172,25 @@ def count_rows_per_user(group: RowGroup, columns: ColumnNames, users: CountedIds
         InputError: as `read_row_group`.
     """
     for _, batch in read_row_group(group.file.path, group.index, columns, ("user_id",), batch_rows=BATCH_ROWS):
+        if not pa.types.is_integer(batch.column(0).type):
+            break
         users.add(batch.column(0).drop_null().cast(pa.int64(), safe=False).to_numpy())
+    else:
+        return
+    for batch in read_valid(group, columns, NOBODY, ReadCounts.zero()):  # strings: they are hashed on the way
+        users.add(batch["user_id"].to_numpy())
+
+
+def find_names(groups: Iterable[RowGroup], columns: ColumnNames, pins: np.ndarray) -> dict[int, str]:
+    """Pin -> what the logs call it, of a few pins; groups are read until all of them are found."""
+    found: dict[int, str] = {}
+    for group in groups:
+        for _, batch in read_numbered_batches(group, columns):
+            if NAMES["pin_id"] not in batch.schema.names:
+                return {int(pin): str(pin) for pin in pins}
+            rows = np.flatnonzero(np.isin(batch["pin_id"].fill_null(-1).to_numpy(), pins))
+            for row in rows.tolist():
+                found.setdefault(batch["pin_id"][row].as_py(), batch[NAMES["pin_id"]][row].as_py())
+            if len(found) == len(pins):
+                return found
+    return found

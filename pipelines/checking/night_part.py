@@ -131,16 +131,18 @@ def foretell_night(part: Part, request: NightRequest, logs: LogsFound | None) ->
     return None
 
 
-def lead_to_vectors(logs: str, last: datetime.date | None, content: str | None) -> Finding:
-    """What to type where there are no vectors, or such as only say what pins are about."""
-    until = (last + datetime.timedelta(1)).isoformat() if last else "DATE"
+def lead_to_vectors(logs: str, last: datetime.date) -> Finding:
+    """What to type where there are no vectors.
+
+    Args:
+        last: The newest day of the logs.
+    """
+    until = last + datetime.timedelta(1)
     command = f"pinnerformer item-vectors --logs {shlex.quote(logs)} --until {until} --out pins"
-    text = "no vectors of pins: `item-vectors` makes some from the logs (docs/item-vectors.md)"
-    if content:
-        command += f" --content {shlex.quote(content)}"
-        text = "these vectors alone say nothing of who engages with what: give them to `item-vectors` as --content"
-    else:
-        text += "; with vectors of text or pictures, of any width, beside them: --content VECTORS"
+    text = (
+        "no vectors of pins: `item-vectors` makes some from the logs (docs/item-vectors.md); with vectors of text or "
+        "pictures, of any width, beside them: --content VECTORS"
+    )
     return Finding(Level.STOPS, text, flags=(("pins", "pins"),), commands=(command,), exit_code=2)
 
 

@@ -3,13 +3,15 @@
 import dataclasses
 import datetime
 import shlex
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from pinnerformer_model.config import ModelConfig
-from pipelines.checking.findings import Level, Part, count, share
+from pipelines.checking.findings import Finding, Level, Part, count, share
 from pipelines.checking.log_part import LogsFound
+from pipelines.checking.log_rows import find_names
 from pipelines.checking.samples import SALT, CountedIds, Watch, choose
 from pipelines.configuration.look import look_at_vectors as recognise_vectors
 from stores import locations
@@ -114,7 +116,9 @@ def look_at_vectors(asked: VectorsAsked, logs: LogsFound | None, watch: Watch) -
     part.figures |= {"pins": found.rows, "width": found.width, "dtype": found.dtype, "version": version}
     ids = look_at_ids(part, found, asked.most_rows, watch)
     if logs is not None and ids is not None:
-        compare_with_logs(part, pins, ids, logs, asked.thresholds)
+        compare_with_logs(part, asked, found, ids, logs)
+    if logs is not None and not made_here(pins):
+        part.findings.append(lead_to_content(pins, logs))
     return part, columns
 
 
@@ -193,17 +197,39 @@ def look_at_ids(part: Part, found: VectorSet, most_rows: int, watch: Watch) -> C
     try:
         refuse_repeated(np.repeat(*ids.counted()), "among those looked at" if ids.share < 1 else "in all")
     except InputError as error:
-        part.refuse(error)
-    describe(part, figures, "" if looked_at.is_all else f"of a sample, {figures.rows:,} of {found.rows:,}")
+        distinct, times = ids.counted()
+        part.refuse(error, sample=tuple(f"pin {name}" for name in find_pin_names(groups, distinct[times > 1][:SHOWN])))
+    zeros = np.concatenate([np.empty(0, np.int64), *figures.zeros])[:SHOWN]
+    names = find_pin_names(groups, zeros) if not refused else []
+    remark = "" if looked_at.is_all else f"of a sample, {figures.rows:,} of {found.rows:,}"
+    describe(part, figures, remark, tuple(f"pin {name}" for name in names))
     return None if refused else without(ids, figures)
 
 
 def read_ids(group: VectorGroup) -> np.ndarray:
     """int64 [N]: the ids of a row group, as far as they are not null; whether they are fit is for others to say."""
+    column = id_column(group)
+    if not pa.types.is_integer(column.type):  # strings are hashed where vectors are read
+        return read_vectors(group.file, group.index)[0]
+    return column.drop_null().cast(pa.int64(), safe=False).to_numpy()
+
+
+def id_column(group: VectorGroup) -> pa.ChunkedArray:
+    """The ids of a row group, as they are stored."""
     name = group.file.columns.pin_id
     with open_vector_file(group.file.path) as source:
-        column = source.read_row_group(group.index, columns=[name], use_threads=False)[name]
-    return column.drop_null().cast(pa.int64(), safe=False).to_numpy()
+        return source.read_row_group(group.index, columns=[name], use_threads=False)[name]
+
+
+def find_pin_names(groups: Sequence[VectorGroup], pins: np.ndarray) -> list[str]:
+    """What the set calls some pins that it has, in their order; groups are read until all of them are found."""
+    found: dict[int, str] = {}
+    for group in groups:
+        if len(found) == len(pins):
+            break
+        column, ids = id_column(group), read_vectors(group.file, group.index)[0]
+        found |= {int(ids[row]): str(column[row].as_py()) for row in np.flatnonzero(np.isin(ids, pins)).tolist()}
+    return [found[int(pin)] for pin in pins if int(pin) in found]
 
 
 def without(ids: CountedIds, figures: VectorFigures) -> CountedIds:
@@ -218,8 +244,13 @@ def without(ids: CountedIds, figures: VectorFigures) -> CountedIds:
     return left
 
 
-def describe(part: Part, figures: VectorFigures, remark: str) -> None:
-    """Puts what vectors look like into the part."""
+def describe(part: Part, figures: VectorFigures, remark: str, zero_pins: tuple[str, ...]) -> None:
+    """Puts what vectors look like into the part.
+
+    Args:
+        remark: What has to be said of figures of a sample.
+        zero_pins: A few of those whose vector is all zeros.
+    """
     norms = np.concatenate([np.empty(0), *figures.norms])
     zeros = sum(map(len, figures.zeros))
     part.figures |= {"vectors_looked_at": figures.rows, "zeros": zeros, "twins": figures.twins}
@@ -236,11 +267,8 @@ def describe(part: Part, figures: VectorFigures, remark: str) -> None:
         "likeness", f"{figures.likeness:.2f}", "length of the mean unit vector: 0 in all directions, 1 all the same"
     )
     if zeros:
-        example = int(np.concatenate(figures.zeros)[0])
-        part.find(
-            Level.LOSES,
-            f"{count(zeros, 'vector')} of {figures.rows:,} are all zeros, pin {example} first: pins without a vector",
-        )
+        text = f"{count(zeros, 'vector')} of {figures.rows:,} are all zeros: pins without a vector"
+        part.find(Level.LOSES, text, sample=zero_pins)
     if figures.twins:
         part.find(
             Level.NOTE,
@@ -254,8 +282,9 @@ def describe(part: Part, figures: VectorFigures, remark: str) -> None:
         )
 
 
-def compare_with_logs(part: Part, pins: str, ids: CountedIds, logs: LogsFound, thresholds: Thresholds) -> None:
+def compare_with_logs(part: Part, asked: VectorsAsked, found: VectorSet, ids: CountedIds, logs: LogsFound) -> None:
     """How many pins of the logs have a vector, by rows and by pins."""
+    pins, thresholds = asked.pins, asked.thresholds
     drawn = min(ids.share, logs.rows.pins.share)
     (theirs, rows), (ours, _) = logs.rows.pins.counted(drawn), ids.counted(drawn)
     if not len(theirs):
@@ -274,9 +303,10 @@ def compare_with_logs(part: Part, pins: str, ids: CountedIds, logs: LogsFound, t
         return
     order = np.argsort(-np.where(has, 0, rows), kind="stable")
     order = order[: min(SHOWN, int((~has).sum()))]
-    seen = tuple(f"pin {theirs[n]}: {count(int(rows[n]), 'row')}" for n in order)
+    names = find_names((one.group for one in logs.looked_at.things), logs.columns, theirs[order])
+    seen = tuple(f"pin {names.get(int(theirs[n]), theirs[n])}: {count(int(rows[n]), 'row')}" for n in order)
     if not has.any():
-        known = ", ".join(map(str, ours[:SHOWN].tolist()))
+        known = ", ".join(find_pin_names(vector_groups(found), ours[:SHOWN]))
         part.find(
             Level.CLOSES,
             f"no pin of the logs has a vector: are the ids of two kinds? the vectors have {known}",
@@ -291,10 +321,27 @@ def compare_with_logs(part: Part, pins: str, ids: CountedIds, logs: LogsFound, t
     part.find(level, text, sample=seen, commands=fold_in(pins, logs))
 
 
+def made_here(pins: str) -> bool:
+    """Whether `item-vectors` made a set, so that pins can be folded in."""
+    return (read_manifest(pins) or {}).get("made_by") == MADE_BY
+
+
+def lead_to_content(pins: str, logs: LogsFound) -> Finding:
+    """What to type where vectors may say no more than what pins are about."""
+    until = max(logs.partitions) + datetime.timedelta(1)
+    return Finding(
+        Level.NOTE,
+        "vectors of text or pictures? they say nothing of who engages with what: `item-vectors` puts that beside them",
+        commands=(
+            f"pinnerformer item-vectors --logs {shlex.quote(logs.location)} --until {until} "
+            f"--content {shlex.quote(locations.absolute(pins))} --out pins-2",
+        ),
+    )
+
+
 def fold_in(pins: str, logs: LogsFound) -> tuple[str, ...]:
     """The command that gives new pins a vector, of a set that can be folded into."""
-    made_here = (read_manifest(pins) or {}).get("made_by") == MADE_BY
-    if not made_here or not logs.partitions:
+    if not made_here(pins):
         return ()
     until = max(logs.partitions) + datetime.timedelta(1)
     where = shlex.quote(locations.absolute(pins))

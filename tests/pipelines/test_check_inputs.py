@@ -119,6 +119,25 @@ def other_column(world: World, root: str) -> list[str]:
     return []
 
 
+def no_durations(world: World, root: str) -> list[str]:
+    for number in range(5):
+        for name in ("a.parquet", "b.parquet"):
+            path = f"{world.folder}/logs/ds={day(number)}/{name}"
+            pq.write_table(pq.read_table(path).drop_columns(["duration_s"]), path)
+    return []
+
+
+def other_vector_column(world: World, root: str) -> list[str]:
+    path = f"{world.folder}/pins/vectors.parquet"
+    pq.write_table(pq.read_table(path).rename_columns(["pin_id", "embedding"]), path)
+    return []
+
+
+def other_width(world: World, root: str) -> list[str]:
+    write_vectors(f"{world.folder}/pins", {pin: v[:128] for pin, v in world.vectors.items()}, width=128)
+    return []
+
+
 def beside_the_days(world: World, root: str) -> list[str]:
     write_file(world.folder, 0, world.rows[0])
     shutil.move(f"{world.folder}/ds={day(0)}/a.parquet", f"{world.folder}/logs/a.parquet")
@@ -158,6 +177,9 @@ BROKEN = {
     without_a_day: "missing",
     not_complete: "not complete",
     other_column: "'item_id' looks like it",
+    no_durations: "no column 'duration_s', and none that is called like it",
+    other_vector_column: "no column 'vector'",
+    other_width: "is 128 wide, the model's pin_vector_dim is 256",
     beside_the_days: "beside the ds=YYYY-MM-DD folders",
     damaged: "not a readable Parquet file",
     other_space: "PinSage version 'v2'",
@@ -285,6 +307,26 @@ def test_ids_of_two_kinds(world, tmp_path, capsys):
     code, found = report_of(flags_of(world, str(tmp_path / "root")), capsys)
     assert code == 3 and found["vectors"]["of_logs"]["pins_with_vector"] == 0
     assert any("no pin of the logs has a vector" in one["text"] for one in found["vectors"]["findings"])
+
+
+def test_ids_that_are_words_are_shown_as_they_are(world, tmp_path, capsys):
+    pytest.importorskip("stores.id_columns")
+    for number in range(5):
+        for name in ("a.parquet", "b.parquet"):
+            path = f"{world.folder}/logs/ds={day(number)}/{name}"
+            rows = pq.read_table(path)
+            for place, stem in enumerate(("u-", "sku-")):
+                words = [None if one is None else f"{stem}{one}" for one in rows.column(place).to_pylist()]
+                rows = rows.set_column(place, rows.column_names[place], pa.array(words))
+            pq.write_table(rows, path)
+    path = f"{world.folder}/pins/vectors.parquet"
+    rows = pq.read_table(path)
+    pq.write_table(rows.set_column(0, "pin_id", pa.array([f"sku-{n}" for n in rows["pin_id"].to_pylist()])), path)
+    code, found = report_of(flags_of(world, str(tmp_path / "root")), capsys)
+    assert code == 0 and found["logs"]["user_id"]["type"] == "string"
+    said = json.dumps(found["vectors"]["findings"])
+    assert "pin sku-3" in said and "pin sku-9" in said  # all zeros; without a vector
+    assert found["logs"]["user_id"]["seen"][0].startswith("u-")
 
 
 def test_of_many_rows_a_sample_is_looked_at_and_said(world, tmp_path, capsys):
