@@ -46,6 +46,11 @@ class DayRuns:
         self._waiting = 0
         self._runs: list[Run] = []
 
+    @property
+    def empty(self) -> bool:
+        """Whether no row has come yet."""
+        return not self._waiting and not self._runs
+
     def add(self, rows: pa.RecordBatch, day: np.ndarray) -> None:
         """Takes rows.
 

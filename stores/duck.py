@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from stores.errors import InputError
-from stores.extras import import_extra
+from stores.extras import load
 
 BATCH_ROWS = 1 << 16
 _EXTENSION = re.compile(r"(?:requires the extension|exists in the) (\w+)")
@@ -24,7 +24,7 @@ def connect(memory: str, scratch: str) -> Any:
     Raises:
         UsageError: DuckDB is not installed.
     """
-    duckdb = import_extra("duckdb", "import", "reading tables")
+    duckdb = load("duckdb", "import", "reading tables")
     settings = {
         # A release of an extension is downloaded from its maker's server, unasked, unless both are off.
         "autoinstall_known_extensions": "false",
@@ -55,7 +55,7 @@ def explain_errors(what: str) -> Iterator[None]:
     Raises:
         InputError: in place of every error of DuckDB's.
     """
-    duckdb = import_extra("duckdb", "import", "reading tables")
+    duckdb = load("duckdb", "import", "reading tables")
     try:
         yield
     except duckdb.Error as error:

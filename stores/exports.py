@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.errors import StoreError
-from stores.extras import import_extra
+from stores.extras import load
 from stores.files import Root
 from stores.ids import find_sorted
 from stores.manifests import Manifest
@@ -207,7 +207,7 @@ def write_duckdb(exports: list[Export], path: str) -> None:
     Raises:
         UsageError: DuckDB is not installed.
     """
-    duckdb = import_extra("duckdb", "import", "--format duckdb")
+    duckdb = load("duckdb", "import", "--format duckdb")
     with duckdb.connect(path) as connection:
         for export in exports:
             connection.register("given", pa.RecordBatchReader.from_batches(export.schema(), _batches(export)))

@@ -1,27 +1,27 @@
-"""Libraries that come with an extra of this package, and what is said where one is missing."""
+"""Libraries that come with an extra of this package, and what is said where one is missing.
+
+They are imported where they are used, so that the wheel alone runs every command's `--help`.
+"""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from stores.errors import UsageError
 
 
-def import_extra(module: str, extra: str, what: str) -> ModuleType:
-    """A module of an extra.
+def load(module: str, extra: str, what: str) -> Any:
+    """A library that is no dependency of every installation.
 
     Args:
-        module: Its name.
-        extra: As in `pip install 'pinnerformer[EXTRA]'`.
-        what: That needs it, for the message.
+        module: Of the library.
+        extra: Of `pyproject.toml`, which brings it.
+        what: The command or flag that needs it.
 
     Raises:
-        UsageError: it is not installed; says the command that installs it.
+        UsageError: it is not installed; names the extra that brings it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # the library is there and lacks something of its own
-        raise UsageError(
-            f"{what} needs {module.partition('.')[0]}, which is not installed: pip install 'pinnerformer[{extra}]'"
-        ) from None
+        missing = (error.name or module).partition(".")[0]
+        raise UsageError(f"{what} needs {missing}: pip install 'pinnerformer[{extra}]'") from None

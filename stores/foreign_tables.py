@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from stores.duck import BATCH_ROWS
 from stores.errors import InputError, UsageError
-from stores.extras import import_extra
+from stores.extras import load
 
 Read = Callable[[list[str]], pa.RecordBatchReader]
 _SQLITE_TYPES = {"integer": pa.int64(), "real": pa.float64(), "text": pa.string(), "blob": pa.binary()}
@@ -96,7 +96,7 @@ def open_delta(flag: str, path: str) -> tuple[str, pa.Schema, Read]:
         UsageError: `deltalake` is not installed.
         InputError: it is no Delta table, or of a feature that its reader does not know.
     """
-    deltalake = import_extra("deltalake", "delta", f"{flag} {path}")
+    deltalake = load("deltalake", "delta", f"{flag} {path}")
     try:
         table = deltalake.DeltaTable(path)
         dataset = table.to_pyarrow_dataset()
@@ -116,12 +116,11 @@ def open_iceberg(flag: str, path: str) -> tuple[str, pa.Schema, Read]:
         UsageError: `pyiceberg` is not installed.
         InputError: it is no Iceberg table, or of a feature that its reader does not know.
     """
-    import_extra("pyiceberg", "iceberg", f"{flag} {path}")
-    from pyiceberg.table import StaticTable
+    pyiceberg = load("pyiceberg.table", "iceberg", f"{flag} {path}")
 
     file = path if os.path.isfile(path) else newest_metadata(path)
     try:
-        table = StaticTable.from_metadata(file)
+        table = pyiceberg.StaticTable.from_metadata(file)
         schema = table.scan().to_arrow_batch_reader().schema
     except Exception as error:  # its errors have no common class but Exception
         raise InputError(f"{file}: not readable as an Iceberg table ({str(error).splitlines()[0]})") from error

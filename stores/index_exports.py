@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.exports import Export
-from stores.extras import import_extra
+from stores.extras import load
 from stores.hnsw import IndexParameters
 
 
@@ -17,7 +17,7 @@ def write_usearch(export: Export, path: str, parameters: IndexParameters) -> Non
     Raises:
         UsageError: usearch is not installed.
     """
-    module = import_extra("usearch.index", "usearch", "--format usearch")
+    module = load("usearch.index", "usearch", "--format usearch")
     index = module.Index(
         ndim=export.dim,
         metric="ip",
@@ -38,7 +38,7 @@ def write_faiss(export: Export, path: str, parameters: IndexParameters) -> None:
     Raises:
         UsageError: faiss is not installed.
     """
-    faiss = import_extra("faiss", "faiss", "--format faiss")
+    faiss = load("faiss", "faiss", "--format faiss")
     faiss.omp_set_num_threads(1)
     graph = faiss.IndexHNSWFlat(export.dim, parameters.m, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = parameters.ef_construction

@@ -18,7 +18,7 @@ from apache_beam.ml.rag.types import Content, EmbeddableItem, Embedding
 from pipelines.exporting.request import Database
 from stores.errors import StoreError, UsageError
 from stores.exports import Export
-from stores.extras import import_extra
+from stores.extras import load
 from stores.hnsw import IndexParameters
 from stores.index_exports import parameters_of
 
@@ -111,7 +111,7 @@ class QdrantDatabase:
     database: Database
 
     def _client(self) -> Any:
-        module = import_extra("qdrant_client", "qdrant", "--qdrant")
+        module = load("qdrant_client", "qdrant", "--qdrant")
         where = self.database.where
         if "://" in where:
             return module.QdrantClient(url=where, api_key=_key_of(self.database))
@@ -119,7 +119,7 @@ class QdrantDatabase:
 
     def make(self, collection: str, export: Export, parameters: IndexParameters) -> None:
         """Makes the collection empty."""
-        models = import_extra("qdrant_client.models", "qdrant", "--qdrant")
+        models = load("qdrant_client.models", "qdrant", "--qdrant")
         client = self._client()
         client.delete_collection(collection)
         client.create_collection(
@@ -147,7 +147,7 @@ class QdrantDatabase:
         return found
 
     def move_alias(self, alias: str, collection: str) -> None:
-        models = import_extra("qdrant_client.models", "qdrant", "--qdrant")
+        models = load("qdrant_client.models", "qdrant", "--qdrant")
         client = self._client()
         steps = [
             models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name=collection, alias_name=alias))
@@ -165,12 +165,12 @@ class MilvusDatabase:
     database: Database
 
     def _client(self) -> Any:
-        module = import_extra("pymilvus", "milvus", "--milvus")
+        module = load("pymilvus", "milvus", "--milvus")
         return module.MilvusClient(uri=self.database.where, token=_key_of(self.database) or "")
 
     def make(self, collection: str, export: Export, parameters: IndexParameters) -> None:
         """Makes the collection empty."""
-        kinds = import_extra("pymilvus", "milvus", "--milvus").DataType
+        kinds = load("pymilvus", "milvus", "--milvus").DataType
         client = self._client()
         if client.has_collection(collection):
             client.drop_collection(collection)

@@ -5,6 +5,8 @@ import datetime
 import functools
 from typing import Any
 
+import numpy as np
+
 from pipelines.importing.progress import Progress, check_dropped, counts_of, digest_of
 from pipelines.importing.request import FIRST_DAY, FLAGS, EventsRequest, ImportRequest
 from stores.day_runs import DayRuns
@@ -94,10 +96,13 @@ class EventsImport:
         offset_ms = self.wanted.days.day_offset_s * 1000
         for query in self.queries:
             for rows in read_rows(self.connection, query, counts):
-                runs.add(rows, (rows["timestamp_ms"].to_numpy() + offset_ms) // DAY_MS)
+                day = (rows["timestamp_ms"].to_numpy() + offset_ms) // DAY_MS
+                if runs.empty:  # those of the first rows: rather now than after an hour of reading
+                    self.folder.refuse_existing(set(map(_date_of, np.unique(day).tolist())), self.request.mode)
+                runs.add(rows, day)
                 progress.say(counts)
         check_dropped(counts, self.request.max_dropped)
-        with_rows = [EPOCH + datetime.timedelta(int(day)) for day in runs.days()]
+        with_rows = [_date_of(day) for day in runs.days().tolist()]
         first, last = self.wanted.start, self.wanted.end
         if first is None or last is None:
             if not with_rows:
@@ -139,6 +144,10 @@ class EventsImport:
             first, last = (datetime.date.fromisoformat(report[name]) for name in ("first", "last"))
             self.folder.commit(_days_between(first, last), self.request.mode, report)
         return report
+
+
+def _date_of(day: int) -> datetime.date:
+    return EPOCH + datetime.timedelta(day)
 
 
 def _days_between(first: datetime.date, last: datetime.date) -> list[datetime.date]:

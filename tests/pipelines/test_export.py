@@ -17,7 +17,9 @@ from stores.files import Root
 from stores.manifests import Manifest, write_manifest
 from stores.releases import read_current
 from stores.schemas import from_binary_column
+from stores.string_ids import hash_strings
 from stores.tables import read_files, write_rows
+from tests.worlds import write_model
 
 DAY_MS = 86_400_000
 
@@ -191,7 +193,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(root, tmp_pa
         monkeypatch.setattr(sys, "meta_path", [_Without(module), *sys.meta_path])
         assert run(f"--root={root}", f"--out={tmp_path}/{module}", *flags) == 2
         said = capsys.readouterr().err
-        assert f"needs {module}, which is not installed: pip install 'pinnerformer[{extra}]'" in said
+        assert f"needs {module}: pip install 'pinnerformer[{extra}]'" in said
         assert not os.path.exists(f"{tmp_path}/{module}/export.json")
 
 
@@ -244,3 +246,34 @@ def test_a_vector_database_answers_by_the_users_own_ids(database, named_root, tm
         client.close()
     assert score == pytest.approx(best, abs=1e-3)
     assert name in {f"pins {number} ü" for number in ids.tolist()}
+
+
+@pytest.mark.slow
+def test_from_a_csv_of_strings_to_an_export_by_name(tmp_path):
+    random = np.random.default_rng(4)
+    users, pins = [f"üser {n}" for n in range(12)], [f"SKU-{n:03d}" for n in range(30)]
+    rows = ["who,what,at,did"]
+    for day in (1, 2):
+        for _ in range(150):
+            at = f"2026-11-0{day}T{random.integers(0, 24):02d}:00:00+00:00"
+            rows.append(f"{random.choice(users)},{random.choice(pins)},{at},{random.choice(['like', 'repin'])}")
+    (tmp_path / "events.csv").write_text("\n".join(rows) + "\n")
+    vectors = random.standard_normal((30, 256)).astype(np.float32)
+    pq.write_table(pa.table({"sku": pins, "embedding": vectors.tolist()}), f"{tmp_path}/items.parquet")
+    logs, vector_set, root = (f"{tmp_path}/{name}" for name in ("logs", "pins", "root"))
+    words = ["--user-id=who", "--pin-id=what", "--time=at", "--action=did", "--value=action:like=click"]
+    words += ["--absent=surface=home", "--absent=duration_s", "--id=sku", "--vector=embedding", "--vectors-version=v1"]
+    given = [f"--events={tmp_path}/events.csv", f"--vectors={tmp_path}/items.parquet"]
+    assert main(["import", *given, *words, f"--logs={logs}", f"--pins={vector_set}", "--quiet"]) == 0
+    model = write_model(f"{tmp_path}/model")
+    night = [f"--root={root}", f"--logs={logs}", f"--pins={vector_set}", f"--model={model}", "--user-buckets=2"]
+    night += ["--pin-shards=1", "--date=2026-11-02", "--bootstrap-from=2026-11-01", "--publish=none", "--quiet"]
+    assert main(["daily", *night]) == 0
+    assert run(f"--root={root}", f"--out={tmp_path}/out") == 0
+    found = {name: pq.read_table(f"{tmp_path}/out/{name}.parquet") for name in ("users", "pins")}
+    assert sorted(found["users"]["user_id"].to_pylist()) == sorted(users)
+    assert sorted(found["pins"]["pin_id"].to_pylist()) == pins
+    ids, vectors, _ = inside(root, "user_embeddings")
+    by_name = dict(zip(found["users"]["user_id"].to_pylist(), as_matrix(found["users"]["embedding"]), strict=True))
+    hashed = hash_strings(pa.array(list(by_name)))
+    assert (np.array(list(by_name.values()))[np.argsort(hashed)] == vectors[np.argsort(ids)]).all()
