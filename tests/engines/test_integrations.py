@@ -10,8 +10,9 @@ import pytest
 from tests.docs.integrations import export, run_block, scores_of, user_vector
 
 SPARK = os.path.abspath(os.environ.get("SPARK_PYTHON", ".cache/spark/bin/python"))
-# On loopback, and without the server of its pages.
-LOCAL = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_SUBMIT_ARGS": "--conf spark.ui.enabled=false pyspark-shell"}
+# On loopback, without the server of its pages, and with no more compiling than a minute's work is worth.
+ARGUMENTS = "--conf spark.ui.enabled=false --driver-java-options -XX:TieredStopAtLevel=1 pyspark-shell"
+LOCAL = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_SUBMIT_ARGS": ARGUMENTS}
 FEAST = os.path.abspath(os.environ.get("FEAST_PYTHON", ".cache/feast/bin/python"))
 
 pytestmark = pytest.mark.timeout(540)
