@@ -1,6 +1,7 @@
 """Libraries that come with an extra of this package, and what is said where one is missing.
 
-They are imported where they are used, so that the wheel alone runs every command's `--help`.
+They are imported where they are used, so that the wheel alone runs every command's `--help`; a command that needs one
+asks for it first, before it reads anything.
 """
 
 import importlib

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pinnerformer_model.vectors import unit
+from stores.extras import load
 from transforms.co_engagement import LATELY_UNIT, Neighbours
-from transforms.extras import load
 
 COMPANY_SHARE = 0.64  # of company beside content, in squared length: 0.8 and 0.6 as lengths
 MIX_SHARE = 0.2  # of both beside taste, in squared length; measured in docs/item-vectors.md

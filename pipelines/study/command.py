@@ -19,7 +19,7 @@ from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
 from pipelines.study.study_request import StudyRequest, parse
 from stores.errors import InputError
-from transforms.extras import load
+from stores.extras import load
 
 
 @dataclasses.dataclass(frozen=True)

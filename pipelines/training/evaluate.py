@@ -25,10 +25,10 @@ from pipelines.training.seen import check_unseen, check_vectors
 from pipelines.training.start import rebuild_start, seed_of, start_of
 from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError, UsageError
+from stores.extras import load
 from stores.pin_topics import read_topics
 from transforms.baselines import Row, baseline_rows, missing_baselines
 from transforms.evaluation import Evaluation, cluster_topics, default_cut, make_evaluation
-from transforms.extras import load
 from transforms.model import local_model
 from transforms.training_data import TrainingData, load_training_data, refuse_width
 

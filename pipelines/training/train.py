@@ -29,7 +29,7 @@ from pipelines.training.processes import join_group, run_processes, started_as_r
 from pipelines.training.start import Starts, initial_towers
 from pipelines.training.train_request import TrainRequest, parse
 from stores.errors import InputError, TrainingError, UsageError
-from transforms.extras import load
+from stores.extras import load
 from transforms.training_data import TrainingData, config_fields, load_training_data, refuse_width
 
 NOT_BETTER = 4  # the exit code where no checkpoint beat the start
