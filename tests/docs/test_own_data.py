@@ -29,6 +29,7 @@ def test_it_is_four_commands():
     assert [line.split()[1] for line in typed] == ["import", "init-model", "daily", "retrieve"]
 
 
+@pytest.mark.timeout(60 * MINUTES + 60)
 @pytest.mark.skipif("import" not in COMMANDS, reason="`import` and ids that are words are not in this tree yet")
 def test_from_tables_to_articles_by_name(tmp_path):
     os.symlink(f"{PRODUCT}/.venv", tmp_path / ".venv")
