@@ -1,12 +1,16 @@
 """Names of ids on their way and where they are merged: packed with rows, who keeps an id, equal to a plain merge."""
 
+import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from stores.files import Root
+from stores.layout import Layout
 from stores.schemas import ENGAGEMENTS, NAME_COLUMNS, STRING_CODES, names_schema
 from transforms import named_rows
-from transforms.id_names import Collided, merge_names
+from transforms.id_names import Collided, MergedNames, merge_names
 from transforms.named_rows import (
     Names,
     pack_pin_names,
@@ -17,6 +21,8 @@ from transforms.named_rows import (
     unpack_rows,
     with_source,
 )
+from transforms.run import Instructions, Run
+from transforms.user_names import BucketNames, keep_names
 
 SOURCE = source_name("ds=2026-11-01/a.parquet", 3, 262_144)
 
@@ -110,3 +116,20 @@ def test_nothing_new_is_the_very_same_table():
     old = table({1: "a", 2: "b"})
     for parts in ([], [("x", names_of((2, "b"), (1, "a")))], [("x", names_of((2, "other")))]):
         assert merge_names(old, parts).table is old
+
+
+def test_a_name_goes_with_the_last_row_and_the_vector(tmp_path):
+    root, date = Root(str(tmp_path)), datetime.date(2026, 11, 2)
+    run = Run(root, "night", date, str(date), None, Layout(1, 1, 9, user_ids="string"), Instructions(False))
+    before = BucketNames(table({1: "a", 2: "b", 3: "c"}), [])
+    rows = pa.table({"user_id": pa.array([1, 1], pa.int64())})
+    kept = keep_names(run, 0, before, MergedNames(before.table, 0, []), rows, lambda: np.array([2]))
+    assert kept.table is not None and kept.table.equals(table({1: "a", 2: "b"}))
+    assert kept.files()["user_names"] == kept.entries and kept.entries[0].path.startswith(f"user_names/{date}/")
+    assert BucketNames.read(run, kept.entries).table.equals(kept.table)
+
+    def nobody_asks() -> np.ndarray:
+        raise AssertionError("the snapshot was read though everybody has a row")
+
+    both = pa.table({"user_id": pa.array([1, 2], pa.int64())})
+    assert keep_names(run, 0, kept, MergedNames(kept.table, 0, []), both, nobody_asks) is kept
