@@ -40,11 +40,11 @@ class Size:
     steps: int = 800
     rate_steps: int = 400
     checks: int = 4
-    users_per_step: int = 64
+    users_per_step: int = 32
     positions: int = 32
     random_negatives: int = 1024
     token_budget: int = 1024
-    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     widenings: int = 3
     lengths: tuple[int, ...] = (4, 8, 16, 32, 64)
     dims: tuple[int, ...] = (32, 64, 128, 256)

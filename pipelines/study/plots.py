@@ -25,7 +25,8 @@ def draw(study: Study, path: str) -> None:
     names = ["paper", "ours", "ours before training"]
     figure.legend(handles, names, fontsize=9, loc="upper right", ncols=3, frameon=False)
     judged = "pins new to the user" if study.figure == "recall_new" else "all positives"
-    figure.suptitle(f"{study.facts['title']}: recall@10 of {judged}; bars with their standard error over users")
+    title = f"{study.facts['title']}: recall@10 of {judged}; bars with their standard error over users"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)  # the legend has the right
     figure.savefig(path, dpi=90, format="png", metadata={"Software": None})
     plt.close(figure)
 
