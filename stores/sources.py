@@ -92,6 +92,12 @@ def _open_query(connection: Any, request: SourceRequest) -> TablePart:
     if len(request.where) > 1:
         raise UsageError(f"{request.flag}: a query takes one DuckDB file, not {len(request.where)}")
     for path in request.where:
+        kind = request.kind or (_kind_of(request, path) if os.path.exists(path) else "duckdb")
+        if kind != "duckdb":
+            raise UsageError(
+                f"{request.flag} {path}: a query names its files itself, FROM '{path}'; leave {request.flag} out "
+                "(beside a query it is the DuckDB file whose tables are meant)"
+            )
         _attach(connection, request.flag, path)
     with duck.explain_errors(request.option("sql")):
         if len(connection.extract_statements(sql)) != 1:

@@ -3,6 +3,8 @@
 import dataclasses
 import datetime
 import functools
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -168,9 +170,17 @@ def _absent_columns(connection: Any, part: Part, wanted: EventsRequest) -> dict[
         ways = [f"{FLAGS[name]} NAME" + (f" or --absent {name}" if name in MAY_BE_ABSENT else "") for name in unsaid]
         raise InputError(
             f"{part.name}: no column {', '.join(repr(wanted.names[name]) for name in unsaid)} (it has {known}); say "
-            f"{', '.join(ways)}"
+            f"{', '.join(ways)}{_without_header(part, part.columns(connection))}"
         )
     return {name: wanted.absent[name] for name in missing}
+
+
+def _without_header(part: Part, columns: Iterable[str]) -> str:
+    """What to do where the names of a text file's columns look like a row of it; empty where they do not."""
+    if not any(re.fullmatch(r"[-+]?[0-9.]+", name) for name in columns):
+        return ""
+    query = f"SELECT * FROM read_csv('{part.name}', header = false)"
+    return f'; if its first line is a row already: --sql "{query}" in place of the file, its columns are column0, ...'
 
 
 def _row_request(wanted: EventsRequest, absent: dict[str, str | None]) -> RowRequest:

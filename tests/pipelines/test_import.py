@@ -446,3 +446,17 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, capsys):
 def refused_any(capsys: pytest.CaptureFixture, *words: str) -> str:
     assert run(*words) in (1, 2)
     return capsys.readouterr().err
+
+
+def test_a_file_without_a_header_is_read_by_a_query_alone(tmp_path, capsys):
+    file = tmp_path / "visits.tsv"
+    file.write_text("7\tcafe-1\t2026-11-01T10:00:00Z\n8\tbar-2\t2026-11-01T11:00:00Z\n")
+    flags = [f"--logs={tmp_path}/logs", "--absent=action", "--absent=surface", "--absent=duration_s", "--quiet"]
+    said = refused(capsys, f"--events={file}", *flags)
+    assert "it has 7, cafe-1, 2026-11-01T10:00:00Z" in said
+    assert f"if its first line is a row already: --sql \"SELECT * FROM read_csv('{file}', header = false)\"" in said
+    query = f"--sql=SELECT * FROM read_csv('{file}', header = false)"
+    said = refused(capsys, query, f"--events={file}", *flags, code=2)
+    assert f"--events {file}: a query names its files itself, FROM '{file}'; leave --events out" in said
+    assert run(query, "--user-id=column0", "--pin-id=column1", "--time=column2", *flags) == 0
+    assert [row[:2] for row in read(f"{tmp_path}/logs")] == [(7, "cafe-1"), (8, "bar-2")]
