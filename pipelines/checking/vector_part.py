@@ -277,8 +277,8 @@ def describe(part: Part, figures: VectorFigures, remark: str, zero_pins: tuple[s
     if figures.likeness > ALIKE:
         part.find(
             Level.NOTE,
-            f"the vectors have much in common (their mean is {figures.likeness:.2f} long): subtract their mean before "
-            "you write them, or users' vectors will be alike and the gate users_alike may close",
+            f"the vectors have much in common (their mean is {figures.likeness:.2f} long), and users' vectors will be "
+            "alike, so that the gate users_alike may close: train a model, or `init-model --start-ridge 1`",
         )
 
 

@@ -46,11 +46,14 @@ def counts_of(counts: Counts) -> dict[str, Any]:
     }
 
 
+WAY_OUT = {"negative_pin_id": "; ids of the logs are whole numbers from 0 on: --pin-ids string takes these as words"}
+
+
 def dropped_lines(report: dict[str, Any]) -> list[str]:
     """A line a reason, the most frequent first, each followed by its first rows."""
     lines = []
     for reason, count in report["dropped"].items():
-        lines.append(f"  {count:,} {reason}")
+        lines.append(f"  {count:,} {reason}{WAY_OUT.get(reason, '')}")
         lines += [f"    {shown}" for shown in report["samples"].get(reason, [])]
     return lines
 

@@ -1,6 +1,7 @@
 """`pinnerformer init-model`: an untrained model whose vocabularies are read off the logs."""
 
 import dataclasses
+import math
 import sys
 from typing import Any
 
@@ -15,11 +16,15 @@ from stores.log_text import read_text, words_of
 from stores.logs import open_log_file, read_row_group
 from stores.partitions import list_data_files, list_partitions
 from stores.pin_vectors import describe_vectors
+from stores.vector_sets import read_any_vectors
 from stores.vector_version import read_version
 
 DESCRIPTION = """\
 Writes an untrained model: initial weights from a seed, vocabularies of actions and surfaces as the logs have them.
 It finds what resembles a user's last pins and knows nothing else; `pinnerformer train` makes more of it.
+
+--start-ridge 1 fits the weights to the vectors, as `train` begins: what all vectors have in common counts less for a
+user. Vectors that `item-vectors` made, and those of texts, want it: else nearly every user gets the same answer.
 """
 
 
@@ -52,6 +57,7 @@ class InitModelRequest:
         pins: The vector set that the model is for.
         out: A new folder for the model.
         seed: Of the random weights.
+        ridge: lambda of a regression on the vectors, as `StartSettings` has it; None: weights know none of them.
     """
 
     preset: str
@@ -59,6 +65,7 @@ class InitModelRequest:
     pins: str
     out: str
     seed: int
+    ridge: float | None
     columns: ColumnNames
 
 
@@ -70,6 +77,8 @@ def make_parser() -> Parser:
     parser.add_argument("--pins", metavar="DIR", help="PinSage vectors the model is for (default pins beside --logs)")
     parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the model")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    text = "fit the weights to the vectors, with this lambda: 1 (default not fitted)"
+    parser.add_argument("--start-ridge", type=float, metavar="X", help=text)
     add_columns(parser)
     return parser
 
@@ -81,14 +90,19 @@ def parse(argv: list[str]) -> InitModelRequest:
         UsageError: with the line to show.
     """
     found = make_parser().parse_args(argv)
+    ridge = found.start_ridge
+    if ridge is not None and not 0 < ridge < math.inf:
+        raise UsageError(f"--start-ridge {ridge:g}: must be positive; 1 does for most vectors")
     pins = found.pins or locations.join(locations.parent(found.logs), "pins")
-    return InitModelRequest(found.preset, found.logs, pins, found.out, found.seed, column_names(found))
+    return InitModelRequest(found.preset, found.logs, pins, found.out, found.seed, ridge, column_names(found))
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    from pinnerformer_model.checkpoint import new_model, save_model  # brings torch, which no --help waits for
+    # They bring torch, which no --help waits for.
+    from pinnerformer_model.checkpoint import new_model, save_model
+    from pinnerformer_model.initialisation import StartSettings
 
     actions, surfaces = read_vocabularies(request.logs, request.columns)
     if not actions or not surfaces:
@@ -98,7 +112,11 @@ def main(argv: list[str]) -> int:
         version = read_version(request.pins)
         width = describe_vectors(request.pins, version, columns=request.columns).width
         config = preset(request.preset, pinsage_version=version, pin_vector_dim=width, **options)
-        digest = save_model(request.out, config, *new_model(config, request.seed))
+        vectors, settings = None, StartSettings()
+        if request.ridge is not None:
+            vectors = read_any_vectors(request.pins, "--pins", request.columns).vectors
+            settings = StartSettings(ridge=request.ridge)
+        digest = save_model(request.out, config, *new_model(config, request.seed, vectors, settings))
     except ModelError as error:
         raise UsageError(f"--out {request.out}: {error}") from None
     for column, word in request.columns.absent:
