@@ -110,16 +110,7 @@ def vector_width(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> in
     Raises:
         InputError: as `read_any_vectors`.
     """
-    folder = locations.absolute(folder)
-    listed = list_vector_files(folder)
-    if not listed:
-        raise InputError(f"{flag} {folder}: no *.parquet file in it")
-    return _require_width(describe_vector_file(listed[0], columns, declared_dtype(folder)))
-
-
-def declared_dtype(folder: str) -> str | None:
-    """As `read_dtype`, of a set that may go without `version.json`."""
-    return read_dtype(folder) if read_manifest(folder) is not None else None
+    return _require_width(_first_file(folder, flag, columns))
 
 
 def vector_pin_ids(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> str:
@@ -128,11 +119,20 @@ def vector_pin_ids(folder: str, flag: str, columns: ColumnNames = OUR_NAMES) -> 
     Raises:
         InputError: as `read_any_vectors`.
     """
+    return _first_file(folder, flag, columns).pin_ids
+
+
+def declared_dtype(folder: str) -> str | None:
+    """As `read_dtype`, of a set that may go without `version.json`."""
+    return read_dtype(folder) if read_manifest(folder) is not None else None
+
+
+def _first_file(folder: str, flag: str, columns: ColumnNames) -> VectorFile:
     folder = locations.absolute(folder)
     listed = list_vector_files(folder)
     if not listed:
         raise InputError(f"{flag} {folder}: no *.parquet file in it")
-    return describe_vector_file(listed[0], columns, declared_dtype(folder)).pin_ids
+    return describe_vector_file(listed[0], columns, declared_dtype(folder))
 
 
 def _require_width(file: VectorFile) -> int:

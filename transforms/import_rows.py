@@ -18,7 +18,6 @@ from stores.string_ids import INT64, STRING
 from transforms.import_times import TimeFlags, time_expression
 
 COLUMNS = ("user_id", "pin_id", "timestamp_ms", "action", "surface", "duration_s")
-MAY_BE_ABSENT = COLUMNS[3:]
 # A row is dropped for the first of these that holds; those that a night knows have its words.
 REASONS = (
     "broken",

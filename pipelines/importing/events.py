@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.importing.progress import Progress, check_dropped, counts_of, digest_of
 from pipelines.importing.request import FIRST_DAY, FLAGS, EventsRequest, ImportRequest
+from stores.column_names import MAY_BE_ABSENT
 from stores.day_runs import DayRuns
 from stores.errors import InputError
 from stores.import_folder import ImportFolder, refuse_other_ids, staged_root
@@ -18,7 +19,6 @@ from stores.partitions import DAY_MS
 from stores.sources import Part, open_source
 from transforms.import_rows import (
     COLUMNS,
-    MAY_BE_ABSENT,
     Counts,
     RowQuery,
     RowRequest,

@@ -6,12 +6,13 @@ import datetime
 from collections.abc import Mapping
 
 from pipelines.arguments import Flags, Parser, add_json, add_quiet, date, share, utc_offset
+from stores.column_names import MAY_BE_ABSENT, UNKNOWN, ColumnNames
 from stores.errors import UsageError
 from stores.import_folder import MODES
 from stores.partitions import PartitionDays
 from stores.sources import KINDS, SourceRequest
 from stores.string_ids import KINDS as ID_KINDS
-from transforms.import_rows import COLUMNS, DURATION_UNITS, MAY_BE_ABSENT
+from transforms.import_rows import COLUMNS, DURATION_UNITS
 from transforms.import_times import UNITS, TimeFlags
 from transforms.import_vectors import BYTES, VectorRequest
 
@@ -26,7 +27,6 @@ the inputs of a night: a partition a day with _SUCCESS under --logs, and a vecto
 What a table does not say is asked, not guessed: the zone of a time without one, the unit of a number, the columns that
 are not there. Every row is written or counted with the reason; nothing is visible before all of it is.
 """
-UNKNOWN = "unknown"  # the word of an action or a surface that nobody wrote
 FLAGS = {
     "user_id": "--user-id",
     "pin_id": "--pin-id",
@@ -222,13 +222,14 @@ def _parse_events(found: argparse.Namespace) -> EventsRequest:
     if found.start and found.end and found.end < found.start:
         raise UsageError(f"--end {found.end} is before --start {found.start}")
     said = {ours: getattr(found, flag.strip("-").replace("-", "_")) for ours, flag in FLAGS.items()}
+    names = ColumnNames.parse((), found.absent, found.value)
     return EventsRequest(
         SourceRequest("--events", tuple(found.events), found.format, found.table, found.sql, found.delimiter),
         found.logs,
         {ours: said[ours] or ours for ours in COLUMNS},
         tuple(ours for ours in COLUMNS if said[ours]),
-        dict(map(_parse_absent, found.absent)),
-        _parse_values(found.value),
+        dict(names.absent),
+        {(column, theirs): ours for column, theirs, ours in names.values},
         found.user_ids,
         found.pin_ids,
         TimeFlags(found.timezone, found.time_unit, found.time_format),
@@ -252,29 +253,3 @@ def _parse_vectors(found: argparse.Namespace) -> VectorsRequest:
     )
     vectors = VectorRequest(found.id, found.vector, found.pin_ids, found.width, found.bytes_of)
     return VectorsRequest(source, found.pins, vectors, found.vectors_version)
-
-
-def _parse_absent(flag: str) -> tuple[str, str | None]:
-    ours, separator, value = flag.partition("=")
-    if ours not in MAY_BE_ABSENT:
-        raise UsageError(f"--absent {flag}: expected one of {', '.join(MAY_BE_ABSENT)}; no row goes without the others")
-    if ours == "duration_s":
-        if separator:
-            raise UsageError(f"--absent {flag}: what is not there is not measured; say --absent {ours}")
-        return ours, None
-    return ours, value or UNKNOWN
-
-
-def _parse_values(flags: list[str]) -> dict[tuple[str, str], str]:
-    words: dict[tuple[str, str], str] = {}
-    for flag in flags:
-        column, colon, both = flag.partition(":")
-        theirs, separator, ours = both.rpartition("=")
-        if column not in ("action", "surface") or not colon or not separator or not ours:
-            raise UsageError(
-                f"--value {flag}: expected COLUMN:THEIRS=OURS with COLUMN one of action, surface, "
-                "e.g. action:purchase=buy"
-            )
-        if words.setdefault((column, theirs), ours) != ours:
-            raise UsageError(f"--value {column}:{theirs}={ours}: by another --value it is {words[column, theirs]!r}")
-    return words
