@@ -26,6 +26,7 @@ KV = "--kv=lmdb:///kv"
 FLAGS = {
     "daily": [*NIGHT, KV],
     "plan": NIGHT,
+    "check-inputs": NIGHT,
     "backfill": [*LOGS, KV, "--start=2026-11-01", "--end=2026-11-24"],
     "repair": [*LOGS, KV, "--partition=2026-11-21"],
     "release": ["--root=/root", "--run=a-run", KV],

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from stores import extras
 from stores.errors import UsageError
-from transforms import extras, item_vectors
+from transforms import item_vectors
 from transforms.co_engagement import LATELY_UNIT, PairRules, add_counts, count_pairs, strongest
 from transforms.item_vector_rules import METHODS, NORMS
 from transforms.item_vectors import (
