@@ -39,7 +39,7 @@ from pipelines.training.start import Starts, Towers, choose_start
 from stores.files import replace_atomically
 from transforms.baselines import BASELINES, ORACLES, choose_settings, measure_baseline
 from transforms.evaluation import Evaluation
-from transforms.item_vectors import NORMS
+from transforms.item_vector_rules import NORMS
 from transforms.training_data import TrainingData, config_fields
 
 COLUMNS = (("all", ""), ("new", "_new"))
