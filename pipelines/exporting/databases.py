@@ -5,6 +5,7 @@ whoever searches sees one release or the other. Older collections stay until som
 """
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -166,6 +167,9 @@ class MilvusDatabase:
 
     def _client(self) -> Any:
         module = load("pymilvus", "milvus", "--milvus")
+        if "://" not in self.database.where:
+            # Milvus Lite serves from this process, and logs a trace for each call that it does not have; none matters.
+            logging.getLogger("grpc._server").setLevel(logging.CRITICAL)
         return module.MilvusClient(uri=self.database.where, token=_key_of(self.database) or "")
 
     def make(self, collection: str, export: Export, parameters: IndexParameters) -> None:
