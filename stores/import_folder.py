@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import filecmp
 import json
 import os
 import shutil
@@ -137,8 +138,12 @@ class ImportFolder:
             return  # moved by an earlier attempt
         if mode == "append" and os.path.isdir(final):
             for file in os.listdir(staged):
-                if file != "_SUCCESS":  # whether the rest of the partition is complete, its writer says
-                    os.replace(os.path.join(staged, file), os.path.join(final, file))
+                there = os.path.join(final, file)
+                # A file that is there already stays as it is: under another time the next night would take it for
+                # rewritten. Whether the rest of the partition is complete, its writer says.
+                same = os.path.isfile(there) and filecmp.cmp(os.path.join(staged, file), there, shallow=False)
+                if file != "_SUCCESS" and not same:
+                    os.replace(os.path.join(staged, file), there)
             shutil.rmtree(staged)
             return
         if mode == "replace" and os.path.isdir(final) and not os.path.isdir(before):
