@@ -166,11 +166,13 @@ def _absent_columns(connection: Any, part: Part, wanted: EventsRequest) -> dict[
     missing = [name for name in COLUMNS if wanted.names[name] in lacking]
     unsaid = [name for name in missing if name not in wanted.absent]
     if unsaid:
-        known = ", ".join(part.columns(connection))
+        columns = part.columns(connection)
+        nested = [name for name, kind in columns.items() if kind == "OBJECT" or kind.startswith("STRUCT")]
+        known = ", ".join(columns) + (f"; a field of {nested[0]} is {nested[0]}.NAME" if nested else "")
         ways = [f"{FLAGS[name]} NAME" + (f" or --absent {name}" if name in MAY_BE_ABSENT else "") for name in unsaid]
         raise InputError(
             f"{part.name}: no column {', '.join(repr(wanted.names[name]) for name in unsaid)} (it has {known}); say "
-            f"{', '.join(ways)}{_without_header(part, part.columns(connection))}"
+            f"{', '.join(ways)}{_without_header(part, columns)}"
         )
     return {name: wanted.absent[name] for name in missing}
 

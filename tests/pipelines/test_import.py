@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import glob
 import gzip
 import json
 import os
@@ -177,13 +178,19 @@ def test_a_query_and_a_query_over_the_tables_of_a_file(tmp_path):
     assert {row[1] for row in read(f"{tmp_path}/b")} == {"A", "B"}
 
 
-def test_nested_keys_and_columns(tmp_path):
+def test_nested_keys_and_columns(tmp_path, capsys):
     lines = write_jsonl(f"{tmp_path}/events.jsonl")
     table = as_table().append_column("who", pa.array([{"customer": row[0]} for row in ROWS]))
     pq.write_table(table, f"{tmp_path}/events.parquet")
     for source, name in ((lines, "a"), (f"{tmp_path}/events.parquet", "b")):
         assert run(f"--events={source}", f"--logs={tmp_path}/{name}", *FLAGS, "--user-id=who.customer") == 0
         assert read(f"{tmp_path}/{name}") == WANTED
+    said = refused(capsys, f"--events={tmp_path}/events.parquet", f"--logs={tmp_path}/c", "--quiet")
+    assert "; a field of who is who.NAME); say --user-id NAME" in said
+    with open(f"{tmp_path}/nested.jsonl", "w") as file:
+        file.write('{"who": {"customer": "u-1"}, "sku": "a"}\n')
+    said = refused(capsys, f"--events={tmp_path}/nested.jsonl", f"--logs={tmp_path}/c", "--quiet")
+    assert "; a field of who is who.NAME); say --user-id NAME" in said
 
 
 def test_ids_are_what_the_column_has_unless_a_flag_says_otherwise(tmp_path):
@@ -335,7 +342,11 @@ def test_days_that_are_there_are_refused_appended_to_or_replaced(tmp_path, capsy
     said = refused(capsys, f"--events={other}", *words, code=2)
     assert "there are partitions of 1 of these days, ds=2026-11-01 to ds=2026-11-01; --replace puts" in said
     assert run(f"--events={other}", *words, "--append") == 0
+    (file,) = [one for one in glob.glob(f"{logs}/ds=2026-11-01/*.parquet") if "u-9" in str(pq.read_table(one))]
+    os.utime(file, (1, 1))
+    os.utime(other, (2, 2))  # not as imported already: it is read again
     assert run(f"--events={other}", *words, "--append") == 0  # the same rows are not there twice
+    assert os.stat(file).st_mtime == 1  # nor is their file a rewritten one
     added = ("u-9", *WANTED[0][1:])
     assert sorted(read(logs), key=str) == sorted([*WANTED, added], key=str)
     assert run(f"--events={other}", *words, "--replace") == 0  # as imported already: nothing changes
