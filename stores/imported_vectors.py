@@ -15,6 +15,7 @@ from stores import locations
 from stores.errors import UsageError
 from stores.files import Root
 from stores.pin_vectors import VERSION_FILE
+from stores.vector_sets import read_manifest
 
 MADE_BY = "import"
 STAGED = "_import"  # below the folder; readers of vectors leave it alone
@@ -133,4 +134,8 @@ def refuse_existing(folder: str, replace: bool) -> None:
     if foreign:
         raise UsageError(f"--pins {folder}: {sorted(foreign)[0]} in it is not an import's; name a new folder")
     if complete and not replace:
-        raise UsageError(f"--pins {folder}: a vector set is there; --replace puts the imported one in its place")
+        version = (read_manifest(folder) or {}).get("pinsage_version")
+        raise UsageError(
+            f"--pins {folder}: a vector set is there; --replace puts the imported one in its place, as another "
+            f"version, which needs another model; for the same encoder and more pins add --vectors-version {version}"
+        )

@@ -146,7 +146,9 @@ def test_a_set_that_is_there_is_replaced_only_when_asked(tmp_path, capsys):
     first = read(f"{tmp_path}/pins")[2]
     assert run(f"--vectors={tmp_path}/a.parquet", *words) == 0  # the same: nothing to do
     assert run(source("b", 6), *words) == 2
-    assert "a vector set is there; --replace puts the imported one in its place" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a vector set is there; --replace puts the imported one in its place" in said
+    assert f"--vectors-version {first['pinsage_version']}" in said
     assert run(source("b", 6), *words, "--replace") == 0
     ids, _, second = read(f"{tmp_path}/pins")
     assert len(ids) == 6 and second["pinsage_version"] != first["pinsage_version"]
