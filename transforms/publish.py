@@ -84,7 +84,8 @@ def publish(root: Root, release: str, target: PublishTarget, *, unless_overtaken
             before readers are moved: a run that was stopped on its way and goes on much later changes nothing.
 
     Returns:
-        Counters users_sent, users_deleted, users_stored; `warnings`, lines to be shown, if there are any.
+        Counters users_sent, users_deleted, users_stored (all of the release); `warnings`, lines to be shown, if there
+        are any.
 
     Raises:
         StoreError: the store failed.
@@ -104,16 +105,18 @@ def publish(root: Root, release: str, target: PublishTarget, *, unless_overtaken
             return {"users_sent": 0, "users_deleted": 0, "users_stored": served.users, **_warnings(store)}
         plan = plan_publish(root, store, manifest, mine, rewrite=target.rewrite)
         gone: list[np.ndarray] = []
+        current = current_of(manifest, plan.generation)
         result = store.upload(
             plan.generation,
             _batches(root, manifest, plan, gone),
             deletes=_read_later(gone),
             fresh=plan.fresh,
-            current=current_of(manifest, plan.generation),
+            current=current,
             note=plan.note,
             confirm=refuse,
         )
-        counts = {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": result.stored}
+        # What was sent alone is no count of the store: a night sends what differs.
+        counts = {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": current.users}
         return {**counts, **_warnings(store)}
 
 

@@ -137,7 +137,7 @@ def test_only_what_changed_is_sent(one_night, tmp_path):
     second = run_night(world, root.url, 1, "--publish=none")
     sent = publish(root, second.release, PublishTarget(kv, "pinnerformer"))
     assert sent["users_sent"] == second.counters["embed_users"]["users_embedded"] < second.rows("user_embeddings")
-    assert sent["users_deleted"] == 0
+    assert sent["users_deleted"] == 0 and sent["users_stored"] == second.rows("user_embeddings")
     assert publish(root, second.release, PublishTarget(kv, "pinnerformer"))["users_sent"] == 0
 
 
