@@ -148,6 +148,10 @@ def share(part: float, whole: float) -> str:
         return "0 %"
     percent = 100 * part / whole
     digits = 0 if percent >= 10 or percent == 0 else 1 if percent >= 1 else 2
+    if part < whole and percent > 99:  # never "100 %" of what is not all
+        if round(percent, 2) >= 100:
+            return "over 99.99 %"
+        digits = next(n for n in (0, 1, 2) if round(percent, n) < 100)
     return f"{percent:.{digits}f} %"
 
 

@@ -57,6 +57,7 @@ class LogsFound:
     Attributes:
         location: Of the logs, absolute.
         columns: As the logs call them, with what the findings mend.
+        newest: Partition that was looked at.
         looked_at: The row groups whose rows were read.
         histories: Rows per user, of `counted`.
         counted: Rows; fewer than all of them are of the newest days.
@@ -65,6 +66,7 @@ class LogsFound:
     location: str
     columns: ColumnNames
     partitions: Mapping[datetime.date, str]
+    newest: datetime.date
     rows: LogRows
     looked_at: Chosen
     histories: CountedIds
@@ -99,7 +101,10 @@ def look_at_logs(asked: LogsAsked, watch: Watch) -> tuple[Part, LogsFound | None
     part.headline = f"{days}, {count(chosen_files.total, 'file')}, {about}{count(total, 'row')}, {size / 1e6:,.1f} MB"
     part.figures |= {"days": len(listings), "files": chosen_files.total, "rows": total, "bytes": size}
     describe_rows(part, asked, rows, looked_at, files, columns)
-    return part, LogsFound(locations.absolute(asked.logs), columns, partitions, rows, looked_at, histories, counted)
+    newest = min(last, max(partitions))
+    return part, LogsFound(
+        locations.absolute(asked.logs), columns, partitions, newest, rows, looked_at, histories, counted
+    )
 
 
 def look_at_days(

@@ -328,7 +328,7 @@ def made_here(pins: str) -> bool:
 
 def lead_to_content(pins: str, logs: LogsFound) -> Finding:
     """What to type where vectors may say no more than what pins are about."""
-    until = max(logs.partitions) + datetime.timedelta(1)
+    until = logs.newest + datetime.timedelta(1)
     return Finding(
         Level.NOTE,
         "vectors of text or pictures? they say nothing of who engages with what: `item-vectors` puts that beside them",
@@ -343,7 +343,7 @@ def fold_in(pins: str, logs: LogsFound) -> tuple[str, ...]:
     """The command that gives new pins a vector, of a set that can be folded into."""
     if not made_here(pins):
         return ()
-    until = max(logs.partitions) + datetime.timedelta(1)
+    until = logs.newest + datetime.timedelta(1)
     where = shlex.quote(locations.absolute(pins))
     return (
         f"pinnerformer item-vectors --fold-in {where} --logs {shlex.quote(logs.location)} --until {until} "

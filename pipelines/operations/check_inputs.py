@@ -72,7 +72,7 @@ def look_at_what_is_given(
         return look_at_vectors(VectorsAsked(job.pins, columns, request.most_rows, job.thresholds), logs, watch)
     part = Part("vectors")
     if logs is not None:
-        part.findings.append(lead_to_vectors(job.logs, max(logs.partitions)))
+        part.findings.append(lead_to_vectors(job.logs, logs.newest))
     return part, None
 
 

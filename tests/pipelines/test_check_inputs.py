@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import daily_inference
-from pipelines.checking.findings import Finding, Level, exit_code, yaml_lines
+from pipelines.checking.findings import Finding, Level, exit_code, share, yaml_lines
 from pipelines.cli import main
 from stores.errors import PinnerFormerError
 from stores.files import Root
@@ -241,6 +241,8 @@ def test_the_logs_alone(world, capsys):
     (lead,) = found["vectors"]["findings"]
     assert "item-vectors" in lead["commands"][0] and f"--until {day(5)}" in lead["commands"][0]
     assert "--content" in lead["text"]
+    asked = report_of([f"--logs={world.folder}/logs", f"--date={day(2)}"], capsys)[1]["vectors"]["findings"]
+    assert f"--until {day(3)}" in asked[0]["commands"][0]  # nothing of what is later than the night
     assert "daily needs --root, --pins, --model" in stopping(found)
 
 
@@ -342,6 +344,13 @@ def test_of_many_rows_a_sample_is_looked_at_and_said(world, tmp_path, capsys):
     counts = collections.Counter(row["user_id"] for rows in world.rows.values() for row in rows)
     del counts[None]
     assert found["logs"]["rows_per_user"]["most"] == max(counts.values())
+
+
+def test_what_is_not_all_is_never_100_percent():
+    assert [share(n, 1000) for n in (0, 3, 50, 120, 994, 997, 1000)] == [
+        *("0 %", "0.30 %", "5.0 %", "12 %", "99 %", "99.7 %", "100 %")
+    ]
+    assert share(99_996, 100_000) == "over 99.99 %" and share(99_990, 100_000) == "99.99 %"
 
 
 def test_exit_codes():
