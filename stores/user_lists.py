@@ -19,19 +19,20 @@ from stores.string_ids import INT64, STRING, hash_strings
 ERASED = "erased"
 
 
-def read_user_list(path: str, kind: str = INT64) -> np.ndarray:
+def read_user_list(path: str, kind: str = INT64, flag: str = "--users") -> np.ndarray:
     """Sorted distinct inner ids int64 of a file, one id per line.
 
     Args:
         kind: Of the root's user ids.
+        flag: That named the file, for messages.
 
     Raises:
         UsageError: it cannot be read, is empty, or a line is not a user id; names the line.
     """
-    return np.unique(np.array(list(read_listed(path, kind)), np.int64))
+    return np.unique(np.array(list(read_listed(path, kind, flag)), np.int64))
 
 
-def read_listed(path: str, kind: str = INT64) -> dict[int, str]:
+def read_listed(path: str, kind: str = INT64, flag: str = "--users") -> dict[int, str]:
     """Inner id -> how the file has it, of every id of a file; in its order.
 
     Raises:
@@ -41,14 +42,14 @@ def read_listed(path: str, kind: str = INT64) -> dict[int, str]:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UsageError(f"--users {path}: {error.strerror}; expected one user id per line") from None
-    found = _strings_in(path, data) if kind == STRING else _numbers_in(path, data)
+        raise UsageError(f"{flag} {path}: {error.strerror}; expected one user id per line") from None
+    found = (_strings_in if kind == STRING else _numbers_in)(f"{flag} {path}", data)
     if not found:
-        raise UsageError(f"--users {path}: nobody in it; expected one user id per line")
+        raise UsageError(f"{flag} {path}: nobody in it; expected one user id per line")
     return found
 
 
-def _numbers_in(path: str, data: bytes) -> dict[int, str]:
+def _numbers_in(named: str, data: bytes) -> dict[int, str]:
     ids = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         text = line.strip().decode(errors="replace")
@@ -56,12 +57,12 @@ def _numbers_in(path: str, data: bytes) -> dict[int, str]:
             continue
         value = parse_id(text, INT64)
         if value is None:
-            raise UsageError(f"--users {path}: line {number}: {text[:40]!r} is not a user id; one per line")
+            raise UsageError(f"{named}: line {number}: {text[:40]!r} is not a user id; one per line")
         ids[value] = text
     return ids
 
 
-def _strings_in(path: str, data: bytes) -> dict[int, str]:
+def _strings_in(named: str, data: bytes) -> dict[int, str]:
     data = data.removeprefix(codecs.BOM_UTF8)
     lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     texts = []
@@ -69,7 +70,7 @@ def _strings_in(path: str, data: bytes) -> dict[int, str]:
         try:
             texts.append(line.decode())
         except UnicodeDecodeError:
-            raise UsageError(f"--users {path}: line {number}: not UTF-8, as ids are; write the file as UTF-8") from None
+            raise UsageError(f"{named}: line {number}: not UTF-8, as ids are; write the file as UTF-8") from None
     texts = [text for text in texts if text]
     return dict(zip(hash_strings(pa.array(texts, pa.large_string())).tolist(), texts, strict=True))
 

@@ -36,7 +36,8 @@ runs. Where their ids are strings, no file keeps one. ROOT/erased keeps them out
 takes a row of theirs in. Of strings it has the hashes.
 
 Prints a report of counts and writes it to ROOT/erasures/. May be repeated after any interruption, and harmlessly.
-Logs, models and backups are not the job's: erase there too. `pinnerformer verify --erased FILE` proves absence here.
+Logs, models, exports and backups are not the job's: erase there too. `pinnerformer verify --erased FILE` proves absence
+here.
 """
 
 EPILOG = """\
@@ -116,6 +117,12 @@ def main(argv: list[str]) -> int:
         root.write_json(path, dataclasses.asdict(report))
     for store in stores:
         store.close()
+    if kind != STRING and not any(report.rows.values()) and not any(report.stored.values()):
+        print(
+            f"warning: none of the {len(users):,} ids is in a release or a store given (erased before, or spelled "
+            "otherwise than in the logs?)",
+            file=sys.stderr,
+        )
     print(as_json(dataclasses.asdict(report)))
     print(f"report: {root.path(path)}", file=sys.stderr)
     return 0

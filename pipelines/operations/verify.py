@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
         problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
         found.note(f"log files read by {release} and before", problems)
     if request.erased:
-        check_nobody(root, stores, read_user_list(request.erased, layout.user_ids), found)
+        check_nobody(root, stores, read_user_list(request.erased, layout.user_ids, "--erased"), found)
     for store in stores:
         store.close()
     for words in found.looked_at:

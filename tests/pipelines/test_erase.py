@@ -83,8 +83,17 @@ def test_lists_that_are_none(kept, tmp_path, capsys):
         assert kept.of_root("erase", f"--users={tmp_path}/list") == 2
         assert said in capsys.readouterr().err.splitlines()[0]
     assert kept.of_root("erase", f"--users={tmp_path}/none") == 2
+    capsys.readouterr()
+    assert kept.of_root("verify", f"--erased={tmp_path}/none") == 2
+    assert f"--erased {tmp_path}/none: No such file" in capsys.readouterr().err
     assert not os.path.exists(f"{kept.root}/erased")
     assert read_manifest(Root(kept.root), str(day(3))).revision == 1
+
+
+def test_a_list_of_nobody_is_said(kept, tmp_path, capsys):
+    (tmp_path / "list").write_text("999999999\n")
+    assert kept.of_root("erase", f"--users={tmp_path}/list") == 0
+    assert "warning: none of the 1 ids is in a release or a store given" in capsys.readouterr().err
 
 
 def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, capsys):
