@@ -118,7 +118,8 @@ class Retriever:
             shown = quoted(user_id) if isinstance(user_id, str) else str(user_id)
             raise StoreError(
                 f"user {shown}: no vector in release {current.release}; the user has no usable action in the logs "
-                f"read so far (users known: {current.users})"
+                f"read so far, is spelled otherwise there, or was erased (users known: {current.users}; some of them: "
+                "`pinnerformer retrieve` without --user)"
             )
         opened = self._open(current)
         user = inner_ids([user_id], current.user_ids)

@@ -140,7 +140,11 @@ def read_standing(request: ItemVectorsRequest) -> dict[str, Any]:
     path = locations.join(locations.absolute(request.fold_in or ""), VERSION_FILE)
     found = read_manifest(request.fold_in or "")
     if found is None or found.get("made_by") != MADE_BY:
-        raise InputError(f"{path}: no vector set of `pinnerformer item-vectors`; only into such a one pins are folded")
+        way = "; more pins of another set: `import --vectors FILE --replace --vectors-version` with the name it has"
+        raise InputError(
+            f"{path}: no vector set of `pinnerformer item-vectors`; only into such a one pins are folded"
+            f"{way if found else ''}"
+        )
     if request.until.isoformat() < found["until"]:
         raise UsageError(
             f"--until {request.until}: the vectors of --fold-in {request.fold_in} know what was before "

@@ -25,7 +25,6 @@ from stores.rewritten import (
     describe_rewritten,
     files_read,
     find_rewritten,
-    repair_flags,
 )
 from stores.tables import read_files
 from stores.user_lists import read_user_list, write_ids
@@ -90,9 +89,11 @@ def select_again(
         if one.date not in partitions
     ]
     if others:
+        dates = sorted({*partitions, *(one.date for one in others)})
+        flags = " ".join(f"--partition {date}" for date in dates)  # all: `daily` may have named the first itself
         raise RewrittenError(
-            f"{describe_rewritten(logs, others)}: changed since they were read; name "
-            f"their partitions too: {repair_flags(others)}"
+            f"{describe_rewritten(logs, others)}: changed since they were read; name their partitions too: "
+            f"pinnerformer repair {flags}"
         )
     files = [
         describe_file(file, day, columns, days)
