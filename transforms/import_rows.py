@@ -95,6 +95,7 @@ class Counts:
         dropped: Reason -> rows.
         samples: Reason -> the first of them, with their place.
         durations_unknown: Rows whose duration is no number, taken as not measured.
+        longest_s: The longest duration, in s; None where none was measured.
         words: Column -> word -> rows, of actions and surfaces.
     """
 
@@ -102,6 +103,7 @@ class Counts:
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     samples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     durations_unknown: int = 0
+    longest_s: float | None = None
     words: dict[str, dict[str, int]] = dataclasses.field(default_factory=lambda: {"action": {}, "surface": {}})
 
     @property
@@ -306,6 +308,9 @@ def read_rows(connection: Any, query: RowQuery, counts: Counts) -> Iterator[pa.R
             counts.durations_unknown += pc.sum(good["unknown"]).as_py() or 0
             rows = pa.record_batch([_as(good[field.name], field.type) for field in schema], schema=schema)
             _count_words(rows, counts)
+            longest = pc.max(rows["duration_s"]).as_py()
+            if longest is not None:
+                counts.longest_s = max(longest, counts.longest_s or 0.0)
             if rows.num_rows:
                 yield rows
     if query.part.rejects:

@@ -42,6 +42,7 @@ def counts_of(counts: Counts) -> dict[str, Any]:
         "dropped": dict(sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))),
         "samples": counts.samples,
         "durations_unknown": counts.durations_unknown,
+        **({} if counts.longest_s is None else {"longest_duration_s": counts.longest_s}),
         **({"words": words} if words else {}),
     }
 

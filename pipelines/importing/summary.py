@@ -6,6 +6,8 @@ from typing import Any
 from pipelines.importing.progress import dropped_lines
 from pipelines.importing.request import ImportRequest
 
+LONG_S = 4 * 3600  # of one engagement: rather milliseconds
+
 
 def print_report(report: dict[str, Any], request: ImportRequest) -> None:
     """Prints the report of an import, for a person or a program."""
@@ -39,6 +41,10 @@ def _events_lines(events: dict[str, Any]) -> list[str]:
         lines.append(f"  no {column}: {'not measured' if value is None else value + ' in every row'}")
     for column, words in events.get("words", {}).items():
         lines.append(f"  {column}: {', '.join(f'{word} {count:,}' for word, count in words.items())}")
+    longest = events.get("longest_duration_s")
+    if longest is not None:
+        hint = f" ({longest / 3600:,.1f} h): if that cannot be, --duration-unit" if longest > LONG_S else ""
+        lines.append(f"  duration_s: the longest {longest:,.1f} s{hint}")
     lines.append(f"  user_id is {events['user_ids']}, pin_id is {events['pin_ids']}")
     return lines
 

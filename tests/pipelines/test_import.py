@@ -193,6 +193,19 @@ def test_nested_keys_and_columns(tmp_path, capsys):
     assert "; a field of who is who.NAME); say --user-id NAME" in said
 
 
+def test_the_longest_duration_is_said_and_one_that_is_none_told_the_flag(tmp_path, capsys):
+    for seconds, unit, said in (
+        (30_000, "s", "the longest 30,000.0 s (8.3 h): if"),
+        (30_000, "ms", "the longest 30.0 s"),
+    ):
+        source = write_csv(f"{tmp_path}/events.csv", [[*ROWS[0][:5], seconds, *ROWS[0][6:]]])
+        words = [one for one in FLAGS if one != "--quiet"]
+        assert run(f"--events={source}", f"--logs={tmp_path}/{unit}", *words, f"--duration-unit={unit}") == 0
+        lines = capsys.readouterr().out.splitlines()
+        (line,) = [one for one in lines if "duration_s" in one]
+        assert said in line and ("--duration-unit" in line) == (unit == "s")
+
+
 def test_ids_are_what_the_column_has_unless_a_flag_says_otherwise(tmp_path):
     def kinds(source: str, name: str, *more: str) -> tuple:
         assert run(f"--events={source}", f"--logs={tmp_path}/{name}", *FLAGS, *more) == 0
