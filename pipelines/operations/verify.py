@@ -164,6 +164,8 @@ def main(argv: list[str]) -> int:
         found.note(f"log files read by {release} and before", problems)
     if request.erased:
         check_nobody(root, stores, read_user_list(request.erased, layout.user_ids, "--erased"), found)
+        if not stores:
+            found.looked_at.append("no store was given (--kv), and so none looked at")
     for store in stores:
         store.close()
     for words in found.looked_at:

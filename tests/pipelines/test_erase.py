@@ -96,6 +96,17 @@ def test_a_list_of_nobody_is_said(kept, tmp_path, capsys):
     assert "warning: none of the 1 ids is in a release or a store given" in capsys.readouterr().err
 
 
+def test_that_no_store_was_given_is_said(kept, leavers, capsys):
+    assert main(["erase", f"--root={kept.root}", f"--users={leavers}"]) == 0
+    assert "warning: no store was given (--kv)" in capsys.readouterr().err
+    assert main(["verify", f"--root={kept.root}", f"--erased={leavers}"]) == 0
+    assert "no store was given (--kv), and so none looked at" in capsys.readouterr().out
+    assert kept.of_root("verify", f"--erased={leavers}") == 1
+    assert kept.of_root("erase", f"--users={leavers}") == 0
+    with EmbeddingClient(kept.kv) as client:
+        assert not client.get_many(GONE)[2].any()
+
+
 def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, capsys):
     """Training data that holds one of the erased is removed whole; it is made again without them."""
     logs, pins = f"{kept.world.folder}/logs", f"{kept.world.folder}/pins"
