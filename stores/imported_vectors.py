@@ -134,7 +134,7 @@ def refuse_existing(folder: str, replace: bool) -> None:
     if foreign:
         raise UsageError(f"--pins {folder}: {sorted(foreign)[0]} in it is not an import's; name a new folder")
     if complete and not replace:
-        version = (read_manifest(folder) or {}).get("pinsage_version")
+        version = (read_manifest(folder) or {}).get("pinsage_version", "NAME")
         raise UsageError(
             f"--pins {folder}: a vector set is there; --replace puts the imported one in its place, as another "
             f"version, which needs another model; for the same encoder and more pins add --vectors-version {version}"

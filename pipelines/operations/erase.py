@@ -124,7 +124,10 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
     if not stores:
-        print("warning: no store was given (--kv): what one serves of them stays there; run this again with every one", file=sys.stderr)
+        print(
+            "warning: no store was given (--kv): what one serves of them stays there; run this again with every one",
+            file=sys.stderr,
+        )
     print(as_json(dataclasses.asdict(report)))
     print(f"report: {root.path(path)}", file=sys.stderr)
     return 0
