@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from stores.files import Root
 from stores.layout import require_layout
 from stores.logs import InputSelection, LogFile, describe_file
 from stores.manifests import Manifest
-from stores.partitions import PartitionDays, list_data_files, list_partitions
+from stores.partitions import DataFile, PartitionDays, list_data_files, list_partitions
 from stores.releases import chain, next_release_id, read_current
 from stores.rewritten import (
+    FileRead,
     Rewritten,
     RewrittenError,
     describe_rewritten,
@@ -82,12 +83,7 @@ def select_again(
     if missing:
         raise InputError(f"{os.path.join(logs, f'ds={missing[0]}')}: missing, and older ones are there; restore it")
     listings = {day: list_data_files(folder) for day, folder in there.items()}
-    times_from = last + datetime.timedelta(1) - datetime.timedelta(lookback)
-    others = [
-        one
-        for one in find_rewritten(listings, read, oldest, last, thorough=True, times_from=times_from)
-        if one.date not in partitions
-    ]
+    others = [one for one in _changed(listings, read, last, lookback) if one.date not in partitions]
     if others:
         dates = sorted({*partitions, *(one.date for one in others)})
         flags = " ".join(f"--partition {date}" for date in dates)  # all: `daily` may have named the first itself
@@ -102,6 +98,19 @@ def select_again(
         if day in partitions or f"ds={day.isoformat()}/{file.name}" in read
     ]
     return InputSelection(tuple(files), (), tuple(sorted(there)))
+
+
+def _changed(
+    listings: Mapping[datetime.date, Collection[DataFile]],
+    read: Mapping[str, FileRead],
+    last: datetime.date,
+    lookback: int,
+) -> list[Rewritten]:
+    """What the chain read of some partitions and is not what it was: by the times of files in the lookback, by their
+    footers in all.
+    """
+    times_from = last + datetime.timedelta(1) - datetime.timedelta(lookback)
+    return find_rewritten(listings, read, min(listings), last, thorough=True, times_from=times_from)
 
 
 def plan_repair(
@@ -162,7 +171,8 @@ def plan_repair(
 
 
 def find_changed(request: NightRequest) -> tuple[Rewritten, ...]:
-    """The log files in a night's lookback that were read and have changed since; none on a root that is past it.
+    """The log files that were read and have changed since, where a night's lookback has some: all that a repair would
+    ask for, which reaches further back; none on a root that is past the night.
 
     Raises:
         PinnerFormerError: the night's logs cannot be read.
@@ -171,4 +181,10 @@ def find_changed(request: NightRequest) -> tuple[Rewritten, ...]:
     if current is None or request.date < current.day:
         return ()
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=True)
-    return inputs.rewritten
+    if not inputs.rewritten:
+        return ()
+    releases = list(chain(request.job.root))
+    first = datetime.date.fromisoformat(releases[-1].settings["bootstrap_from"])
+    there = list_partitions(request.job.logs).items()
+    listings = {day: list_data_files(folder) for day, folder in there if first <= day <= current.day}
+    return tuple(_changed(listings, files_read(releases), current.day, request.job.lookback))

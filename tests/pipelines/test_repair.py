@@ -132,6 +132,20 @@ def test_a_partition_that_was_written_again_is_refused_until_it_is_repaired(nigh
         assert main(look) == 0
 
 
+def test_the_repair_before_a_night_names_all_that_a_repair_asks_for(nights, tmp_path):
+    """Two days after CURRENT, the night looks less far back than a repair of CURRENT does."""
+    folder = copy_of(nights, tmp_path)
+    write_file(f"{folder}/logs", 3, [])
+    for path in (f"ds={day(0)}/b.parquet", f"ds={day(1)}/a.parquet"):
+        os.utime(f"{folder}/logs/{path}", (0, 0))
+    night = ["daily", f"--root={folder}/root", *(f"--{n}={folder}/{n}" for n in ("logs", "pins", "model"))]
+    night += [f"--date={day(3)}", "--lookback=2", "--publish=none", "--quiet", f"--gates={gates(folder)}"]
+    assert main(night) == 1
+    assert main([*night, "--rewritten-partitions=repair"]) == 0
+    found = read_current(Root(f"{folder}/root"))
+    assert (found.release, found.previous) == (str(day(3)), f"{day(1)}.2")
+
+
 def test_a_repair_names_every_partition_that_changed(nights, tmp_path, capsys):
     """Read again for some users only, and noted as read, the other partition's change would be heard of no more."""
     folder = copy_of(nights, tmp_path)
