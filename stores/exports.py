@@ -9,13 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stores import id_names
 from stores.errors import StoreError
 from stores.extras import load
 from stores.files import Root
+from stores.id_names import NamedIds
 from stores.ids import find_sorted
 from stores.manifests import Manifest
+from stores.partitions import DAY_MS
 from stores.schemas import from_binary_column
-from stores.string_ids import INT64, STRING
+from stores.string_ids import STRING
 from stores.tables import read_dim, read_files
 
 GROUP_ROWS = 1 << 16
@@ -28,20 +31,21 @@ class Kind:
     Attributes:
         name: Of the files.
         table: Of a release.
-        column: Of the ids.
-        names: The table of their names, where ids are strings.
-        ids: Of a layout: what the ids are.
+        ids: What their ids are called.
     """
 
     name: str
     table: str
-    column: str
-    names: str
-    ids: str
+    ids: NamedIds
+
+    @property
+    def column(self) -> str:
+        """Of the ids."""
+        return self.ids.column
 
 
-USERS = Kind("users", "user_embeddings", "user_id", "user_names", "user_ids")
-PINS = Kind("pins", "pin_embeddings", "pin_id", "pin_names", "pin_ids")
+USERS = Kind("users", "user_embeddings", id_names.USERS)
+PINS = Kind("pins", "pin_embeddings", id_names.PINS)
 KINDS = {kind.name: kind for kind in (USERS, PINS)}
 
 
@@ -80,7 +84,7 @@ class Export:
 
     @property
     def string_ids(self) -> bool:
-        return self.manifest.settings.get("layout", {}).get(self.kind.ids, INT64) == STRING
+        return self.kind.ids.kind(self.manifest) == STRING
 
     @property
     def dim(self) -> int:
@@ -106,18 +110,15 @@ class Export:
     def _own_ids(self, number: int, keys: np.ndarray) -> pa.Array:
         if not self.string_ids:
             return pa.array(keys)
-        entries = (
-            self.manifest.parts(self.kind.names).get(number, []) if self.kind.names in self.manifest.tables else []
-        )
+        table = self.kind.ids.table
+        entries = self.manifest.parts(table).get(number, []) if table in self.manifest.tables else []
         if not entries:
-            raise StoreError(
-                f"{self.root.url}: release {self.manifest.release} has no {self.kind.names} of part {number}"
-            )
+            raise StoreError(f"{self.root.url}: release {self.manifest.release} has no {table} of part {number}")
         names = read_files(self.root, entries, verify=True)
         at, found = find_sorted(names[self.kind.column].to_numpy(), keys)
         if not found.all():
             raise StoreError(
-                f"{self.root.url}: {self.kind.column} with hash {keys[~found][0]} has no name in {self.kind.names} of "
+                f"{self.root.url}: {self.kind.column} with hash {keys[~found][0]} has no name in {table} of "
                 f"release {self.manifest.release}; make the release again"
             )
         return names["name"].combine_chunks().cast(pa.string()).take(pa.array(at))
@@ -144,7 +145,6 @@ class Export:
 
 
 _MS = pa.timestamp("ms", "UTC")
-_DAY_MS = 86_400_000
 
 
 def _more_columns(rows: pa.Table, manifest: Manifest) -> dict[str, pa.Array]:
@@ -158,9 +158,9 @@ def _more_columns(rows: pa.Table, manifest: Manifest) -> dict[str, pa.Array]:
 
     if "embedding_date" not in rows.schema.names:
         day = (manifest.day - datetime.date(1970, 1, 1)).days
-        return {"valid_from": pa.array(np.full(rows.num_rows, (day + 1) * _DAY_MS), _MS)}
+        return {"valid_from": pa.array(np.full(rows.num_rows, (day + 1) * DAY_MS), _MS)}
     days = column("embedding_date")
-    ends = (days.cast(pa.int32()).to_numpy().astype(np.int64) + 1) * _DAY_MS
+    ends = (days.cast(pa.int32()).to_numpy().astype(np.int64) + 1) * DAY_MS
     return {
         "embedding_date": days,
         "last_action": column("last_action_ms").cast(_MS),

@@ -47,6 +47,13 @@ def encode_names(column: pa.Array) -> tuple[np.ndarray, pa.DictionaryArray]:
     return hash_strings(names), names
 
 
+def inner_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of ids as int64: of strings the hashes."""
+    if id_kind(column.type) != STRING:
+        return column.cast(pa.int64())
+    return pa.chunked_array([encode_names(chunk)[0] for chunk in column.chunks], pa.int64())
+
+
 def _nulls(column: pa.Array) -> np.ndarray:
     return column.is_null().to_numpy(zero_copy_only=False)
 

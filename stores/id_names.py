@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from stores.errors import StoreError, UsageError
 from stores.files import Root
+from stores.id_columns import id_kind
 from stores.ids import as_ids, bucket_of, find_sorted
 from stores.manifests import Manifest
 from stores.string_ids import INT64, STRING, hash_strings, hash_text
@@ -42,7 +43,7 @@ class NamedIds:
 
     def kind(self, manifest: Manifest) -> str:
         """The kind of a release's ids: "int64" or "string"."""
-        return str(manifest.settings["layout"].get(self.field, INT64))
+        return str(manifest.settings.get("layout", {}).get(self.field, INT64))
 
 
 USERS = NamedIds("user", USER_NAMES, "user_id", "user_ids", "user_buckets")
@@ -116,8 +117,8 @@ def inner_ids(values: Any, kind: str) -> np.ndarray:
         raise TypeError(f"ids must be strings, got a null; {AS_STRINGS}")
     if not len(column):
         return np.empty(0, np.int64)
-    words = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not (pa.types.is_string(words) or pa.types.is_large_string(words) or pa.types.is_string_view(words)):
+    if id_kind(column.type) != STRING:
+        words = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         raise TypeError(f"ids must be strings, got {column[0].as_py()!r} in a column of {words}; {AS_STRINGS}")
     column = column.cast(pa.large_string())
     return hash_strings(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column)

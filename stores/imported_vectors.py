@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from stores import locations
 from stores.errors import UsageError
 from stores.files import Root
-from stores.pin_vectors import VERSION_FILE
 from stores.vector_sets import read_manifest
+from stores.vector_version import VERSION_FILE
 
 MADE_BY = "import"
 STAGED = "_import"  # below the folder; readers of vectors leave it alone
@@ -45,7 +45,6 @@ class VectorWriter:
         self._names: list[str] = []
         self._writer: pq.ParquetWriter | None = None
         self._digest = hashlib.sha256()
-        self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self.rows = 0
 

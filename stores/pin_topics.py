@@ -6,10 +6,9 @@ import pyarrow as pa
 from stores import locations
 from stores.column_names import OUR_NAMES, ColumnNames
 from stores.errors import InputError
-from stores.id_columns import encode_names, id_kind
+from stores.id_columns import inner_column
 from stores.ids import find_sorted
 from stores.pin_vectors import list_vector_files, open_vector_file
-from stores.string_ids import STRING
 
 
 def read_topics(folder: str, pin_ids: np.ndarray, columns: ColumnNames = OUR_NAMES) -> np.ndarray | None:
@@ -43,7 +42,7 @@ def read_topics(folder: str, pin_ids: np.ndarray, columns: ColumnNames = OUR_NAM
             topic = table["topic"]
             if pa.types.is_dictionary(topic.type):
                 topic = topic.cast(topic.type.value_type)
-            tables.append(pa.table({"pin_id": _inner(table[theirs]), "topic": topic.cast(pa.string())}))
+            tables.append(pa.table({"pin_id": inner_column(table[theirs]), "topic": topic.cast(pa.string())}))
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: unreadable ({str(error).splitlines()[0]}); write it again") from None
     rows = pa.concat_tables(tables).sort_by("pin_id").combine_chunks()
@@ -54,10 +53,3 @@ def read_topics(folder: str, pin_ids: np.ndarray, columns: ColumnNames = OUR_NAM
     out = np.full(len(pin_ids), len(encoded.dictionary), np.int64)
     out[found] = codes[at[found]]
     return out
-
-
-def _inner(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Ids as whole numbers: of strings the hashes."""
-    if id_kind(column.type) != STRING:
-        return column.cast(pa.int64())
-    return pa.chunked_array([encode_names(chunk)[0] for chunk in column.chunks], pa.int64())

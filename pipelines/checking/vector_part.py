@@ -17,6 +17,7 @@ from pipelines.configuration.look import look_at_vectors as recognise_vectors
 from stores import locations
 from stores.column_names import PINS, ColumnNames
 from stores.errors import InputError
+from stores.id_columns import inner_column
 from stores.ids import find_sorted
 from stores.pin_vectors import VectorSet, describe_vectors, open_vector_file, read_vectors
 from stores.vector_columns import norms_of
@@ -227,7 +228,8 @@ def find_pin_names(groups: Sequence[VectorGroup], pins: np.ndarray) -> list[str]
     for group in groups:
         if len(found) == len(pins):
             break
-        column, ids = id_column(group), read_vectors(group.file, group.index)[0]
+        column = id_column(group)
+        ids = inner_column(column).to_numpy()
         found |= {int(ids[row]): str(column[row].as_py()) for row in np.flatnonzero(np.isin(ids, pins)).tolist()}
     return [found[int(pin)] for pin in pins if int(pin) in found]
 

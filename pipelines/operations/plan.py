@@ -12,7 +12,6 @@ from rich.table import Table
 
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest
-from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from stores.errors import UsageError
@@ -211,16 +210,7 @@ def foretell(request: NightRequest) -> Foretold:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
     given.refuse_unknown_words(inputs)
-    layout = settle_layout(
-        root,
-        given.requested_layout,
-        inputs.files,
-        given.columns,
-        given.vectors,
-        file_mode=request.job.file_mode,
-        released=current is not None,
-        write=False,
-    )
+    layout = given.settle_layout(inputs.files, request.job.file_mode, released=current is not None, write=False)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     return Foretold(request, given, current, inputs, layout, releases)
 

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from pipelines.planning.backfill_request import BackfillRequest
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, fingerprint, same_model
-from pipelines.planning.id_kinds import settle_layout
 from pipelines.planning.lacking import describe_lacking
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout
@@ -96,16 +95,8 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
     if base is None and dates and bootstrap_from > start:
         raise UsageError(f"--bootstrap-from {bootstrap_from}: later than --start {start}")
     selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, replaced))
-    layout = settle_layout(
-        root,
-        given.requested_layout,
-        [file for _, inputs in selections for file in inputs.files],
-        given.columns,
-        given.vectors,
-        file_mode=request.job.file_mode,
-        released=current is not None,
-        write=not request.dry_run,
-    )
+    files = [file for _, inputs in selections for file in inputs.files]
+    layout = given.settle_layout(files, request.job.file_mode, released=current is not None, write=not request.dry_run)
     days = _plan_days(given, layout, base, selections, bootstrap_from)
     if replaced:
         days, base, left, replaced = _leave_out_equal(days, base, left, replaced)

@@ -5,7 +5,7 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ from stores.errors import InputError, UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters, builder_id
 from stores.layout import Layout, check_layout, read_layout
-from stores.logs import InputSelection, select_inputs
+from stores.logs import InputSelection, LogFile, select_inputs
 from stores.manifests import Manifest, manifest_path, read_manifest
 from stores.partitions import PartitionDays
 from stores.pin_vectors import VectorSet, describe_vectors
@@ -86,6 +86,21 @@ class JobInputs:
         """
         vocabularies = self.config.action_vocabulary, self.config.surface_vocabulary
         refuse_unknown_words(inputs.files, self.columns, *vocabularies)
+
+    def settle_layout(
+        self, files: Sequence[LogFile], file_mode: str | None, *, released: bool, write: bool = True
+    ) -> Layout:
+        """The layout of the root for these logs; see `id_kinds.settle_layout`."""
+        return settle_layout(
+            self.root,
+            self.requested_layout,
+            files,
+            self.columns,
+            self.vectors,
+            file_mode=file_mode,
+            released=released,
+            write=write,
+        )
 
 
 def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib: int = 8) -> JobInputs:
@@ -171,15 +186,7 @@ def plan_daily(request: NightRequest) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
         given.refuse_unknown_words(inputs)
-        layout = settle_layout(
-            root,
-            given.requested_layout,
-            inputs.files,
-            given.columns,
-            given.vectors,
-            file_mode=request.job.file_mode,
-            released=current is not None,
-        )
+        layout = given.settle_layout(inputs.files, request.job.file_mode, released=current is not None)
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),

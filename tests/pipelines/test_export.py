@@ -62,8 +62,8 @@ def named_root(root) -> str:
             ids = read_files(Root(root), files)[kind.column]
             names = pa.array([f"{kind.name} {number} ü" for number in ids.to_pylist()])
             rows = pa.table({kind.column: ids, "name": names})
-            entries.append(write_rows(Root(root), f"{kind.names}/2026-11-01", part, rows))
-        tables[kind.names] = entries
+            entries.append(write_rows(Root(root), f"{kind.ids.table}/2026-11-01", part, rows))
+        tables[kind.ids.table] = entries
     layout = {**manifest.settings["layout"], "user_ids": "string", "pin_ids": "string"}
     settings = {**manifest.settings, "layout": layout}
     write_manifest(Root(root), dataclasses.replace(manifest, tables=tables, settings=settings))
