@@ -5,11 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from pinnerformer_model.config import TOKEN_BUDGET
 from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.sequences import PaddedBatch, Sequences, form_batches, pad_batch
 from pinnerformer_model.user_tower import UserTower
-
-TOKEN_BUDGET = 1024
 
 
 class UserEncoder:
@@ -17,14 +16,13 @@ class UserEncoder:
 
     Args:
         user_tower: In eval mode, on `device`.
-        token_budget: Padded tokens per batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward
-            activations leave the cache.
+        token_budget: Padded tokens per batch; None: the device's `TOKEN_BUDGET`.
         device: `cpu` or `cuda`.
     """
 
-    def __init__(self, user_tower: UserTower, token_budget: int = TOKEN_BUDGET, device: str = "cpu"):
+    def __init__(self, user_tower: UserTower, token_budget: int | None = None, device: str = "cpu"):
         self._tower = user_tower
-        self.token_budget = token_budget
+        self.token_budget = token_budget or TOKEN_BUDGET[torch.device(device).type]
         self.device = device
 
     @property

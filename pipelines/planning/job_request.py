@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pinnerformer_model.config import TOKEN_BUDGET
 from pipelines.arguments import (
     Flags,
     Parser,
@@ -121,7 +122,12 @@ def add_job_flags(parser: Parser) -> JobFlags:
         "--embed-accelerator", metavar="HINT", help="Dataflow: type:nvidia-l4;count:1;install-nvidia-driver"
     )
     how.add_argument("--embed-ram", metavar="SIZE", help="Dataflow: memory of the workers that embed users, e.g. 16GB")
-    how.add_argument("--token-budget", type=positive, default=1024, metavar="N", help="padded tokens per batch")
+    how.add_argument(
+        "--token-budget",
+        type=positive,
+        metavar="N",
+        help=f"padded tokens per batch; on cuda {TOKEN_BUDGET['cuda']} (default {TOKEN_BUDGET['cpu']})",
+    )
     how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node")
     how.add_argument("--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width")
     parser.add_argument(
@@ -176,7 +182,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         file_mode=found.file_mode,
         device=found.device,
         embed_on={name: value for name, value in hints.items() if value},
-        token_budget=found.token_budget,
+        token_budget=found.token_budget or TOKEN_BUDGET[found.device],
         index=_index_parameters(found.index_m, found.index_ef_construction),
         thresholds=read_thresholds(found.gates),
         beam=beam,
