@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.hnsw import HnswGraph, IndexParameters
-from stores.neighbours import TIE, Neighbours, merge_top_k, ordered_top_k
+from stores.neighbours import TIE, Neighbours, ordered_top_k
 from stores.tables import part_stem, read_files
 
 # Doubled each time, so that the width kept is at most twice what is needed.
@@ -27,6 +27,7 @@ FIND_K = 10
 # A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
 _CHUNK = 4096
+Candidates = tuple[np.ndarray, np.ndarray]  # pin ids and scores of queries, in any order
 
 
 class Graph(Protocol):
@@ -167,11 +168,12 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
         for start in range(0, len(pending), _CHUNK):
             rows = pending[start : start + _CHUNK]
             vectors = embeddings[rows].astype(np.float32)
-            found = _search(shard.graph, vectors, FIND_K, ef, threads=1)
-            hit = (found.pin_ids == ids[rows][:, None]).any(axis=1)
+            pin_ids, scores = _search(shard.graph, vectors, FIND_K, ef, threads=1)
+            hit = (pin_ids == ids[rows][:, None]).any(axis=1)
             # A pin whose vector nearly equals others' may be pushed out of the ten by them: whoever asks gets pins as
             # good.
-            hit |= found.scores[:, 0] >= np.einsum("nd,nd->n", vectors, vectors) - TIE
+            own = np.einsum("nd,nd->n", vectors, vectors)
+            hit |= (scores >= own[:, None] - TIE).any(axis=1)
             missed = np.concatenate([missed, rows[~hit]])
         if not len(missed):
             break
@@ -255,40 +257,26 @@ def _load_graph(root: Root, entry: FileEntry, dim: int) -> Graph:
     return library.load(root, entry, dim)
 
 
-def _search(graph: Graph, queries: np.ndarray, k: int, ef: int, threads: int) -> Neighbours:
+def _search(graph: Graph, queries: np.ndarray, k: int, ef: int, threads: int) -> Candidates:
+    """The best pins of one graph, in any order: int64 and float32 [Q, min(k, N)]."""
     available = min(k, len(graph))
     if not available or not len(queries):
-        return ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-    return ordered_top_k(*graph.search(queries, available, ef, threads), k)
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+    return graph.search(queries, available, ef, threads)
 
 
-def _add_twins(found: Neighbours, twins: Twins, k: int) -> Neighbours:
-    """Puts the twins of the pins found beside them; as many as an answer of k can hold."""
-    if not len(twins.pin_id) or not found.pin_ids.size:
-        return found
-    pins = found.pin_ids.ravel()
-    begin = np.searchsorted(twins.twin_of, pins, side="left")
-    # Every pin found stands for itself and its twins. No more of them are laid out than an answer can hold: a crowd may
-    # have thousands.
-    count = 1 + np.minimum(np.searchsorted(twins.twin_of, pins, side="right") - begin, k - 1)
-    count = count.reshape(found.pin_ids.shape)
-    place = np.cumsum(count, axis=1) - count  # of each pin found, among those of its query
-    count = np.where(place < k, count, 0)
-    # The twins of all pins of all queries at once: `cell` says whose place is filled, `rank` which of the crowd fills
-    # it; 0 is the pin in the graph.
-    cell = np.repeat(np.arange(count.size), count.ravel())
-    rank = np.arange(len(cell)) - np.repeat(np.cumsum(count.ravel()) - count.ravel(), count.ravel())
-    ids = np.where(rank == 0, pins[cell], twins.pin_id[np.maximum(begin[cell] + rank - 1, 0) % len(twins.pin_id)])
-    at = (cell // found.pin_ids.shape[1], place.ravel()[cell] + rank)
-    width = int(count.sum(axis=1).max())
-    pin_ids = np.full((len(count), width), -1, np.int64)
-    scores = np.full((len(count), width), -np.inf, np.float32)
-    pin_ids[at], scores[at] = ids, found.scores.ravel()[cell]
-    return ordered_top_k(pin_ids, scores, k)
+def _search_shard(
+    shard: IndexShard, queries: np.ndarray, k: int, ef: int, threads: int
+) -> tuple[list[Candidates], list[Twins]]:
+    """What each graph of a shard finds, a block of columns a graph, and the twins of pins that may be among them.
+
+    What a block must not hold is to be (-1, -inf) there; nothing else is asked of it, neither order nor width.
+    """
+    return [_search(shard.graph, queries, k, ef, threads)], [shard.twins]
 
 
 def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int) -> Neighbours:
-    """Searches every shard and merges what they found.
+    """Searches every shard; what they found is ordered once, over all of them, and twins are put beside it.
 
     Args:
         queries: float32 [Q, d].
@@ -297,6 +285,54 @@ def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int
     """
     # One user's query is not worth starting threads; a batch, as a gate asks it, takes all cores.
     threads = -1 if len(queries) > 16 else 1
-    return merge_top_k(
-        [_add_twins(_search(shard.graph, queries, k, ef, threads), shard.twins, k) for shard in shards], k
-    )
+    searched = [_search_shard(shard, queries, k, ef, threads) for shard in shards]
+    blocks = [block for found, _ in searched for block in found]
+    pin_ids = np.concatenate([np.empty((len(queries), 0), np.int64), *(ids for ids, _ in blocks)], axis=1)
+    scores = np.concatenate([np.empty((len(queries), 0), np.float32), *(scores for _, scores in blocks)], axis=1)
+    twins = [one for _, beside in searched for one in beside if len(one.pin_id)]
+    return _add_twins(ordered_top_k(pin_ids, scores, k), twins, k)
+
+
+def _add_twins(found: Neighbours, twins: list[Twins], k: int) -> Neighbours:
+    """Puts the twins of the pins found beside them, and keeps the k best.
+
+    Args:
+        found: [Q, k], best first.
+        twins: Of all graphs; a pin has twins in one of them at most.
+    """
+    if not twins or not found.pin_ids.size:
+        return found
+    pins = found.pin_ids.ravel()
+    begin, owner, count = np.zeros((3, len(pins)), np.int64)
+    for number, one in enumerate(twins):
+        first = np.searchsorted(one.twin_of, pins, side="left")
+        crowd = np.searchsorted(one.twin_of, pins, side="right") - first
+        begin[crowd > 0], owner[crowd > 0] = first[crowd > 0], number
+        # No more of them are laid out than an answer can hold: a crowd may have thousands.
+        count += np.minimum(crowd, k - 1)
+    if not count.any():
+        return found
+    counts = (count + 1).reshape(found.pin_ids.shape)  # every pin found stands for itself and its twins
+    # A pin may be left out where k better ones stand before it. Of pins that score the same none may: which ids are the
+    # lowest is known when their twins are there.
+    better = np.cumsum(counts, axis=1) - counts
+    tied = np.zeros(counts.shape, bool)
+    tied[:, 1:] = found.scores[:, 1:] == found.scores[:, :-1]
+    better = np.maximum.accumulate(np.where(tied, 0, better), axis=1)
+    counts = np.where((better < k) & (found.pin_ids >= 0), counts, 0)
+    # The twins of all pins of all queries at once: `cell` says whose place is filled, `rank` which of the crowd fills
+    # it; 0 is the pin in the graph.
+    each = counts.ravel()
+    cell = np.repeat(np.arange(len(each)), each)
+    rank = np.arange(len(cell)) - np.repeat(np.cumsum(each) - each, each)
+    ids = pins[cell]
+    for number, one in enumerate(twins):
+        mine = np.flatnonzero((rank > 0) & (owner[cell] == number))
+        ids[mine] = one.pin_id[begin[cell[mine]] + rank[mine] - 1]
+    place = np.cumsum(counts, axis=1) - counts  # of each pin found, among those of its query
+    at = (cell // found.pin_ids.shape[1], place.ravel()[cell] + rank)
+    width = int(counts.sum(axis=1).max())
+    pin_ids = np.full((len(counts), width), -1, np.int64)
+    scores = np.full((len(counts), width), -np.inf, np.float32)
+    pin_ids[at], scores[at] = ids, found.scores.ravel()[cell]
+    return ordered_top_k(pin_ids, scores, k)

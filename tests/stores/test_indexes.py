@@ -102,6 +102,34 @@ def test_a_search_for_more_than_a_crowd_goes_on_behind_it():
     np.testing.assert_allclose(found.scores, exact.scores, atol=1e-6)
 
 
+@pytest.mark.parametrize("k", [12, 50, 400])
+def test_shards_and_twins_are_ordered_as_one_list(k):
+    """Crowds of pins that tie, within a shard and between shards: of equal scores the lowest ids, whoever owns them.
+
+    A graph has 12 vectors at most: asked for fewer, it says itself which of those that tie it finds.
+    """
+    draw = np.random.default_rng(4)
+    # Of these scores every one is exact, so that pins of different vectors tie to the last bit.
+    vectors = np.eye(12, dtype=np.float16)[draw.integers(12, size=300)]
+    ids = np.sort(draw.choice(10_000, 300, replace=False))
+    shards = [build_index(ids[i::3], vectors[i::3], PARAMETERS) for i in range(3)]
+    queries = draw.integers(3, size=(40, 12)).astype(np.float32)
+    scores = queries @ vectors.astype(np.float32).T
+    order = np.array([np.lexsort((ids, -row)) for row in scores])[:, :k]
+    found, kept = search_shards(shards, queries, k, 64), min(k, 300)
+    np.testing.assert_array_equal(found.pin_ids[:, :kept], ids[order])
+    np.testing.assert_array_equal(found.scores[:, :kept], np.take_along_axis(scores, order, 1))
+    assert (found.pin_ids[:, kept:] == -1).all() and np.isneginf(found.scores[:, kept:]).all()
+    one = search_shards(shards, queries[3:4], k, 64)
+    np.testing.assert_array_equal(one.pin_ids, found.pin_ids[3:4])
+
+
+def test_no_shard_and_no_query_are_answered():
+    assert search_shards([], np.zeros((2, 8), np.float32), 3, 64).pin_ids.tolist() == [[-1] * 3] * 2
+    shard = build_index(*crowded(), PARAMETERS)
+    assert search_shards([shard], np.zeros((0, 32), np.float32), 3, 64).pin_ids.shape == (0, 3)
+
+
 def test_a_pin_that_is_not_in_the_index_is_missed():
     vectors = unit_vectors(500)
     index = build_index(np.arange(499), vectors[:499], PARAMETERS)

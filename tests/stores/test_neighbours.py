@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stores.neighbours import Neighbours, exact_top_k, merge_top_k, tie_aware_recall
+from stores.neighbours import Neighbours, exact_top_k, merge_top_k, ordered_top_k, tie_aware_recall
 from tests.stores.test_indexes import unit_vectors
 
 
@@ -32,6 +32,20 @@ def test_merging_shards_is_searching_all():
     parts = [exact_top_k(queries, ids[i::3], vectors[i::3], 7) for i in range(3)]
     whole = exact_top_k(queries, ids, vectors, 7)
     np.testing.assert_array_equal(merge_top_k(parts, 7).pin_ids, whole.pin_ids)
+
+
+@pytest.mark.parametrize("levels", [3, 40, 1 << 20])
+@pytest.mark.parametrize("k", [1, 10, 60, 80])
+def test_the_best_are_those_of_a_sort_by_score_then_id(levels, k):
+    draw = np.random.default_rng(levels)
+    ids, scores = draw.permutation(20 * 60).reshape(20, 60), draw.integers(levels, size=(20, 60)).astype(np.float32)
+    empty = draw.random((20, 60)) < 0.2
+    ids[empty], scores[empty] = -1, -np.inf
+    order = np.lexsort((ids, -scores), axis=-1)[:, :k]
+    found = ordered_top_k(ids, scores, k)
+    assert found.pin_ids.shape == (20, k)
+    np.testing.assert_array_equal(found.pin_ids[:, :60], np.take_along_axis(ids, order, 1))
+    np.testing.assert_array_equal(found.scores[:, :60], np.take_along_axis(scores, order, 1))
 
 
 def test_recall_counts_equal_scores_as_found_and_nothing_else():
