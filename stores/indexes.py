@@ -23,7 +23,8 @@ from stores.tables import part_stem, read_files
 
 # Doubled each time, so that the width kept is at most twice what is needed.
 EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
-FIND_K = 10
+# Narrower ones, which find most pins at a tenth of the cost; what they find the wider ones find too (`find_pins`).
+_PROBES = (4, 12, 32)
 # A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
 _CHUNK = 4096
@@ -155,29 +156,38 @@ def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParame
 def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
     """How wide a search must be for every pin to be found by its own vector.
 
-    A pin is found if it, or a pin of a score as good as its own, is among the first `FIND_K`. Crowds of nearly equal
-    pins are what needs a wide search.
+    A pin is found if the best of the answer is the pin, or scores as well as the pin: crowds of nearly equal pins are
+    what needs a wide search.
+
+    What a narrow search looks at a wide one looks at too (Malkov and Yashunin, algorithm 2). Both walk the upper layers
+    alike. On the lowest both expand the nearest candidate that is left; the wide one has more of them, but those that
+    only it kept are farther than the worst of the `ef` that the narrow one keeps, and the narrow one ends before it
+    expands any such. So the wide one expands the same pins in the same order, and then goes on. (Where two vectors
+    score the same to the last bit, the wide one may expand the other first.)
 
     Returns:
         The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
     """
-    # Only those that a narrow search missed are searched again, wider: those found at 64 cost nothing more.
     missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
-    for ef in EF_CANDIDATES:
-        pending, missed = missed, np.empty(0, np.int64)
-        for start in range(0, len(pending), _CHUNK):
-            rows = pending[start : start + _CHUNK]
-            vectors = embeddings[rows].astype(np.float32)
-            pin_ids, scores = _search(shard.graph, vectors, FIND_K, ef, threads=1)
-            hit = (pin_ids == ids[rows][:, None]).any(axis=1)
-            # A pin whose vector nearly equals others' may be pushed out of the ten by them: whoever asks gets pins as
-            # good.
-            own = np.einsum("nd,nd->n", vectors, vectors)
-            hit |= (scores >= own[:, None] - TIE).any(axis=1)
-            missed = np.concatenate([missed, rows[~hit]])
+    for ef in (*_PROBES, *EF_CANDIDATES):
+        # Only those that a narrower search missed are searched again.
+        missed = _missed(shard.graph, ids, embeddings, missed, ef)
         if not len(missed):
             break
-    return ef, len(missed)
+    return max(ef, EF_CANDIDATES[0]), len(missed)
+
+
+def _missed(graph: Graph, ids: np.ndarray, embeddings: np.ndarray, rows: np.ndarray, ef: int) -> np.ndarray:
+    """Which of some rows, int64 [R], a search for their own vector does not find."""
+    missed = [np.empty(0, np.int64)]
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
+        vectors = embeddings[part].astype(np.float32)
+        pin_ids, scores = _search(graph, vectors, 1, ef, threads=1)
+        # Whoever asks for a vector that nearly equals others' gets pins as good.
+        as_good = scores >= np.einsum("nd,nd->n", vectors, vectors)[:, None] - TIE
+        missed.append(part[~((pin_ids == ids[part][:, None]) | as_good).any(axis=1)])
+    return np.concatenate(missed)
 
 
 def build_findable_index(

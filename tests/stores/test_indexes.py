@@ -1,15 +1,18 @@
 """Index shards: every pin found, the same bytes."""
 
+import collections
+import itertools
 from importlib import metadata
 
 import numpy as np
 import pytest
 
-from stores import hnsw
+from stores import hnsw, indexes
 from stores.errors import StoreError
 from stores.files import Root
 from stores.hnsw import HnswGraph
 from stores.indexes import (
+    EF_CANDIDATES,
     NO_TWINS,
     IndexParameters,
     IndexShard,
@@ -21,7 +24,7 @@ from stores.indexes import (
     search_shards,
     write_shard,
 )
-from stores.neighbours import exact_top_k, tie_aware_recall
+from stores.neighbours import TIE, exact_top_k, tie_aware_recall
 from tests.worlds import day
 
 PARAMETERS = IndexParameters()
@@ -134,6 +137,48 @@ def test_a_pin_that_is_not_in_the_index_is_missed():
     vectors = unit_vectors(500)
     index = build_index(np.arange(499), vectors[:499], PARAMETERS)
     assert find_pins(index, np.arange(500), vectors)[1] == 1
+
+
+def clustered(count: int, clusters: int, noise: float, dim: int = 32) -> np.ndarray:
+    """Clusters hang together by few links: what makes a pin hard to find."""
+    draw = np.random.default_rng(clusters)
+    vectors = draw.standard_normal((clusters, dim))[draw.integers(clusters, size=count)]
+    vectors = vectors + noise * draw.standard_normal((count, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+HARD = [(1, 9.0, IndexParameters(2, 4)), (40, 0.5, IndexParameters(2, 8)), (300, 0.1, IndexParameters(4, 8))]
+
+
+@pytest.mark.parametrize(("clusters", "noise", "parameters"), [(30, 0.5, PARAMETERS), *HARD])
+def test_the_least_width_is_that_of_a_search_for_every_pin_at_every_width(clusters, noise, parameters):
+    vectors, ids = clustered(1500, clusters, noise), np.arange(1500) * 3
+    shard = build_index(ids, vectors, parameters)
+    queries, kept = vectors.astype(np.float32), ~np.isin(ids, shard.twins.pin_id)
+    own = (queries * queries).sum(axis=1)
+    found = {}
+    for ef in (*indexes._PROBES, *EF_CANDIDATES):
+        pins, scores = shard.graph.search(queries, min(10, ef), ef, threads=1)
+        found[ef] = (pins == ids[:, None]).any(axis=1) | (scores.max(axis=1) >= own - TIE)
+    missed = [int((kept & ~found[ef]).sum()) for ef in EF_CANDIDATES]
+    least = next((ef for ef, lacking in zip(EF_CANDIDATES, missed, strict=True) if not lacking), EF_CANDIDATES[-1])
+    assert find_pins(shard, ids, vectors) == (least, missed[-1])
+    # What that rests on: no width misses what a narrower one found.
+    assert not any((found[a] & ~found[b]).any() for a, b in itertools.pairwise(found))
+    assert (missed[0] > 0) == ((clusters, noise, parameters) in HARD)
+
+
+def test_pins_that_are_easy_to_find_are_not_searched_widely(monkeypatch):
+    vectors, searched = unit_vectors(2000), collections.Counter()
+
+    def search(self, queries, k, ef, threads):
+        searched[ef] += len(queries)
+        return found(self, queries, k, ef, threads)
+
+    found = HnswGraph.search
+    monkeypatch.setattr(HnswGraph, "search", search)
+    assert build_findable_index(np.arange(2000), vectors, PARAMETERS)[1].find_ef == 64
+    assert searched[4] == 2000 and searched[64] < 20
 
 
 def test_the_same_pins_give_the_same_bytes_and_come_back(tmp_path):
