@@ -18,7 +18,15 @@ from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.operations.outcomes import open_target, raise_for_outcome, warn
 from pipelines.operations.status import describe_release, release_table
 from pipelines.pin_branch import pin_branch
-from pipelines.planning.backfill_plan import BackfillPlan, Pass, estimate, plan_backfill, print_plan, split_into_passes
+from pipelines.planning.backfill_plan import (
+    PIN_RUN,
+    BackfillPlan,
+    Pass,
+    estimate,
+    plan_backfill,
+    print_plan,
+    split_into_passes,
+)
 from pipelines.planning.backfill_request import BackfillRequest, parse
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
 from stores.errors import InputError
@@ -35,6 +43,7 @@ from transforms.canaries import CachedCanaryCheck, CanaryCheck
 from transforms.hindsight import HindsightCheck
 from transforms.markers import discard_staged, read_markers
 from transforms.pin_names import NamePinsOfDays
+from transforms.pin_reuse import kept_whole
 from transforms.publish import PublishTarget, publish
 from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
@@ -86,10 +95,8 @@ def define_pipeline(
 ) -> None:
     """One pass as one graph: rows staged by bucket, buckets replayed through the days, releases committed in order."""
     given, runs = plan.given, [day.run for day in days]
-    # Once for the whole range: vectors and model are the same on every day, so an index per day would be the same
-    # index.
-    names = plan.start.parts(PIN_NAMES) if plan.start else {}
-    tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done, names)
+    # Once for the whole range: vectors and model are the same on every day, so that of the first is that of all.
+    tables, pin_reports = pin_branch(pipeline, pin_run, plan.end, plan.layout.pin_shards, given, pins_done, plan.start)
 
     # A row group is read once, whatever number of passes and attempts: what was staged before is named, not read again.
     groups = find_read(days)
@@ -143,6 +150,7 @@ def define_pipeline(
             canaries=canary_check(given),
             hindsight=hindsight_check(given),
             tables=beam.pvalue.AsList(tables),
+            compared_with=None if given.settings.reindex else plan.start.release if plan.start else "",
         )
     )
 
@@ -166,10 +174,15 @@ def finish_days(
     canaries: CanaryCheck,
     hindsight: HindsightCheck,
     tables: list[FileEntry],
+    compared_with: str | None,
 ) -> str:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
 
     The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
+
+    Args:
+        compared_with: The release that the pin branch kept files of, "" for none: on top of any other, a night keeps
+            them all. None: nights keep none.
     """
     # What was planned is read next: in a folder of the same name on another machine it would be missing, and its error
     # misleading.
@@ -177,8 +190,10 @@ def finish_days(
     outcome, cached_check = COMMITTED, CachedCanaryCheck(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
+        first = compared_with is None or compared_with == (run.previous or "")
+        found = pins if first else kept_whole(pins)
         # A sum of the days' times is then the time of the range; the work was done once.
-        of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in pins.items()}
+        of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in found.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
         outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, hindsight, tables)
         if outcome != COMMITTED:
@@ -285,7 +300,9 @@ def main(argv: list[str]) -> int:
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             warn(publish(root, tip, target, unless_overtaken=True))  # done already, unless it was cut off before
-        discard_staged(root, plan.pin_run.staging)
+        for run in root.list("staging"):
+            if run.startswith(PIN_RUN):  # of earlier attempts too, which had another release to start from
+                discard_staged(root, f"staging/{run}")
         if shown and plan.days:
             print_releases(plan, time.perf_counter() - started)
     if plan.stopped:

@@ -7,6 +7,7 @@ from pipelines.planning.daily_plan import DailyPlan, JobInputs
 from stores.files import FileEntry
 from stores.manifests import Manifest
 from stores.names import Step
+from stores.pin_shards import PIN_SHARDS, facts_of_shards
 from stores.rewritten import MODIFIED
 from stores.string_ids import STRING
 from stores.tables import PIN_NAMES, TABLES, USER_NAMES
@@ -20,6 +21,7 @@ from transforms.release import PublishTarget, check_commit_publish, write_staged
 from transforms.run import Run
 from transforms.step_reports import StepReport
 
+PIN_STEPS = (Step.EMBED_PINS, Step.BUILD_INDEXES)  # that say what a shard was made of
 NAMED = {USER_NAMES: "user_ids", PIN_NAMES: "pin_ids"}  # table -> the field of a layout that asks for it
 
 
@@ -103,6 +105,7 @@ def finish_run(
             HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, []),
             HOURS: reports[Step.READ_LOGS].histograms.get(HOURS, []) if Step.READ_LOGS in reports else [],
             HINDSIGHT: looked_back,
+            PIN_SHARDS: facts_of_shards(reports[step].facts for step in PIN_STEPS if step in reports),
         },
         gates=[],
         timings={step_name: r.seconds for step_name, r in sorted(reports.items())},

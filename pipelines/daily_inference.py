@@ -38,13 +38,13 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     """The daily job as one graph: user branch and pin branch side by side, then the barrier."""
     run, given, done = plan.run, plan.given, plan.finished
     groups = done.logs_to_read([group for file in plan.inputs.files for group in row_groups(file)])
-    names = read_manifest(run.root, run.previous).parts(PIN_NAMES) if run.previous else {}
+    previous = read_manifest(run.root, run.previous) if run.previous else None
     # Where pins are strings, their names go to the shards; where they are numbers, none of this is in the graph.
     shards = run.layout.pin_shards if run.layout.pin_ids == STRING else 0
 
     # Needs vectors and model only, so it runs beside the users' branch. Its tables come first: the join below reads
     # them.
-    tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch, names)
+    tables, pin_reports = pin_branch(pipeline, run, run.date, run.layout.pin_shards, given, done.pin_branch, previous)
 
     # The user branch.
     # The one shuffle of log rows, 36 bytes each: from here on a bucket has all of a user, and needs no other bucket.

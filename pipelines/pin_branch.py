@@ -1,12 +1,13 @@
 """The branch of pins, which the daily job has beside its users, and a backfill once for all of its days."""
 
 import datetime
-from collections.abc import Mapping
 
 import apache_beam as beam
 
 from pipelines.planning.daily_plan import JobInputs
-from stores.files import FileEntry
+from stores.manifests import Manifest
+from stores.pin_shards import shards_before
+from stores.tables import PIN_NAMES
 from transforms.pins import EmbedPins, ShardVectors
 from transforms.report_outputs import REPORTS
 from transforms.resume import CompletedPins
@@ -20,26 +21,29 @@ def pin_branch(
     shards: int,
     given: JobInputs,
     done: CompletedPins,
-    names: Mapping[int, list[FileEntry]],
+    previous: Manifest | None,
 ) -> tuple[beam.PCollection, beam.PCollection]:
     """Sorts, embeds and indexes the pins; returns the vector tables, one per shard, and the reports.
 
     Args:
-        date: Of the release; the files of pins and index lie in the folder of its name.
+        date: Of the release; the files of pins and index that are made lie in the folder of its name.
         shards: Of the root.
         done: What an earlier attempt finished.
-        names: Shard -> files of the pins' names in the release before.
+        previous: The release before: its names of pins stay, and so do its files of shards that are as they were.
     """
     # Two costs: every vector is cut and sorted, read and written each time, and an index is built by one
     # thread per shard, some 4,500 pins a second (docs/scale.md). The tables are an output of their own, since the
     # users' join needs them long before there is an index.
     vectors, dtype = given.vectors, given.vectors.dtype
+    names = previous.parts(PIN_NAMES) if previous else {}
+    # What is the same as the night before is not made again: neither its embeddings nor its index.
+    before = {} if given.settings.reindex else shards_before(previous, given.model.digest)
     tables = (
         pipeline
         | "ListVectors" >> beam.Create(done.vectors_to_cut(vectors))
         | "ShardVectors" >> ShardVectors(run, shards, vectors, done.shard_tables(), done.pieces(), names)
     )
     reports = tables["main"] | "EmbedPins" >> EmbedPins(
-        run, date, given.model, dtype, given.settings.index, done.pins.keys(), done.unindexed()
+        run, date, given.model, dtype, given.settings.index, before, done.pins.keys(), done.unindexed()
     )
     return tables["main"], (tables[REPORTS], reports) | "PinBranchReports" >> beam.Flatten()

@@ -253,6 +253,11 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
     return shards
 
 
+def count_twins(entries: list[FileEntry]) -> int:
+    """How many twins the files of shards hold."""
+    return sum(entry.rows for entry in entries if _library_of(entry) is None)
+
+
 def _library_of(entry: FileEntry) -> type[Graph] | None:
     return next((library for suffix, library in LIBRARIES.items() if entry.path.endswith(suffix)), None)
 

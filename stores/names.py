@@ -75,7 +75,10 @@ class Counter(enum.StrEnum):
     VECTORS_ZERO = "vectors_zero"
     VECTORS_COLLIDED = "vectors_collided"
     # embed_pins
-    PINS_EMBEDDED = "pins_embedded"
+    PINS_EMBEDDED = "pins_embedded"  # by the tower, tonight
+    PINS_REUSED = "pins_reused"  # whose vector and model are those of the release before; of build_indexes too
+    SHARDS_REUSED = "shards_reused"  # whose file is that of the release before; of build_indexes too
+    SHARDS_DAMAGED = "shards_damaged"  # whose files would have been reused, were they sound; of build_indexes too
     PINS_NOT_FINITE = "pins_not_finite"
     PINS_CONSTANT = "pins_constant"
     # build_indexes

@@ -39,9 +39,13 @@ def user_embeddings_schema(dim: int) -> pa.Schema:
     )
 
 
+VECTOR_DIGEST = "vector_digest"
+
+
 def pin_embeddings_schema(dim: int) -> pa.Schema:
-    """One row a pin, sorted by `pin_id`. `embedding`: little-endian float16 [dim]."""
-    return pa.schema([("pin_id", pa.int64()), ("embedding", pa.binary(2 * dim))])
+    """One row a pin, sorted by `pin_id`. `embedding`: little-endian float16 [dim]; `vector_digest`: of the vector that
+    it was made of, as `digest_rows` gives it; files of older versions lack it."""
+    return pa.schema([("pin_id", pa.int64()), ("embedding", pa.binary(2 * dim)), (VECTOR_DIGEST, pa.int64())])
 
 
 def to_binary_column(vectors: np.ndarray) -> pa.FixedSizeBinaryArray:

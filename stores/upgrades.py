@@ -88,6 +88,11 @@ def count_tasks(report: Record) -> Record:
     return {"tasks" if name == "parts" else name: value for name, value in report.items()}
 
 
+def complete_report(report: Record) -> Record:
+    """A report that says nothing of what parts were made of has nothing to say."""
+    return {"facts": {}, **report}
+
+
 NEW_ROOT = "make a new root with `pinnerformer backfill`"
 MANIFEST_FORMAT = 1  # manifests from before it name none, and cannot be brought into it
 MANIFEST = Kind("manifest", format=MANIFEST_FORMAT, unmarked=0, always="release", way_out=NEW_ROOT)
@@ -97,7 +102,7 @@ HOLD = Kind("hold", way_out="lift it with `pinnerformer rollback --lift-hold`")
 STORE_CURRENT = Kind("`current`", way_out="publish a release again")
 STORE_GENERATION = Kind("generation", changes=(Change(1, complete_generation),), way_out="publish a release again")
 STAGED_RUN = Kind("staged run", keys=frozenset({"manifest", "reports"}), way_out="start the run again")
-REPORT = Kind("report", changes=(Change(1, count_tasks),), format=None)
+REPORT = Kind("report", changes=(Change(1, count_tasks), Change(1, complete_report)), format=None)
 GATE = Kind("gate", format=None)
 RUN_OUTCOME = Kind(
     "outcome",

@@ -264,7 +264,10 @@ class HindsightCheck:
         rows = read_parts(root, reports[Step.UPDATE_HISTORIES].files.get(ACTS, []))
         asked = read_parts(root, reports[Step.MERGE_SNAPSHOT].files.get(VECTORS, []))
         acts = acts_of(rows)
-        drawn = draw_pin_ids(root, previous.tables["pin_embeddings"] if previous else tonight_files, seed)
+        # Without files that are gone or cut off since, and were made again for tonight.
+        entries = previous.tables["pin_embeddings"] if previous else []
+        before_files = [entry for entry in entries if root.size(entry.path) == entry.bytes]
+        drawn = draw_pin_ids(root, before_files if before_files else tonight_files, seed)
         wanted = np.unique(np.concatenate([acts.pins, drawn]))
         after = pick_pins(root, tonight_files, wanted)
         found: dict[str, Any] = {"seed": seed, "judged": None, "model": None, "days": 0}
@@ -273,7 +276,7 @@ class HindsightCheck:
         found["consistency"] = foresee(acts, vectors_of(asked, "tonight"), after, drawn, seed, popularity=False)
         if previous is not None:
             days = (run.date - previous.day).days
-            before, served = pick_pins(root, previous.tables["pin_embeddings"], wanted), vectors_of(asked, "before")
+            before, served = pick_pins(root, before_files, wanted), vectors_of(asked, "before")
             found |= {"judged": previous.date, "model": previous.model_digest, "days": days}
             if days > 0:
                 found["foresight"] = foresee(acts, served, before, drawn, seed, popularity=True)

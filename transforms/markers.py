@@ -11,7 +11,7 @@ from stores.upgrades import FILE_ENTRY, read_record
 from transforms.step_reports import StepReport
 
 # Part of every run's name: raised when tasks that an older version of this code finished may not be used any more.
-TASKS_VERSION = 1
+TASKS_VERSION = 2
 
 # Under a run's folder: what one task leaves for another, and no release keeps.
 STAGED_FOLDERS = (

@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pinnerformer_model.checkpoint import LoadedModel
 from pinnerformer_model.inference import encode_pins
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
-from stores.indexes import IndexParameters, build_findable_index, write_shard
+from stores.indexes import IndexParameters, build_findable_index, count_twins, write_shard
 from stores.names import Counter, Step
+from stores.pin_shards import ShardBefore, are_sound, built_with, date_of, index_facts
 from stores.pin_vectors import (
     VectorFile,
     VectorSet,
@@ -27,6 +29,7 @@ from stores.pin_vectors import (
     read_vectors,
     write_vector_table,
 )
+from stores.row_digests import digest_rows
 from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
 from stores.string_ids import STRING
 from stores.tables import part_stem, read_files, write_part
@@ -36,6 +39,7 @@ from transforms.id_names import merge_names, read_names
 from transforms.markers import CompletionMarker, write_marker
 from transforms.model import ModelReference
 from transforms.named_rows import Names
+from transforms.pin_reuse import KnownPins, embed_changed, kept_index, nothing_known, read_known
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import RunFolder
 from transforms.step_reports import task_report
@@ -233,69 +237,125 @@ class ShardVectors(beam.PTransform):
 
 
 class EmbedShard(beam.DoFn):
-    """A shard's vector table -> its file of pin_embeddings."""
+    """A shard's vector table -> its file of pin_embeddings; that of the release before, where the vectors are its."""
 
-    def __init__(self, run: RunFolder, date: datetime.date, model: ModelReference, dtype: str):
+    def __init__(
+        self,
+        run: RunFolder,
+        date: datetime.date,
+        model: ModelReference,
+        dtype: str,
+        before: Mapping[int, ShardBefore],
+    ):
         self._run = run
         self._date = date
         self._reference = model
         self._dtype = dtype
+        self._before = before
+        self._model: LoadedModel | None = None
 
     def setup(self):
         self._run.check_root()
-        self._model = self._reference.load()
 
     def process(self, entry: FileEntry):
         started = time.perf_counter()
-        run, config = self._run, self._model.config
-        ids, vectors = map_vector_table(run.root, entry, self._dtype)
-        embeddings = encode_pins(self._model.pin_tower, vectors)
-        rows = pa.table([ids, to_binary_column(embeddings)], schema=pin_embeddings_schema(config.embedding_dim))
-        written = write_part(run.root, "pin_embeddings", self._date, entry.part, rows)
-        lowest, highest, not_finite, constant = norm_range(embeddings)
-        run.note_progress(Step.EMBED_PINS, len(ids))
-        counters: dict[str, int] = {
-            Counter.PINS_EMBEDDED: len(ids),
-            Counter.PINS_NOT_FINITE: not_finite,
-            Counter.PINS_CONSTANT: constant,
-        }
-        done = task_report(started, counters, files={"pin_embeddings": [written]}, lowest=lowest, highest=highest)
+        run, before = self._run, self._before.get(entry.part)
+        counters: dict[str, int] = dict.fromkeys((Counter.PINS_EMBEDDED, Counter.PINS_REUSED), 0)
+        lowest: dict[str, float] = {}
+        highest: dict[str, float] = {}
+        same = before is not None and before.vectors == entry.checksum
+        if before is not None and same and are_sound(run.root, [before.embeddings]):
+            written = before.embeddings
+            counters |= {Counter.PINS_REUSED: written.rows, Counter.SHARDS_REUSED: 1}
+        else:
+            # Of a shard whose file is damaged nothing is copied: every row is made again.
+            known = read_known(run.root, before.embeddings) if before is not None and not same else None
+            damaged = before is not None and known is None
+            # What is made again in place of a damaged file goes to its folder: of the same content it has the same
+            # name, and the release before is whole again.
+            date = date_of(before.embeddings) if before is not None and damaged else self._date
+            written, found, (lowest, highest) = self._embed(entry, known, date)
+            counters |= found | {Counter.SHARDS_DAMAGED: int(damaged)}
+        run.note_progress(Step.EMBED_PINS, entry.rows)
+        facts = {str(entry.part): {"vectors": entry.checksum}}
+        files = {"pin_embeddings": [written]}
+        done = task_report(started, counters, files=files, lowest=lowest, highest=highest, facts=facts)
         write_marker(
             run.root, run.staging, Step.EMBED_PINS, part_stem(entry.part), CompletionMarker({Step.EMBED_PINS: done})
         )
         yield tagged(Step.EMBED_PINS, done)
         yield written
 
+    def _embed(
+        self, entry: FileEntry, known: KnownPins | None, date: datetime.date
+    ) -> tuple[FileEntry, dict[str, int], tuple[dict[str, float], dict[str, float]]]:
+        """Makes the embeddings that are not known; returns their file, counters, and the norms of what was made."""
+        # Once, and not at all where every shard is as it was.
+        self._model = model = self._model or self._reference.load()
+        ids, vectors = map_vector_table(self._run.root, entry, self._dtype)
+        digests = digest_rows(vectors)
+        known = nothing_known(model.config.embedding_dim) if known is None else known
+        embeddings, made = embed_changed(
+            ids, digests, known, lambda rows: encode_pins(model.pin_tower, np.take(vectors, rows, axis=0))
+        )
+        rows = pa.table(
+            [ids, to_binary_column(embeddings), digests], schema=pin_embeddings_schema(model.config.embedding_dim)
+        )
+        written = write_part(self._run.root, "pin_embeddings", date, entry.part, rows)
+        lowest, highest, not_finite, constant = norm_range(embeddings[made])
+        counters: dict[str, int] = {
+            Counter.PINS_EMBEDDED: len(made),
+            Counter.PINS_REUSED: len(ids) - len(made),
+            Counter.PINS_NOT_FINITE: not_finite,
+            Counter.PINS_CONSTANT: constant,
+        }
+        return written, counters, (lowest, highest)
+
 
 class BuildIndex(beam.DoFn):
-    """A shard's file of pin_embeddings -> its HNSW file."""
+    """A shard's file of pin_embeddings -> its HNSW file; that of the release before, where the embeddings are its."""
 
-    def __init__(self, run: RunFolder, date: datetime.date, parameters: IndexParameters):
+    def __init__(
+        self, run: RunFolder, date: datetime.date, parameters: IndexParameters, before: Mapping[int, ShardBefore]
+    ):
         self._run = run
         self._date = date
         self._parameters = parameters
+        self._before = before
 
     def setup(self):
         self._run.check_root()
+        self._built = built_with(self._parameters)
 
     def process(self, entry: FileEntry):
         started = time.perf_counter()
-        run = self._run
-        # From the file and not from the embedding step: a shard that was embedded before the run was cut off is indexed
-        # alike.
-        rows = read_files(run.root, [entry])
-        ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
-        shard, built = build_findable_index(ids, embeddings, self._parameters)
-        written = write_shard(run.root, self._date, entry.part, shard)
-        run.note_progress(Step.BUILD_INDEXES, len(ids))
+        run, before = self._run, self._before.get(entry.part)
+        keeps = before is not None and kept_index(run.root, entry, before, self._built)
+        if before is not None and keeps:
+            files, report, rebuilds = list(before.indexes), (before.find_ef, before.unfindable), 0
+        else:
+            # From the file and not from the embedding step: a shard that was embedded before the run was cut off is
+            # indexed alike.
+            rows = read_files(run.root, [entry])
+            ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
+            shard, found = build_findable_index(ids, embeddings, self._parameters)
+            # In place of a damaged file, as its embeddings.
+            date = date_of(before.indexes[0]) if before is not None and keeps is None else self._date
+            files, report = write_shard(run.root, date, entry.part, shard), (found.find_ef, found.unfindable)
+            rebuilds = found.rebuilds
+        run.note_progress(Step.BUILD_INDEXES, entry.rows)
         counters: dict[str, int] = {
-            Counter.PINS_INDEXED: len(shard),
-            Counter.TWINS: len(shard.twins.pin_id),
-            Counter.PINS_UNFINDABLE: built.unfindable,
-            Counter.REBUILDS: built.rebuilds,
+            Counter.PINS_INDEXED: entry.rows,
+            Counter.PINS_REUSED: entry.rows if keeps else 0,
+            Counter.SHARDS_REUSED: int(bool(keeps)),
+            Counter.SHARDS_DAMAGED: int(keeps is None),
+            Counter.TWINS: count_twins(files),
+            Counter.PINS_UNFINDABLE: report[1],
+            Counter.REBUILDS: rebuilds,
         }
+        facts = {str(entry.part): index_facts(self._built, *report)}
         # The width of search that finds every pin of every shard is the highest of theirs.
-        done = task_report(started, counters, files={"indexes": written}, highest={"find_ef": built.find_ef})
+        done = task_report(started, counters, files={"indexes": files}, highest={"find_ef": report[0]}, facts=facts)
         write_marker(
             run.root,
             run.staging,
@@ -313,7 +373,8 @@ class EmbedPins(beam.PTransform):
     Input: one vector table per shard. Output: reports, which name the files.
 
     Attributes:
-        date: Of the release; files lie in the folder of its name.
+        date: Of the release; files that are made lie in the folder of its name.
+        before: The shards of the release before, as far as they may be kept.
         finished: Shards whose pins an earlier attempt of the run embedded.
         unindexed: Their files of pin_embeddings, as far as they have no index yet.
     """
@@ -323,12 +384,13 @@ class EmbedPins(beam.PTransform):
     model: ModelReference
     dtype: str
     parameters: IndexParameters
+    before: Mapping[int, ShardBefore] = dataclasses.field(default_factory=dict)
     finished: Collection[int] = ()
     unindexed: Sequence[FileEntry] = ()
 
     def expand(self, tables: beam.PCollection[FileEntry]):
         finished = frozenset(self.finished)
-        embed = EmbedShard(self.run, self.date, self.model, self.dtype)
+        embed = EmbedShard(self.run, self.date, self.model, self.dtype, self.before)
         # `Reshuffle` parts the steps: fused, a worker would embed every shard that it happened to sort.
         embedded = (
             tables
@@ -343,6 +405,7 @@ class EmbedPins(beam.PTransform):
             (embedded.main, found)
             | "ShardsToIndex" >> beam.Flatten()
             | "SpreadEmbedded" >> beam.Reshuffle()
-            | "BuildIndex" >> beam.ParDo(BuildIndex(self.run, self.date, self.parameters)).with_outputs(REPORTS)
+            | "BuildIndex"
+            >> beam.ParDo(BuildIndex(self.run, self.date, self.parameters, self.before)).with_outputs(REPORTS)
         )
         return (embedded[REPORTS], indexed[REPORTS]) | "PinReports" >> beam.Flatten()

@@ -22,6 +22,7 @@ class StepReport:
         histograms: Name -> counts per bin, summed.
         files: Table name -> files written or carried over.
         failures: (user_id, why) of users that could not be embedded.
+        facts: Part, as text -> what the next release compares its own with.
     """
 
     seconds: float = 0.0
@@ -32,6 +33,7 @@ class StepReport:
     histograms: dict[str, list[int]] = dataclasses.field(default_factory=dict)
     files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
     failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def add(self, other: "StepReport") -> None:
         """Adds another task's report to this one."""
@@ -49,6 +51,7 @@ class StepReport:
         for table, entries in other.files.items():
             self.files.setdefault(table, []).extend(entries)
         self.failures += other.failures
+        self.facts |= other.facts
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "StepReport":
@@ -75,6 +78,7 @@ def task_report(
     highest: Mapping[str, float] | None = None,
     histograms: Mapping[str, list[int]] | None = None,
     failures: Iterable[tuple[int, str]] = (),
+    facts: Mapping[str, dict[str, Any]] | None = None,
 ) -> StepReport:
     """What one task of a step did.
 
@@ -90,4 +94,5 @@ def task_report(
         histograms=dict(histograms or {}),
         files={table: list(entries) for table, entries in (files or {}).items()},
         failures=list(failures),
+        facts=dict(facts or {}),
     )

@@ -54,7 +54,8 @@ class Rates:
             for manifest in releases:
                 users = manifest.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED)
                 rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
-                pins = manifest.count(Step.EMBED_PINS, Counter.PINS_EMBEDDED)
+                of_pins = (Counter.PINS_EMBEDDED, Counter.PINS_REUSED)
+                pins = sum(manifest.count(Step.EMBED_PINS, counter) for counter in of_pins)
                 above, below = figure(manifest, users, rows, pins)
                 if below:
                     found.append(above / below)

@@ -36,6 +36,9 @@ def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> lis
         ("tokens left out", f"{left_out:,}", f"{tokens} out of vocabulary"),
         ("pins", f"{facts['pins']:,}", index),
     ]
+    if facts["pins_reused"]:
+        whole = f"as they were in {facts['previous']}; the files of {facts['shards_reused']:,} shards are its"
+        rows.append(("pins reused", f"{facts['pins_reused']:,}", whole))
     if facts["engaged_pins"]:
         without = f"{facts['engaged_pins_without_vector']:,} without a vector"
         rows.append(("engaged with", f"{facts['engaged_pins']:,}", f"pins, {without}"))
@@ -71,6 +74,13 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
     console.print(f"{seconds:.1f} s in all; seconds of work per step: {work}", highlight=False)
+    if facts["shards_damaged"]:
+        console.print(
+            f"WARNING: {facts['shards_damaged']:,} shards of {facts['previous']} were damaged or gone, and were made "
+            f"again; look with: pinnerformer verify --root {root.url} --release {facts['previous']}",
+            highlight=False,
+            soft_wrap=True,
+        )
     vectors = manifest.count(Step.SHARD_PINS, Counter.VECTORS_COLLIDED)
     if vectors or any(reason.endswith("collision") for reason in facts["rows_dropped"]):
         for line in describe_collisions(root, f"releases/{manifest.release}/dead_letters"):

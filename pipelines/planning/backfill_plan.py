@@ -18,6 +18,7 @@ from stores.layout import Layout
 from stores.logs import InputSelection, LogFile, select_inputs
 from stores.manifests import Manifest, read_manifest
 from stores.names import Counter, Step
+from stores.pin_shards import shards_before
 from stores.releases import chain, committed_releases, is_made_by, next_release_id
 from stores.rewritten import files_read
 from stores.tables import PIN_NAMES
@@ -26,6 +27,8 @@ from transforms.run import Instructions, Run, RunFolder
 
 DAY = datetime.timedelta(1)
 GIB = 1 << 30
+
+PIN_RUN = "backfill-pins-"  # what the runs of pin branches are called
 
 Pass = list[DailyPlan]  # days that one pipeline takes together
 
@@ -243,13 +246,16 @@ def _select_all(
 
 
 def _pin_run(given: JobInputs, layout: Layout, base: Manifest | None, date: datetime.date) -> RunFolder:
-    """The run of the pin branch: one for the vectors, the model and the index's parameters, whatever the days."""
+    """The run of the pin branch: one for the vectors, the model, the index's parameters and the pins of the release
+    that it starts from, whatever the days."""
     nothing = InputSelection((), (), ())
     digest = fingerprint(given, None, nothing, date, layout)
+    # A vector whose string has the id of one of these names is left out.
     known = [entry.checksum for entry in base.tables.get(PIN_NAMES, ())] if base else []
-    if known:  # a vector whose string has the id of one of these is left out
-        digest = hashlib.sha256(f"{digest} {known}".encode()).hexdigest()[:12]
-    return RunFolder(given.root, f"backfill-pins-{date}-{digest}")
+    before = {} if given.settings.reindex else shards_before(base, given.model.digest)
+    if known or before:
+        digest = hashlib.sha256(f"{digest} {known} {sorted(before.items())}".encode()).hexdigest()[:12]
+    return RunFolder(given.root, f"{PIN_RUN}{date}-{digest}")
 
 
 @dataclasses.dataclass(frozen=True)

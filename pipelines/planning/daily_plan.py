@@ -39,7 +39,11 @@ from transforms.run import Instructions, Run
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the job computes, and where its gates close; everything that affects the result goes into the manifest."""
+    """How the job computes, and where its gates close; everything that affects the result goes into the manifest.
+
+    Attributes:
+        reindex: Whether all pins are embedded and indexed anew, whatever the release before has of them.
+    """
 
     token_budget: int
     join: str
@@ -47,11 +51,13 @@ class Settings:
     thresholds: Thresholds
     ageing: Ageing = Ageing()
     days: PartitionDays = PartitionDays()
+    reindex: bool = False
 
     def to_json(self) -> dict[str, Any]:
         days = self.days.to_json()
         return {
             **({"partition_days": days} if days else {}),
+            **({"reindex": "all"} if self.reindex else {}),
             "token_budget": self.token_budget,
             "join": self.join,
             "index": dataclasses.asdict(self.index),
@@ -129,7 +135,15 @@ def read_job_inputs(request: JobRequest, join: str = "auto", broadcast_limit_gib
         vectors=vectors,
         model=ModelReference(request.model, digest, request.device, worker_threads(request.beam)),
         config=config,
-        settings=Settings(request.token_budget, join, request.index, request.thresholds, request.ageing, request.days),
+        settings=Settings(
+            request.token_budget,
+            join,
+            request.index,
+            request.thresholds,
+            request.ageing,
+            request.days,
+            request.reindex,
+        ),
         requested_layout=request.requested_layout,
         embed_on=request.embed_on,
     )

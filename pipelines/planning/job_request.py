@@ -51,6 +51,7 @@ class JobRequest:
         embed_on: Beam's resource hints for the steps that embed users; empty where the engine has one kind of worker.
         token_budget: Padded tokens per batch.
         index: How the index is built.
+        reindex: Whether all pins are embedded and indexed anew, whatever the release before has of them.
         thresholds: Where the gates close.
         beam: Beam's own options.
         quiet: Without progress display and summary.
@@ -71,6 +72,7 @@ class JobRequest:
     embed_on: Mapping[str, str]
     token_budget: int
     index: IndexParameters
+    reindex: bool
     thresholds: Thresholds
     beam: PipelineOptions
     quiet: bool
@@ -130,6 +132,12 @@ def add_job_flags(parser: Parser) -> JobFlags:
     )
     how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node")
     how.add_argument("--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width")
+    how.add_argument(
+        "--reindex",
+        choices=("changed", "all"),
+        default="changed",
+        help="pins to embed and index: those that are not in the release before as they are, or all (default changed)",
+    )
     parser.add_argument(
         "--gates", metavar="FILE", help="YAML, where the gates close (default the limits of deploy/gates.yaml)"
     )
@@ -184,6 +192,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         embed_on={name: value for name, value in hints.items() if value},
         token_budget=found.token_budget or TOKEN_BUDGET[found.device],
         index=_index_parameters(found.index_m, found.index_ef_construction),
+        reindex=found.reindex == "all",
         thresholds=read_thresholds(found.gates),
         beam=beam,
         quiet=found.quiet,
