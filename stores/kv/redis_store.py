@@ -1,7 +1,6 @@
 """The production store: Redis, one server."""
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -24,6 +23,7 @@ from stores.kv.base import (
     contents_from_bytes,
     served_generation,
 )
+from stores.kv.resp import key_words, pack, pack_keys, pack_pairs, raise_first, read_replies
 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
 TIMEOUT_S = 5.0
@@ -238,31 +238,49 @@ class RedisStore(KeyValueStore):
 
     def _write(self, command: str, key: str, *words: Any) -> Any:
         """One command that writes one key, while this handle holds the writes if it ever did."""
-        return self._guarded(lambda pipeline: pipeline.execute_command(command, key, *words))[0]
+        return self._guarded([pack(*map(self._encode, (command, key, *words)))])[0]
 
-    def _guarded(self, queue: Callable[[Any], Any]) -> list[Any]:
-        """Runs what `queue` puts into a pipeline; as a transaction with the comparison of the fence, if there is one.
+    def _guarded(self, commands: list[bytes]) -> list[Any]:
+        """Runs packed commands; as a transaction with the comparison of the fence, if this handle holds the writes.
 
         Raises:
             StoreError: another handle holds the writes by now.
         """
-        if self._fence is None:
-            with self._client.pipeline(transaction=False) as pipeline:
-                queue(pipeline)
-                return pipeline.execute()
+        return self._run(_run_plainly if self._fence is None else self._run_guarded, commands)
+
+    def _run(self, run: Callable[[Any, list[bytes]], list[Any]], commands: list[bytes]) -> list[Any]:
+        """Runs packed commands, each of which may be run twice; tries again as often as redis-py does its own."""
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            return connection.retry.call_with_retry(
+                lambda: run(connection, commands), lambda error: connection.disconnect()
+            )
+        except BaseException:
+            connection.disconnect()  # there may be replies unread, or a transaction open
+            raise
+        finally:
+            pool.release(connection)
+
+    def _run_guarded(self, connection: Any, commands: list[bytes]) -> list[Any]:
+        """One transaction: nothing of it happens unless the fence is ours before it and has not been written since."""
+        fence = self._encode(self._key("fence"))
+        begin = pack(b"WATCH", fence) + pack(b"GET", fence) + pack(b"MULTI")
         while True:
-            with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.watch(self._key("fence"))
-                found = pipeline.get(self._key("fence"))
-                if found is None:
-                    raise self._forgotten()
-                if int(found) != self._fence:
-                    raise self._overtaken()
-                pipeline.multi()
-                queue(pipeline)
-                # Watched and changed, or the connection was lost in between: the number itself tells which.
-                with contextlib.suppress(exceptions.WatchError):
-                    return pipeline.execute()
+            # The values go with the question, and EXEC with the answer: two round trips, whatever is written.
+            connection.send_packed_command([begin, *commands])
+            replies = list(read_replies(connection, 3 + len(commands)))
+            raise_first(replies)
+            if replies[1] is None:
+                raise self._forgotten()
+            if int(replies[1]) != self._fence:
+                raise self._overtaken()
+            # Without redis-py's look at the connection's health: its PING would be part of the transaction.
+            connection.send_packed_command([pack(b"EXEC")], check_health=False)
+            done = connection.read_response()
+            if done is not None:  # else somebody wrote the fence in between: the number itself tells who
+                raise_first(done)
+                return done
 
     def _overtaken(self) -> OvertakenError:
         return OvertakenError(
@@ -328,20 +346,20 @@ class RedisStore(KeyValueStore):
 
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         """Stores values; returns how many of the keys the server then says it has."""
-        keys = self._keys(generation, ids)
-
-        def queue(pipeline: Any) -> None:
-            pipeline.mset(dict(zip(keys, values, strict=True)))
-            pipeline.exists(*keys)
-
-        return self._guarded(queue)[1]
+        keys = self._key_words(generation, ids)
+        return self._guarded([pack_pairs(b"MSET", keys, values), pack_keys(b"EXISTS", keys)])[1]
 
     def _exist(self, generation: str, ids: np.ndarray) -> int:
-        return self._client.exists(*self._keys(generation, ids))
+        return self._run(_run_plainly, [pack_keys(b"EXISTS", self._key_words(generation, ids))])[0]
+
+    def _key_words(self, generation: str, ids: np.ndarray) -> list[bytes]:
+        return key_words(self._encode(self._prefix(generation)), ids)
+
+    def _encode(self, word: Any) -> bytes:
+        return self._client.get_encoder().encode(word)
 
     def _delete(self, generation: str, ids: np.ndarray) -> int:
-        keys = self._keys(generation, ids)
-        return self._guarded(functools.partial(_queue_unlink, keys=keys))[0] if keys else 0
+        return self._guarded([pack_keys(b"UNLINK", self._key_words(generation, ids))])[0] if len(ids) else 0
 
     def _scan(self, generation: str) -> Iterator[list[bytes]]:
         chunk: list[bytes] = []
@@ -355,7 +373,7 @@ class RedisStore(KeyValueStore):
 
     def _clear(self, generation: str) -> None:
         for chunk in self._scan(generation):
-            self._guarded(functools.partial(_queue_unlink, keys=chunk))
+            self._guarded([pack(b"UNLINK", *chunk)])
 
     def count(self, generation: str) -> int:
         with self._explain():
@@ -365,5 +383,8 @@ class RedisStore(KeyValueStore):
         self._client.close()
 
 
-def _queue_unlink(pipeline: Any, keys: list[Any]) -> None:
-    pipeline.unlink(*keys)
+def _run_plainly(connection: Any, commands: list[bytes]) -> list[Any]:
+    connection.send_packed_command(commands)
+    replies = list(read_replies(connection, len(commands)))
+    raise_first(replies)
+    return replies

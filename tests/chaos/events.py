@@ -199,6 +199,7 @@ def _watch_store(events: Events) -> None:
 
     for store in (LmdbStore, RedisStore):
         _before(store, "_keys", lambda *_: events.happen("store batch"))
+    _before(RedisStore, "_key_words", lambda *_: events.happen("store batch"))
     _before(RedisStore, "_guarded", lambda *_: events.happen("store write"))
     for name in ("_write", "_put", "_delete"):
         _before(RedisClusterStore, name, lambda *_, **__: events.happen("store write"))
