@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import itertools
 import json
-import operator
 import os
 import socket
 import threading
@@ -30,6 +28,7 @@ from stores.kv.base import (
     read_generations,
     served_generation,
 )
+from stores.kv.lmdb_append import nothing_after, put_sorted
 from stores.kv.sorted_batches import SortedBatches
 from stores.upgrades import write_record
 
@@ -38,7 +37,6 @@ MAX_READERS = 1024
 # For another writer that shows no sign of life: LMDB itself would wait for one that is stopped without end or a word.
 WAIT_S = 120.0
 HELD_BYTES = 128 << 20  # of values in memory while they are sorted; what is more lies in a file beside the data
-FEW = 100  # keys that are taken out and put back for the sake of appending
 FORK_WAIT_S = 2.0  # for the read transactions of other threads, before a process is forked
 
 
@@ -310,7 +308,7 @@ class LmdbStore(KeyValueStore):
             if fresh:
                 self._clear(transaction, generation)
             before = transaction.stat()["entries"]
-            with _nothing_after(transaction, self._prefix(generation)) if fresh else contextlib.nullcontext():
+            with nothing_after(transaction, self._prefix(generation)) if fresh else contextlib.nullcontext():
                 sent = self._put_batches(transaction, generation, batches)
             stored = transaction.stat()["entries"] - before if fresh else sent
             for user_ids in deletes:
@@ -339,7 +337,7 @@ class LmdbStore(KeyValueStore):
                 self._show_life()
             with transaction.cursor() as cursor:
                 for user_ids, values in ordered.pieces():
-                    _put_sorted(cursor, self._keys(generation, user_ids), values)
+                    put_sorted(cursor, self._keys(generation, user_ids), values)
                     self._show_life()
         return sent
 
@@ -404,32 +402,3 @@ class LmdbStore(KeyValueStore):
                 if opened.holders == 0:
                     opened.environment.close()
                     del _OPENED[self._directory]
-
-
-def _put_sorted(cursor: lmdb.Cursor, keys: list[bytes], values: list[bytes]) -> None:
-    """Puts values under keys in ascending order; appended where nothing of it stands in the way.
-
-    Appending fills pages whole. It also drops, without a word, a key that is not later than all that are there: so it
-    is done only where that was looked at, and whoever calls counts.
-    """
-    ascending = all(map(operator.lt, keys, itertools.islice(keys, 1, None)))
-    append = ascending and not (cursor.last() and bytes(cursor.key()) >= keys[0])
-    cursor.putmulti(list(zip(keys, values, strict=True)), append=append)
-
-
-@contextlib.contextmanager
-def _nothing_after(transaction: lmdb.Transaction, prefix: bytes) -> Iterator[None]:
-    """Takes the few keys that come after all of a prefix out while the body runs, so that it can append.
-
-    Those are records of namespaces, as `<namespace>:generations`. Users of another generation stay: then the body has
-    to put its own in between. Nobody sees it, since all is one transaction.
-    """
-    with transaction.cursor() as cursor:
-        found = cursor.set_range(prefix + b"\xff" * 9)  # after the last user
-        later = [(bytes(key), bytes(value)) for key, value in itertools.islice(cursor, FEW + 1)] if found else []
-    later = later if len(later) <= FEW else []
-    for key, _ in later:
-        transaction.delete(key)
-    yield
-    for key, value in later:
-        transaction.put(key, value)

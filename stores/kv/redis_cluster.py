@@ -5,7 +5,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from redis.cluster import ClusterNode, RedisCluster
 
 from stores.errors import StoreError
 from stores.kv.redis_store import CHUNK, RedisStore
+from stores.kv.resp import bulk, key_words, pack_words, read_replies
 
 SLOTS = 16384
 ATTEMPTS = 6  # with pauses of 0.25 s, doubled each time: 8 s for a slot that moves or a replica that takes over
@@ -77,13 +78,16 @@ if found < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
 return 1"""
 
 
+_EVAL, _GUARDED_WORD = bulk(b"EVAL"), bulk(_GUARDED.encode())
+
+
 @functools.cache
-def _slot_tags() -> np.ndarray:
-    """int64 [16384]: for each slot the smallest number whose digits, as a hash tag, belong to it."""
+def _slot_tags() -> list[int]:
+    """For each slot the smallest number whose digits, as a hash tag, belong to it."""
     numbers = np.arange(1 << 18)  # sixteen a slot on average
     slots, first = np.unique(key_slots("", numbers), return_index=True)
     assert len(slots) == SLOTS
-    return numbers[first]
+    return numbers[first].tolist()
 
 
 class RedisClusterStore(RedisStore):
@@ -99,7 +103,7 @@ class RedisClusterStore(RedisStore):
         url: `redis://` of any node, with user and password where the nodes ask for them.
     """
 
-    chunk = 4 * CHUNK  # over all nodes: a node gets its share of it
+    chunk = 16 * CHUNK  # over all nodes and 16,384 slots: a node gets its share, in commands of a slot each
     _is_cluster = True
 
     def _connect(self, url: str, options: dict[str, Any]) -> Any:
@@ -154,26 +158,35 @@ class RedisClusterStore(RedisStore):
 
     def _raise_fence(self) -> int:
         number = int(self._client.eval(_NEXT, 1, self._key("fence"), time.time_ns() // 1_000_000))
-        slots = np.arange(SLOTS)
-        self._on_nodes([[slot] for slot in slots.tolist()], slots, lambda rows: self._raise_command(rows[0], number))
+        script, one, ours = bulk(_RAISE.encode()), bulk(b"1"), bulk(b"%d" % number)
+        slots = list(range(SLOTS))
+        self._on_nodes(slots, [pack_words(_EVAL, script, one, self._fence_word(slot), ours) for slot in slots])
         return number
-
-    def _raise_command(self, slot: int, number: int) -> tuple:
-        return ("EVAL", _RAISE, 1, self._fence_key(slot), number)
 
     def _fence_key(self, slot: int) -> str:
         return f"{self.namespace}:fence:{{{_slot_tags()[slot]}}}"
 
-    def _guard(self, slot: int, keys: list[Any], command: tuple) -> tuple:
-        """A command on keys of a slot, with the comparison of its fence if this handle holds the writes."""
+    def _fence_word(self, slot: int) -> bytes:
+        return bulk(self._fence_key(slot).encode())
+
+    def _guard(self, slot: int, keys: list[bytes], command: list[bytes]) -> bytes:
+        """A packed command on keys of a slot, with the comparison of its fence if this handle holds the writes.
+
+        Args:
+            keys: Bulk strings.
+            command: All its words as bulk strings.
+        """
         if self._fence is None:
-            return command
-        return ("EVAL", _GUARDED, 1 + len(keys), self._fence_key(slot), *keys, self._fence, *command)
+            return pack_words(*command)
+        number, fence = bulk(b"%d" % (1 + len(keys))), bulk(b"%d" % self._fence)
+        return pack_words(_EVAL, _GUARDED_WORD, number, self._fence_word(slot), *keys, fence, *command)
 
     def _write(self, command: str, key: str, *words: Any) -> Any:
-        slot = self._client.keyslot(key)
+        sent: tuple = (command, key, *words)
+        if self._fence is not None:
+            sent = ("EVAL", _GUARDED, 2, self._fence_key(self._client.keyslot(key)), key, self._fence, *sent)
         try:
-            return self._client.execute_command(*self._guard(slot, [key], (command, key, *words)))
+            return self._client.execute_command(*sent)
         except exceptions.ResponseError as error:
             raise self._refused(error) from None
 
@@ -204,52 +217,54 @@ class RedisClusterStore(RedisStore):
         Returns:
             (rows of `ids`, the reply) of every command.
         """
-        keys: list[Any] = self._keys(generation, ids)
+        if not len(ids):
+            return []
         slots = key_slots(self._prefix(generation), ids)
         order = np.argsort(slots, kind="stable")
-        edges = np.flatnonzero(np.diff(slots[order])) + 1
-        groups = [rows.tolist() for rows in np.split(order, edges)] if len(ids) else []
+        starts = np.flatnonzero(np.diff(slots[order], prepend=-1)).tolist()
+        rows = order.tolist()
+        keys = key_words(self._prefix(generation).encode(), ids[order])
+        operands, step = keys, 1
+        if values is not None:
+            operands, step = [b""] * (2 * len(keys)), 2
+            operands[::2], operands[1::2] = keys, [bulk(values[row]) for row in rows]
+        named, name = slots[order[starts]].tolist(), bulk(command.encode())
+        spans = list(zip(starts, [*starts[1:], len(keys)], strict=True))
+        commands = []
+        for slot, (start, end) in zip(named, spans, strict=True):
+            words = [name, *operands[step * start : step * end]]
+            writes = command in ("MSET", "UNLINK")
+            commands.append(self._guard(slot, keys[start:end], words) if writes else pack_words(*words))
+        replies = self._on_nodes(named, commands)
+        return [(rows[start:end], reply) for (start, end), reply in zip(spans, replies, strict=True)]
 
-        def words_of(rows: list[int]) -> tuple:
-            named = [keys[row] for row in rows]
-            pairs = [(keys[row],) if values is None else (keys[row], values[row]) for row in rows]
-            words = (command, *(word for pair in pairs for word in pair))
-            return self._guard(int(slots[rows[0]]), named, words) if command in ("MSET", "UNLINK") else words
-
-        return self._on_nodes(groups, slots, words_of)
-
-    def _on_nodes(
-        self, pending: list[list[int]], slots: np.ndarray, words_of: Callable[[list[int]], tuple]
-    ) -> list[tuple[list[int], Any]]:
-        """Runs a command for each group of rows, in one pipeline a node, the nodes side by side.
+    def _on_nodes(self, slots: list[int], commands: list[bytes]) -> list[Any]:
+        """Runs packed commands, in one pipeline a node, the nodes side by side.
 
         Args:
-            pending: Rows of one slot each.
-            slots: int64 [rows].
-            words_of: The command of a group.
+            slots: Whose keys each command is on.
 
         Returns:
-            (rows, the reply) of every group.
+            The replies, in the order of the commands.
         """
-        done: list[tuple[list[int], Any]] = []
+        done: list[Any] = [None] * len(commands)
+        pending = list(range(len(commands)))
         for attempt in range(ATTEMPTS):
-            nodes: dict[str, tuple[ClusterNode, list[list[int]], list[tuple]]] = {}
-            for rows in pending:
-                node = self._client.nodes_manager.get_node_from_slot(int(slots[rows[0]]))
-                _, groups, commands = nodes.setdefault(node.name, (node, [], []))
-                groups.append(rows)
-                commands.append(words_of(rows))
+            nodes: dict[str, tuple[ClusterNode, list[int]]] = {}
+            for number in pending:
+                node = self._node_of(slots[number])
+                nodes.setdefault(node.name, (node, []))[1].append(number)
             pending, failure = [], None
-            work = list(nodes.values())
-            for (_, groups, _), replies in zip(work, self._threads.map(self._send, work), strict=True):
-                for rows, reply in zip(groups, replies, strict=True):
+            work = [(node, [commands[number] for number in numbers]) for node, numbers in nodes.values()]
+            for (_, numbers), replies in zip(nodes.values(), self._threads.map(self._send, work), strict=True):
+                for number, reply in zip(numbers, replies, strict=True):
                     if isinstance(reply, _MOVING):
-                        pending.append(rows)
+                        pending.append(number)
                         failure = reply
                     elif isinstance(reply, Exception):
                         raise self._refused(reply)
                     else:
-                        done.append((rows, reply))
+                        done[number] = reply
             if failure is None:
                 return done
             if attempt + 1 < ATTEMPTS:
@@ -257,22 +272,30 @@ class RedisClusterStore(RedisStore):
                 self._client.nodes_manager.initialize()
         raise failure  # type: ignore[misc]
 
-    def _send(self, work: tuple[ClusterNode, list[list[int]], list[tuple]]) -> list[Any]:
-        """Sends commands to a node as they are and reads as many replies, of which some may be errors.
+    def _node_of(self, slot: int) -> ClusterNode:
+        """The primary of a slot.
 
-        On the connection itself, without the client's own retries: what fails is sent again by `_by_slot`.
+        Raises:
+            redis.exceptions.SlotNotCoveredError: there is none.
         """
-        node, _, commands = work
+        manager = self._client.nodes_manager
+        found = manager.slots_cache.get(slot)  # its own method takes a lock and microseconds, once for every slot
+        return found[0] if found else manager.get_node_from_slot(slot)
+
+    def _send(self, work: tuple[ClusterNode, list[bytes]]) -> list[Any]:
+        """Sends packed commands to a node and reads as many replies, of which some may be errors.
+
+        On the connection itself, without the client's own retries: what fails is sent again by `_on_nodes`.
+        """
+        node, commands = work
         pool = self._client.get_redis_connection(node).connection_pool
-        connection, replies = None, []
+        connection = None
+        replies: list[Any] = []
         try:
             connection = pool.get_connection()
-            connection.send_packed_command(connection.pack_commands(commands))
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except exceptions.ResponseError as error:
-                    replies.append(error)
+            connection.send_packed_command([b"".join(commands)])
+            for reply in read_replies(connection, len(commands)):
+                replies.append(reply)  # one by one: of a node that goes in between, some have come
             return replies
         except BaseException as error:
             if connection:

@@ -15,9 +15,23 @@ from redis import exceptions
 DIGITS = 20  # at most, of an int64 and its sign
 
 
+def bulk(word: bytes) -> bytes:
+    """A word as a bulk string, without its last line end."""
+    return b"$%d\r\n%b" % (len(word), word)
+
+
 def pack(*words: bytes) -> bytes:
-    """A command of few words."""
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+    """A command of a few words."""
+    return pack_words(*map(bulk, words))
+
+
+def pack_words(*words: bytes) -> bytes:
+    """A command.
+
+    Args:
+        words: As `bulk` and `key_words` give them.
+    """
+    return b"*%d\r\n%b\r\n" % (len(words), b"\r\n".join(words))
 
 
 def key_words(prefix: bytes, user_ids: np.ndarray) -> list[bytes]:

@@ -5,6 +5,7 @@ import pytest
 
 from stores.errors import StoreError
 from stores.kv import Current, lmdb_store, open_store
+from stores.kv.lmdb_append import put_sorted
 
 DIGEST = "ab" * 32
 USERS = 3000
@@ -114,7 +115,7 @@ def test_an_interrupted_first_night_and_run_again(url, held_bytes, tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             store.upload("b2", batches(), deletes=[], fresh=True, current=current("b2"))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(lmdb_store, "_put_sorted", cut_off)
+            patch.setattr(lmdb_store, "put_sorted", cut_off)
             fill(store, "b2", 2)
         assert store.current() == current("a1") and set(store.generations()) == {"a1"} and store.count("b2") == 0
         fill(store, "b2", 2)
@@ -125,9 +126,9 @@ def test_an_interrupted_first_night_and_run_again(url, held_bytes, tmp_path, mon
 
 def test_keys_that_are_not_ascending_are_not_appended(url):
     with open_store(url) as store, store._writing("a test") as transaction, transaction.cursor() as cursor:
-        lmdb_store._put_sorted(cursor, [b"b", b"d"], [b"1", b"2"])
-        lmdb_store._put_sorted(cursor, [b"a", b"c", b"c"], [b"3", b"4", b"5"])
-        lmdb_store._put_sorted(cursor, [b"f", b"e"], [b"6", b"7"])
-        lmdb_store._put_sorted(cursor, [b"f", b"g"], [b"8", b"9"])
+        put_sorted(cursor, [b"b", b"d"], [b"1", b"2"])
+        put_sorted(cursor, [b"a", b"c", b"c"], [b"3", b"4", b"5"])
+        put_sorted(cursor, [b"f", b"e"], [b"6", b"7"])
+        put_sorted(cursor, [b"f", b"g"], [b"8", b"9"])
         found = [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
     assert found == [(b"a", b"3"), (b"b", b"1"), (b"c", b"5"), (b"d", b"2"), (b"e", b"7"), (b"f", b"8"), (b"g", b"9")]

@@ -1,13 +1,14 @@
 """Redis Cluster: three real nodes on loopback."""
 
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import redis
 from redis.crc import key_slot
 
-from stores.errors import StoreError
+from stores.errors import OvertakenError, StoreError
 from stores.kv import Current, open_store, redis_cluster
 from stores.kv.redis_cluster import key_slots
 from tests.redis_cluster import Cluster, running_cluster
@@ -128,6 +129,76 @@ def test_a_slot_that_moves_to_another_node_is_followed(cluster):
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
         assert upload(store, ids, fresh=False).stored == 20_000
         assert store.get_many("g1", ids) == values_of(ids)
+
+
+def move(cluster: Cluster, slot: int) -> None:
+    """Moves a slot with its keys to another node, as an operator does."""
+    names = {}
+    for port in cluster.ports:
+        with redis.Redis(port=port) as client:
+            names[port] = client.execute_command("CLUSTER MYID").decode()
+            slots = client.execute_command("CLUSTER", "SLOTS")
+    owner = next(entry[2][1] for entry in slots if entry[0] <= slot <= entry[1])
+    target = next(port for port in cluster.ports if port != owner)
+    with redis.Redis(port=owner) as source, redis.Redis(port=target) as sink:
+        sink.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[owner])
+        source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        source.execute_command("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
+    for port in (target, *cluster.ports):
+        with redis.Redis(port=port) as client:
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+
+
+def test_a_slot_that_moves_with_its_fence_while_a_day_is_written(cluster, monkeypatch):
+    """Its command is sent again, to the other node, and no other command is; the fence is compared there too."""
+    ids = np.arange(5000)
+    slot = int(key_slots("pinnerformer:g1:u:", ids[2500:2501])[0])
+    sent = []
+
+    def send(self, work, send=redis_cluster.RedisClusterStore._send):
+        sent.append(len(work[1]))
+        return send(self, work)
+
+    with open_store(cluster.url) as store, store.hold_writes("a test"):
+        upload(store, ids)
+        move(cluster, slot)
+        monkeypatch.setattr(redis_cluster.RedisClusterStore, "_send", send)
+        changed = [b"changed %d" % user for user in ids.tolist()]
+        assert store._put("g1", ids, changed) == 5000
+        assert len(sent) == 4 and sent[-1] == 1, "three nodes, then the command of one slot"
+        assert store.get_many("g1", ids) == changed and store.count("g1") == 5000
+        with open_store(cluster.url) as other, other.hold_writes("another"), pytest.raises(OvertakenError):
+            store._put("g1", ids, values_of(ids))
+
+
+@pytest.mark.parametrize(("left", "words"), [(b"1", "another command writes"), (None, "may have lost what it held")])
+def test_an_error_in_the_middle_of_a_pipeline(cluster, left, words):
+    """One slot's fence is another's or gone: the rest of the replies are read, and the next command gets its own."""
+    ids = np.arange(2000)
+    with open_store(cluster.url) as store, store.hold_writes("a test"):
+        upload(store, ids)
+        fence = store._fence_key(int(key_slots("pinnerformer:g1:u:", ids[1000:1001])[0]))
+        if left is None:
+            store._client.delete(fence)
+        else:
+            store._client.set(fence, left)
+        with pytest.raises(StoreError, match=words):
+            store._put("g1", ids, [b"x"] * 2000)
+        assert store.get_many("g1", ids[1000:1001]) == values_of(ids[1000:1001])
+        assert store.get_many("g1", np.array([5000])) == [None] and store.count("g1") == 2000
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_users_in_any_order_and_twice_values_of_any_width(cluster, guarded):
+    ids = np.array([7, -3, 7, 2**63 - 1, 0, -(2**63), 12], np.int64)
+    values = [b"early", b"", b"late", b"odd", bytes(1001), b"\r\n$3\r\n", b"x"]
+    with open_store(cluster.url) as store, store.hold_writes("a test") if guarded else nullcontext():
+        assert store._put("g1", ids, values) == 7
+        expected = dict(zip(ids.tolist(), values, strict=True))
+        assert store.get_many("g1", ids) == [expected[user] for user in ids.tolist()]
+        assert store.count("g1") == 6 and store._exist("g1", np.array([7, 8, 7])) == 2
+        assert store.delete_users("g1", ids) == 6 and store.count("g1") == 0
 
 
 def test_a_cluster_that_is_not_there(cluster):
