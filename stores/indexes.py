@@ -4,6 +4,9 @@ Pins of one and the same vector are a trap in an HNSW graph: past a few dozen th
 search that enters the crowd cannot leave it, and what lies outside is not found at any width. So a graph holds every
 vector once, under the lowest pin_id that has it, and the other pins stand beside it, as twins.
 
+A shard in which few pins changed since its graph was built has a second one, of the new and changed pins alone, and a
+file of the pins that the old one has and that are not served from it any more (`stores.masks`).
+
 Which library makes and searches a graph is said in `LIBRARIES`; all else here is the same for any of them.
 """
 
@@ -18,6 +21,8 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.hnsw import HnswGraph, IndexParameters
+from stores.index_files import CHANGED, MASKED, has_role, read_masked, stem_of
+from stores.masks import NO_IDS, NO_MASK, Mask, mask_pins
 from stores.neighbours import TIE, Neighbours, ordered_top_k
 from stores.tables import part_stem, read_files
 
@@ -28,6 +33,7 @@ _PROBES = (4, 12, 32)
 # A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
 _CHUNK = 4096
+_SPARE = 2  # nodes asked for beyond those that are masked on average
 Candidates = tuple[np.ndarray, np.ndarray]  # pin ids and scores of queries, in any order
 
 
@@ -104,18 +110,26 @@ NO_TWINS = Twins(np.empty(0, np.int64), np.empty(0, np.int64))
 
 @dataclasses.dataclass(frozen=True)
 class IndexShard:
-    """One shard, open for search."""
+    """One graph of a shard, open for search.
+
+    Attributes:
+        twins: Of the pins that its nodes stand for.
+        mask: Its nodes that do not stand for their own pin.
+    """
 
     graph: Graph
     twins: Twins
+    mask: Mask = NO_MASK
 
     def __len__(self) -> int:
-        """Pins in it, twins included."""
-        return len(self.graph) + len(self.twins.pin_id)
+        """Pins that are served from it, twins included."""
+        return len(self.graph) - len(self.mask) + len(self.twins.pin_id)
 
     def pin_ids(self) -> np.ndarray:
         """Of all of them: int64, ascending."""
-        return np.sort(np.concatenate([self.graph.pin_ids(), self.twins.pin_id]))
+        nodes = self.graph.pin_ids()
+        served, _ = self.mask.apply(nodes, np.zeros(len(nodes), np.float32))
+        return np.sort(np.concatenate([served[served >= 0], self.twins.pin_id]))
 
 
 def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Twins]:
@@ -212,10 +226,16 @@ def build_findable_index(
     return shard, BuildReport(find_ef, unfindable, rebuilds)
 
 
-def write_shard(root: Root, date: datetime.date, number: int, shard: IndexShard) -> list[FileEntry]:
-    """Writes one shard: `indexes/<date>/part-NNNNN-<digest>.hnsw`, which any hnswlib reads (space `ip`), and, if it has
-    twins, a `.parquet` of `pin_id, twin_of` beside it. Another library's file ends in its own suffix."""
-    folder, stem = f"indexes/{date.isoformat()}", part_stem(number)
+def write_shard(
+    root: Root, date: datetime.date, number: int, shard: IndexShard, *, changed: bool = False
+) -> list[FileEntry]:
+    """Writes one graph: `indexes/<date>/part-NNNNN-<digest>.hnsw`, which any hnswlib reads (space `ip`), and, if it has
+    twins, a `.parquet` of `pin_id, twin_of` beside it. Another library's file ends in its own suffix.
+
+    Args:
+        changed: It is the second graph of a shard, of the pins that changed: `changed-NNNNN-...`.
+    """
+    folder, stem = f"indexes/{date.isoformat()}", stem_of(CHANGED, number) if changed else part_stem(number)
     graph = shard.graph
     entries = [root.write_named_by_content(folder, stem, graph.suffix, number, len(graph), graph.save)]
     if len(shard.twins.pin_id):
@@ -229,7 +249,8 @@ def write_shard(root: Root, date: datetime.date, number: int, shard: IndexShard)
 
 
 def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexShard]:
-    """Reads the shards that a manifest names, in the order of their numbers.
+    """Reads the graphs of the shards that a manifest names, in the order of their numbers; of a shard that has two, the
+    old one first.
 
     Args:
         entries: Of the table `indexes`.
@@ -241,21 +262,40 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
     shards = []
     for number in sorted({entry.part for entry in entries}):
         mine = [entry for entry in entries if entry.part == number]
-        rest = [entry for entry in mine if _library_of(entry) is None]
-        graphs = [_load_graph(root, entry, dim) for entry in mine if entry not in rest]
-        if len(graphs) != 1:
-            raise StoreError(f"{root.url}: the manifest names {len(graphs)} graphs for index shard {number}, not one")
-        twins = NO_TWINS
-        if rest:
-            rows = read_files(root, rest)
-            twins = Twins(rows["pin_id"].to_numpy(), rows["twin_of"].to_numpy())
-        shards.append(IndexShard(graphs[0], twins))
+        changed = [entry for entry in mine if has_role(entry, CHANGED)]
+        old = [entry for entry in mine if not has_role(entry, CHANGED) and not has_role(entry, MASKED)]
+        shards.append(_load_shard(root, number, old, dim, read_masked(root, mine)))
+        if changed:
+            shards.append(_load_shard(root, number, changed, dim))
     return shards
 
 
-def count_twins(entries: list[FileEntry]) -> int:
-    """How many twins the files of shards hold."""
-    return sum(entry.rows for entry in entries if _library_of(entry) is None)
+def load_changed(root: Root, entries: list[FileEntry], dim: int) -> IndexShard | None:
+    """The second graph of ONE shard, of the pins that changed since the old one was built; None where it has none.
+
+    Args:
+        entries: All files of the shard.
+
+    Raises:
+        StoreError: a file is missing or not the one that the manifest names.
+    """
+    changed = [entry for entry in entries if has_role(entry, CHANGED)]
+    return _load_shard(root, changed[0].part, changed, dim) if changed else None
+
+
+def _load_shard(root: Root, number: int, entries: list[FileEntry], dim: int, masked: np.ndarray = NO_IDS) -> IndexShard:
+    rest = [entry for entry in entries if _library_of(entry) is None]
+    graphs = [_load_graph(root, entry, dim) for entry in entries if entry not in rest]
+    if len(graphs) != 1:
+        raise StoreError(f"{root.url}: the manifest names {len(graphs)} graphs for index shard {number}, not one")
+    twins = NO_TWINS
+    if rest:
+        rows = read_files(root, rest)
+        twins = Twins(rows["pin_id"].to_numpy(), rows["twin_of"].to_numpy())
+    if not len(masked):
+        return IndexShard(graphs[0], twins)
+    mask, pin_id, twin_of = mask_pins(twins.pin_id, twins.twin_of, masked)
+    return IndexShard(graphs[0], Twins(pin_id, twin_of), mask)
 
 
 def _library_of(entry: FileEntry) -> type[Graph] | None:
@@ -287,7 +327,33 @@ def _search_shard(
 
     What a block must not hold is to be (-1, -inf) there; nothing else is asked of it, neither order nor width.
     """
-    return [_search(shard.graph, queries, k, ef, threads)], [shard.twins]
+    return [_search_alive(shard, queries, k, ef, threads)], [shard.twins]
+
+
+def _search_alive(shard: IndexShard, queries: np.ndarray, k: int, ef: int, threads: int, asked: int = 0) -> Candidates:
+    """The best nodes of a graph that stand for a pin: k of them for every query, all if there are fewer.
+
+    A graph cannot leave nodes out while it is searched: as many more are asked for as are masked on average, and twice
+    as many again for the queries that this was too few for.
+
+    Args:
+        asked: How many nodes to ask for; 0: as said.
+    """
+    masked, nodes = len(shard.mask), len(shard.graph)
+    if not len(shard.mask.nodes):
+        return _search(shard.graph, queries, k, ef, threads)
+    most = min(nodes, k + masked)
+    asked = min(most, asked or k + -(-k * masked // max(1, nodes - masked)) + _SPARE)
+    pin_ids, scores = shard.mask.apply(*_search(shard.graph, queries, asked, ef, threads))
+    lacking = np.flatnonzero((pin_ids >= 0).sum(axis=1) < k)
+    if asked == most or not len(lacking):
+        return pin_ids, scores
+    more_ids, more_scores = _search_alive(shard, queries[lacking], k, ef, threads, 2 * asked)
+    wider = ((0, 0), (0, more_ids.shape[1] - pin_ids.shape[1]))
+    pin_ids = np.pad(pin_ids, wider, constant_values=-1)
+    scores = np.pad(scores, wider, constant_values=-np.inf)
+    pin_ids[lacking], scores[lacking] = more_ids, more_scores
+    return pin_ids, scores
 
 
 def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int) -> Neighbours:

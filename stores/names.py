@@ -78,6 +78,7 @@ class Counter(enum.StrEnum):
     PINS_EMBEDDED = "pins_embedded"  # by the tower, tonight
     PINS_REUSED = "pins_reused"  # whose vector and model are those of the release before; of build_indexes too
     SHARDS_REUSED = "shards_reused"  # whose file is that of the release before; of build_indexes too
+    SHARDS_GROWN = "shards_grown"  # of build_indexes: a graph of the changed pins was put beside the old one
     SHARDS_DAMAGED = "shards_damaged"  # whose files would have been reused, were they sound; of build_indexes too
     PINS_NOT_FINITE = "pins_not_finite"
     PINS_CONSTANT = "pins_constant"

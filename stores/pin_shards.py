@@ -13,6 +13,8 @@ from stores.manifests import Manifest
 
 PIN_SHARDS = "pin_shards"  # under a manifest's `statistics`: shard, as text -> what it was made of
 Facts = dict[str, Any]
+# Of a graph: the smallest `ef` that finds every pin by its own vector, of those that can be found; how many cannot.
+GraphFacts = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +26,14 @@ class ShardBefore:
         embeddings: Its file of `pin_embeddings`.
         indexes: Its files of `indexes`.
         built: As `built_with` gives it; of the index.
-        find_ef: Smallest `ef` that finds every pin by its own vector, of those that can be found at all.
-        unfindable: The others.
+        graphs: What is known of its graphs, the old one first.
     """
 
     vectors: str
     embeddings: FileEntry
     indexes: tuple[FileEntry, ...]
     built: Facts
-    find_ef: int
-    unfindable: int
+    graphs: tuple[GraphFacts, ...]
 
 
 def built_with(parameters: IndexParameters) -> Facts:
@@ -41,9 +41,9 @@ def built_with(parameters: IndexParameters) -> Facts:
     return {**dataclasses.asdict(parameters), "library": builder_id()}
 
 
-def index_facts(built: Facts, find_ef: int, unfindable: int) -> Facts:
+def index_facts(built: Facts, graphs: Iterable[GraphFacts]) -> Facts:
     """What a manifest keeps of a shard's index."""
-    return {"built": built, "find_ef": find_ef, "unfindable": unfindable}
+    return {"built": built, "graphs": [{"find_ef": ef, "unfindable": unfindable} for ef, unfindable in graphs]}
 
 
 def facts_of_shards(reports: Iterable[Mapping[str, Facts]]) -> dict[str, Facts]:
@@ -64,18 +64,17 @@ def shards_before(manifest: Manifest | None, model_digest: str) -> dict[int, Sha
     if manifest is None or manifest.model_digest != model_digest:
         return {}
     facts = manifest.statistics.get(PIN_SHARDS)
-    indexes, found = manifest.parts("indexes"), {}
+    indexes, found = manifest.parts("indexes"), dict[int, ShardBefore]()
     for part, entries in manifest.parts("pin_embeddings").items():
-        one = facts.get(str(part)) if isinstance(facts, dict) else None
-        if len(entries) == 1 and isinstance(one, dict) and _is_whole(one):
-            known = (one["built"], one["find_ef"], one["unfindable"])
-            found[part] = ShardBefore(one["vectors"], entries[0], tuple(indexes.get(part, ())), *known)
+        one: Any = facts.get(str(part)) if isinstance(facts, dict) else None
+        try:
+            graphs = tuple((int(graph["find_ef"]), int(graph["unfindable"])) for graph in one["graphs"])
+            vectors, built = str(one["vectors"]), dict(one["built"])
+        except (KeyError, TypeError, ValueError):
+            continue  # of another version
+        if len(entries) == 1 and graphs:
+            found[part] = ShardBefore(vectors, entries[0], tuple(indexes.get(part, ())), built, graphs)
     return found
-
-
-def _is_whole(one: Mapping[str, Any]) -> bool:
-    kinds = {"vectors": str, "built": dict, "find_ef": int, "unfindable": int}
-    return all(isinstance(one.get(name), kind) for name, kind in kinds.items())
 
 
 def date_of(entry: FileEntry) -> datetime.date:

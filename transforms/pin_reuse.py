@@ -10,7 +10,6 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.ids import find_sorted
 from stores.names import Counter, Step
-from stores.pin_shards import Facts, ShardBefore, are_sound
 from stores.schemas import VECTOR_DIGEST, from_binary_column
 from stores.tables import read_files
 from transforms.step_reports import StepReport
@@ -85,18 +84,3 @@ def kept_whole(reports: Mapping[Step, StepReport]) -> dict[Step, StepReport]:
         highest = report.highest if step == Step.BUILD_INDEXES else {}
         found[step] = dataclasses.replace(report, counters=counters, lowest={}, highest=highest)
     return found
-
-
-def kept_index(root: Root, entry: FileEntry, before: ShardBefore, built: Facts) -> bool | None:
-    """Whether the index of a shard can stay as it is: its embeddings and what it is built with are those of before.
-
-    Args:
-        entry: Tonight's file of pin_embeddings.
-        built: As `built_with` gives it.
-
-    Returns:
-        None where it could, and its files are damaged or gone.
-    """
-    if before.embeddings.checksum != entry.checksum or before.built != built or not before.indexes:
-        return False
-    return True if are_sound(root, before.indexes) else None

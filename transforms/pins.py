@@ -16,7 +16,8 @@ from pinnerformer_model.inference import encode_pins
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
-from stores.indexes import IndexParameters, build_findable_index, count_twins, write_shard
+from stores.index_files import count_twins
+from stores.indexes import IndexParameters
 from stores.names import Counter, Step
 from stores.pin_shards import ShardBefore, are_sound, built_with, date_of, index_facts
 from stores.pin_vectors import (
@@ -30,16 +31,17 @@ from stores.pin_vectors import (
     write_vector_table,
 )
 from stores.row_digests import digest_rows
-from stores.schemas import from_binary_column, pin_embeddings_schema, to_binary_column
+from stores.schemas import pin_embeddings_schema, to_binary_column
 from stores.string_ids import STRING
-from stores.tables import part_stem, read_files, write_part
+from stores.tables import part_stem, write_part
 from transforms.dead_letters import dead_pins, write_dead
 from transforms.embed_users import norm_range
+from transforms.grow_index import index_shard
 from transforms.id_names import merge_names, read_names
 from transforms.markers import CompletionMarker, write_marker
 from transforms.model import ModelReference
 from transforms.named_rows import Names
-from transforms.pin_reuse import KnownPins, embed_changed, kept_index, nothing_known, read_known
+from transforms.pin_reuse import KnownPins, embed_changed, nothing_known, read_known
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import RunFolder
 from transforms.step_reports import task_report
@@ -330,32 +332,22 @@ class BuildIndex(beam.DoFn):
     def process(self, entry: FileEntry):
         started = time.perf_counter()
         run, before = self._run, self._before.get(entry.part)
-        keeps = before is not None and kept_index(run.root, entry, before, self._built)
-        if before is not None and keeps:
-            files, report, rebuilds = list(before.indexes), (before.find_ef, before.unfindable), 0
-        else:
-            # From the file and not from the embedding step: a shard that was embedded before the run was cut off is
-            # indexed alike.
-            rows = read_files(run.root, [entry])
-            ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
-            shard, found = build_findable_index(ids, embeddings, self._parameters)
-            # In place of a damaged file, as its embeddings.
-            date = date_of(before.indexes[0]) if before is not None and keeps is None else self._date
-            files, report = write_shard(run.root, date, entry.part, shard), (found.find_ef, found.unfindable)
-            rebuilds = found.rebuilds
+        shard = index_shard(run.root, self._date, entry, before, self._parameters, self._built)
         run.note_progress(Step.BUILD_INDEXES, entry.rows)
         counters: dict[str, int] = {
             Counter.PINS_INDEXED: entry.rows,
-            Counter.PINS_REUSED: entry.rows if keeps else 0,
-            Counter.SHARDS_REUSED: int(bool(keeps)),
-            Counter.SHARDS_DAMAGED: int(keeps is None),
-            Counter.TWINS: count_twins(files),
-            Counter.PINS_UNFINDABLE: report[1],
-            Counter.REBUILDS: rebuilds,
+            Counter.PINS_REUSED: shard.reused,
+            Counter.SHARDS_REUSED: int(shard.whole),
+            Counter.SHARDS_GROWN: int(shard.grown),
+            Counter.SHARDS_DAMAGED: int(shard.damaged),
+            Counter.TWINS: count_twins(shard.files),
+            Counter.PINS_UNFINDABLE: sum(unfindable for _, unfindable in shard.graphs),
+            Counter.REBUILDS: shard.rebuilds,
         }
-        facts = {str(entry.part): index_facts(self._built, *report)}
+        facts = {str(entry.part): index_facts(self._built, shard.graphs)}
         # The width of search that finds every pin of every shard is the highest of theirs.
-        done = task_report(started, counters, files={"indexes": files}, highest={"find_ef": report[0]}, facts=facts)
+        highest = {"find_ef": max(find_ef for find_ef, _ in shard.graphs)}
+        done = task_report(started, counters, files={"indexes": shard.files}, highest=highest, facts=facts)
         write_marker(
             run.root,
             run.staging,

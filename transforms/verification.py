@@ -156,7 +156,7 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
         shards = load_shards(root, entries, dim)
         # Both parts together must be the embeddings' ids exactly: a pin that is missing is never found, one too many is
         # served.
-        held = shards[0].pin_ids()
+        held = np.sort(np.concatenate([shard.pin_ids() for shard in shards]))
         wanted = read_files(root, embedded.get(number, []), ["pin_id"])["pin_id"].to_numpy()
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)

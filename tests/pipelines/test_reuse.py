@@ -15,7 +15,7 @@ from stores.pin_shards import PIN_SHARDS
 from stores.releases import read_current
 from tests.pipelines.nights import World, files_under, named, read_table, run_night
 from tests.worlds import day, make_vectors, write_model, write_vectors
-from transforms import pins
+from transforms import grow_index, pins
 
 OF_PINS = ("pin_embeddings", "indexes")
 STEPS = (Step.EMBED_PINS, Step.BUILD_INDEXES)
@@ -58,7 +58,7 @@ def test_a_night_of_the_same_pins_writes_nothing_of_them(one_night, monkeypatch,
     world, root = one_night
     before, first = of_pins(root), read_current(Root(root))
     monkeypatch.setattr(pins, "encode_pins", None)  # neither the tower
-    monkeypatch.setattr(pins, "build_findable_index", None)  # nor a build, nor a search for the width
+    monkeypatch.setattr(grow_index, "build_findable_index", None)  # nor a build, nor a search for the width
     for number in (1, 2):
         arguments = [f"--root={root}", *world.inputs, f"--date={day(number)}", "--publish=none"]
         assert main(["daily", *arguments]) == 0

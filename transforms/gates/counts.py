@@ -3,6 +3,7 @@
 import numpy as np
 
 from stores.files import FileEntry, Root
+from stores.index_files import count_indexed
 from stores.names import Counter, Step
 from stores.tables import read_files
 from transforms.gates.gate import Measured, at_least, at_most
@@ -93,7 +94,7 @@ def pins_present(staged: StagedRelease) -> Measured:
 @at_most(0, advice=JOB_AT_FAULT)
 def pins_not_indexed(staged: StagedRelease) -> Measured:
     """A pin is in no index."""
-    missing = staged.manifest.rows("pin_embeddings") - staged.manifest.rows("indexes")
+    missing = staged.manifest.rows("pin_embeddings") - count_indexed(staged.manifest.tables["indexes"])
     return Measured(abs(missing), "pins not in an index")
 
 
