@@ -7,6 +7,7 @@ Importing it is cheap: what it names is loaded when it is asked for. The package
 path, the message says which.
 """
 
+import gc
 import importlib
 import importlib.util
 import os
@@ -105,7 +106,12 @@ def main() -> int:
         return 2
     from pipelines import cli
 
-    return cli.main()
+    try:
+        return cli.main()
+    finally:
+        # At its end the interpreter searches all that is left for garbage, several times: half a second where torch
+        # and Beam are loaded. What is set aside is not searched.
+        gc.freeze()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The commands of the console script `pinnerformer`, and what it says of itself."""
 
 import difflib
-import importlib
 import logging
 import os
 import select
@@ -10,6 +9,7 @@ from typing import TextIO
 
 from pipelines.configuration.layers import Resolved, resolve
 from pipelines.configuration.parsers import UNCONFIGURED, configured_commands, parser_of
+from pipelines.launch.lean_imports import import_job
 from stores.errors import PinnerFormerError, UsageError
 
 # Group -> name -> (module with `main(argv) -> exit code`, one line)
@@ -175,7 +175,8 @@ def run_command(argv: list[str]) -> int:
     try:
         module = find_command(name)
         words = read_words(name, argv[1:])
-        return importlib.import_module(module).main(list(words.words))
+        beam_alone = parser_of(name).takes_beam and not any(word.startswith("--runner") for word in words.words)
+        return import_job(module, beam_alone=beam_alone).main(list(words.words))
     except PinnerFormerError as error:
         logging.getLogger(__name__).debug("trace", exc_info=True)
         print(printable(f"pinnerformer {name}: {error}{words.notes(str(error))}"), file=sys.stderr)

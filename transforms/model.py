@@ -1,6 +1,7 @@
 """The model as a run refers to it: a folder and the digest it must have."""
 
 import dataclasses
+import threading
 
 import torch
 
@@ -32,7 +33,7 @@ def local_model(location: str, digest: str | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ModelReference:
-    """Names a model without holding it; every worker process loads it once.
+    """Names a model without holding it; every process loads it once.
 
     Attributes:
         directory: With `model.safetensors` and `config.json`; a local path or a URL.
@@ -47,13 +48,21 @@ class ModelReference:
     threads: int = 0
 
     def load(self) -> LoadedModel:
-        """Loads the model.
+        """Loads the model, or gives what this process loaded last, if that is it: canaries, users and pins share one.
 
         Raises:
             InputError: the files changed since the run was started.
         """
         if self.threads:
             torch.set_num_threads(self.threads)
+        with _LOADING:
+            key = (self.directory, self.digest, self.device)
+            if key not in _LOADED:
+                _LOADED.clear()  # one at a time: nobody pays for the model of a night before
+                _LOADED[key] = self._read()
+            return _LOADED[key]
+
+    def _read(self) -> LoadedModel:
         loaded = load_model(local_model(self.directory, self.digest), self.device)
         # Workers load at different moments: a folder overwritten meanwhile would give a release vectors of two models.
         if loaded.digest != self.digest:
@@ -62,3 +71,7 @@ class ModelReference:
                 f"with {self.digest[:12]}); start the run again"
             )
         return loaded
+
+
+_LOADING = threading.Lock()
+_LOADED: dict[tuple[str, str, str], LoadedModel] = {}

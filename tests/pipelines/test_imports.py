@@ -12,6 +12,8 @@ from tests.pipelines.test_daily import first_night, make_world, run_night
 from tests.worlds import day
 
 HEAVY = ("apache_beam", "torch", "scipy", "matplotlib", "grpc")
+BESIDE_BEAM = ("pandas", "boto3")
+ORDER = HEAVY + BESIDE_BEAM
 
 # Says what is loaded once a command has shown its help, and again once it has done its work.
 LOOK = f"""
@@ -25,7 +27,7 @@ def call(*words):
             code = main()
         except SystemExit as ended:
             code = ended.code
-    return code, [name for name in {HEAVY} if name in sys.modules]
+    return code, [name for name in {ORDER} if name in sys.modules]
 
 command, *words = sys.argv[1:]
 print(json.dumps([call(command, "--help"), call(command, *words)]))
@@ -37,6 +39,11 @@ def look(*words: str) -> list[tuple[int, list[str]]]:
     done = subprocess.run([sys.executable, "-c", LOOK, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [(code, loaded) for code, loaded in json.loads(done.stdout)]
+
+
+def look_for_heavy(*words: str) -> list[tuple[int, list[str]]]:
+    """`look`, at `HEAVY` only."""
+    return [(code, [name for name in loaded if name in HEAVY]) for code, loaded in look(*words)]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +75,7 @@ def test_what_is_done_between_nights_needs_neither_beam_nor_torch(command, serve
         shutil.copytree(f"{served}/{name}", f"{tmp_path}/{name}")
     (run,) = [name for name in os.listdir(f"{tmp_path}/root/staging") if name.startswith(f"daily-{day(1)}")]
     words = [word.replace("USERS", f"{served}/users").replace("RUN", run) for word in WORK[command]]
-    found = look(command, f"--root={tmp_path}/root", f"--kv=lmdb://{tmp_path}/kv", *words)
+    found = look_for_heavy(command, f"--root={tmp_path}/root", f"--kv=lmdb://{tmp_path}/kv", *words)
     assert found == [(0, []), (0, [])]
 
 
@@ -76,6 +83,28 @@ def test_what_is_done_between_nights_needs_neither_beam_nor_torch(command, serve
 def test_models_are_made_and_measured_without_beam(command, computes_with, tmp_path):
     """As far as it goes without timelines: everything that it imports is imported by then."""
     flags = {"train": [f"--out={tmp_path}/model"], "evaluate": []}[command]
-    (helped, loaded), (failed, loaded_too) = look(command, f"--timelines={tmp_path}/none", *flags)
+    (helped, loaded), (failed, loaded_too) = look_for_heavy(command, f"--timelines={tmp_path}/none", *flags)
     assert (helped, failed) == (0, 1)
     assert set(loaded) | set(loaded_too) == computes_with
+
+
+NIGHT = {
+    "here": ([], {"apache_beam", "torch", "grpc"}),
+    "engine": (["--runner=FlinkRunner"], {"apache_beam", "torch", "grpc", "pandas", "boto3", "scipy"}),
+}
+
+
+@pytest.mark.parametrize(("flags", "loads"), NIGHT.values(), ids=list(NIGHT))
+def test_a_night_loads_of_beam_what_it_uses(flags, loads, tmp_path):
+    """As far as it goes without logs: everything that it imports is imported by then."""
+    given = [f"--{name}={tmp_path}/{name}" for name in ("root", "logs", "pins", "model")]
+    assert look("daily", *given, "--date=2026-11-01", *flags) == [(0, []), (2, sorted(loads, key=ORDER.index))]
+
+
+def test_a_night_ends_without_pandas(served, tmp_path):
+    """pyarrow would load it at the first conversion."""
+    world = f"{served}/world"
+    given = [f"--{name}={world}/{name}" for name in ("logs", "pins", "model")]
+    shutil.copytree(f"{served}/root", f"{tmp_path}/root")
+    found = look("daily", f"--root={tmp_path}/root", *given, f"--date={day(2)}", "--publish=none", "--quiet")
+    assert found == [(0, []), (0, ["apache_beam", "torch", "grpc"])]
