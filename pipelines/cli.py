@@ -31,6 +31,7 @@ GROUPS = {
         "rollback": ("pipelines.operations.rollback", "serve an older release again, and hold the root there"),
         "repair": ("pipelines.operations.repair", "make again what a corrected input touched"),
         "verify": ("pipelines.operations.verify", "compare a release with what it says of itself"),
+        "rebucket": ("pipelines.operations.rebucket", "make a root of other buckets and shards from an old one"),
         "gc": ("pipelines.operations.gc", "remove old releases, leftovers and generations nobody reads"),
         "erase": ("pipelines.operations.erase", "remove people from everything, and keep them out"),
     },

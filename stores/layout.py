@@ -24,8 +24,8 @@ class Layout:
     """How a root is cut up.
 
     Attributes:
-        user_buckets: Parts of `histories` and `user_embeddings`.
-        pin_shards: Parts of `pin_embeddings` and `indexes`.
+        user_buckets: Parts of `histories` and `user_embeddings`; a job that is not told takes `choose_counts`.
+        pin_shards: Parts of `pin_embeddings` and `indexes`; likewise.
         history_length: Engagements kept per user; at least the model's `max_sequence_length`.
         embedding_dtype: Of the stored vectors; float16 is the only one.
         user_ids, pin_ids: What ids are outside: "int64", or "string", which inside are the numbers of
@@ -68,16 +68,47 @@ BUCKET_HISTORY_ROWS = 4_000_000  # a merge holds a bucket about four times: 0.6 
 ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes, a float
 
 
-def advise_buckets(history_rows: int, rows_a_day: int, least: int = 64) -> int:
-    """How many user buckets a root should be made with: a power of two, so that none is too large.
+FIRST_BUCKET_ROWS = 1 << 17  # of the first release's log rows: histories may grow 30 times before a bucket is large
+FIRST_SHARD_PINS = 1 << 20  # a shard is indexed by one thread: minutes; it may grow five times before that is an hour
+SPREAD_SHARD_PINS = 1 << 12  # of fewer, shards cost more than workers that build them side by side save
+MOST_PARTS = 1 << 15
+
+
+def choose_counts(first_rows: int, pins: int) -> dict[str, int]:
+    """How many buckets and shards a root gets that is told nothing; docs/design.md says what was measured.
+
+    A bucket or a shard is a few files and tasks of every night, however few rows it has; too large, one is too much
+    for a worker's memory, and there are too few to be spread.
+
+    Args:
+        first_rows: Log rows that the chain's first release reads, whoever makes it.
+        pins: Vectors given with it.
+
+    Returns:
+        Powers of two by field of `Layout`: `user_buckets` of at most `FIRST_BUCKET_ROWS`, `pin_shards` of at most
+        `FIRST_SHARD_PINS`, and four of them already where each gets `SPREAD_SHARD_PINS`; at most `MOST_PARTS`.
+    """
+    spread = min(4, pins // SPREAD_SHARD_PINS)
+    return {
+        "user_buckets": _power_of_two(first_rows / FIRST_BUCKET_ROWS),
+        "pin_shards": _power_of_two(max(pins / FIRST_SHARD_PINS, spread)),
+    }
+
+
+def _power_of_two(least: float) -> int:
+    """The smallest power of two that is no less, from 1 to `MOST_PARTS`."""
+    return min(MOST_PARTS, 1 << math.ceil(math.log2(max(1.0, least))))
+
+
+def advise_buckets(history_rows: int, rows_a_day: int) -> int:
+    """How many user buckets a root has to have at least: a power of two, so that none is too large.
 
     Args:
         history_rows: Engagements that the histories will hold in all, once grown: users x kept per user.
         rows_a_day: New log rows of the heaviest run: a day's, or all of a bootstrap's.
-        least: Room to grow: never fewer than these.
     """
-    # Whatever asks for most buckets decides: the merge's memory, the shuffle's largest key, or room to grow.
-    needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, least)
+    # Whatever asks for most buckets decides: the merge's memory, or the shuffle's largest key.
+    needed = max(history_rows / BUCKET_HISTORY_ROWS, rows_a_day * ROW_BYTES / BUCKET_DAY_BYTES, 1)
     return 1 << math.ceil(math.log2(needed))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from stores.errors import StoreError
 from stores.files import Root
 from stores.manifests import Manifest, check_release_id, manifest_path, read_manifest
-from stores.upgrades import HOLD, read_record, write_record
+from stores.upgrades import HOLD, MOVE, read_record, write_record
 
 CURRENT = "CURRENT"
 
@@ -90,10 +90,64 @@ def write_hold(root: Root, hold: Hold) -> None:
     root.remove(HELD_BEFORE)
 
 
+MOVED = "MOVED"
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """Where nights and readers of a root go on: `ROOT/MOVED`, written by `rebucket --switch`.
+
+    Attributes:
+        root_id: Of the root that took its place.
+        url: Of that root.
+        since: When, UTC.
+        extra: Keys of a newer version.
+    """
+
+    root_id: str
+    url: str
+    since: str
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_move(root: Root) -> Move | None:
+    """Which root took the place of this one; None if none did.
+
+    Raises:
+        StoreError: the file is damaged, or of a format that this version does not read.
+    """
+    path = root.path(MOVED)
+    try:
+        return read_record(MOVE, Move, root.read_json(MOVED), path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreError(f"{path}: not understood ({error}); {MOVE.way_out}") from None
+
+
+def write_move(root: Root, move: Move) -> None:
+    """From now on no run starts on a root, and its readers follow the store to the other."""
+    root.write_json(MOVED, write_record(move))
+
+
+def refuse_moved(root: Root) -> None:
+    """Keeps a run off a root whose place another took: two roots that both publish would take readers to and fro.
+
+    Raises:
+        StoreError: names the other root, and what to type to go on here after all.
+    """
+    move = read_move(root)
+    if move is not None:
+        raise StoreError(
+            f"{root.path(MOVED)}: {move.url} took the place of this root on {move.since}: give --root {move.url}; to "
+            f"go on here after all: pinnerformer rollback --root {root.url} --lift-hold, and start this again"
+        )
+
+
 def remove_hold(root: Root) -> bool:
-    """Lifts whatever holds a root, a damaged hold too; returns whether anything did."""
-    held = bool(held_by(root))
-    for name in (HELD, HELD_BEFORE):
+    """Lifts whatever keeps runs off a root, a damaged hold too; returns whether anything did."""
+    held = bool(held_by(root)) or root.exists(MOVED)
+    for name in (HELD, HELD_BEFORE, MOVED):
         root.remove(name)
     return held
 
@@ -102,8 +156,9 @@ def refuse_held(root: Root) -> None:
     """Keeps a run from building on a release that somebody rolled back to, until they say so.
 
     Raises:
-        StoreError: the root is held; says since when, why and what to type.
+        StoreError: the root is held, or another took its place; says since when, why and what to type.
     """
+    refuse_moved(root)
     hold = read_hold(root)
     if hold is not None:
         raise StoreError(

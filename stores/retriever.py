@@ -15,6 +15,7 @@ from stores.kv import Current
 from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.neighbours import Neighbours
+from stores.releases import read_move
 from stores.string_ids import STRING
 from stores.tables import read_dim, read_drawn, read_rows_of
 
@@ -54,8 +55,9 @@ class KnownUsers:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """One release, open for search."""
+    """One release, open for search; `root` is the one that it lies under."""
 
+    root: Root
     current: Current
     manifest: Manifest
     shards: list[IndexShard]
@@ -67,7 +69,8 @@ class Retriever:
     """Finds the pins nearest to users. Safe to use from several threads.
 
     It follows what the key-value store serves, never CURRENT: a user's vector and the index it is searched in are of
-    one release, whatever is being committed meanwhile.
+    one release, whatever is being committed meanwhile. Where the store serves the root that took the place of this one
+    (`ROOT/MOVED`, of `rebucket --switch`), it reads that one.
 
     Args:
         root: The job's root.
@@ -88,14 +91,14 @@ class Retriever:
             StoreError: nothing was published, or store and root do not belong together.
         """
         current = self._client.current
-        manifest = self._manifest_of(current)
+        root, manifest = self._manifest_of(current)
         # Of the first files that hold anybody, and not of all: each is read up to the row that was drawn.
         entries = [entry for entry in manifest.tables["user_embeddings"] if entry.rows][:count]
-        drawn = [rows["user_id"].to_numpy() for rows in read_drawn(self._root, entries, count, 0, ["user_id"])]
+        drawn = [rows["user_id"].to_numpy() for rows in read_drawn(root, entries, count, 0, ["user_id"])]
         ids = np.concatenate([np.empty(0, np.int64), *drawn])
         if USERS.kind(manifest) != STRING:
             return KnownUsers(current.release, current.users, ids.tolist())
-        names = names_of(self._root, manifest, USERS, ids)
+        names = names_of(root, manifest, USERS, ids)
         return KnownUsers(current.release, current.users, [names[user] for user in ids.tolist() if user in names])
 
     def retrieve(self, user_id: Id, k: int, exclude_engaged: bool = False) -> Retrieved:
@@ -138,7 +141,7 @@ class Retriever:
         names = opened.pin_names.of(pins)
         if None in names:
             raise StoreError(
-                f"{self._root.url}: pin with hash {pins[names.index(None)]} is in the index of "
+                f"{opened.root.url}: pin with hash {pins[names.index(None)]} is in the index of "
                 f"{opened.manifest.release} and not in its pin_names; look with `pinnerformer verify`"
             )
         return np.array(names, object)
@@ -152,32 +155,45 @@ class Retriever:
                 self._opened = opened
             return opened
 
-    def _manifest_of(self, current: Current) -> Manifest:
-        """The manifest of what the store serves; of this root, or it is refused."""
-        manifest = read_manifest(self._root, current.release)
+    def _manifest_of(self, current: Current) -> tuple[Root, Manifest]:
+        """What the store serves: its manifest, and the root that it lies under; of this one, or it is refused."""
+        root = self._root_of(current)
+        manifest = read_manifest(root, current.release)
         if manifest.model_digest != current.model_digest:
             raise StoreError(
-                f"{self._root.url}: release {current.release} is of model {manifest.model_digest[:12]}, the vectors in "
+                f"{root.url}: release {current.release} is of model {manifest.model_digest[:12]}, the vectors in "
                 f"the store are of model {current.model_digest[:12]}; give the --root that was published into this "
                 "--kv and --namespace"
             )
-        self._check_root(current)
-        return manifest
+        self._check_root(root, current)
+        return root, manifest
 
     def _load(self, current: Current) -> _Opened:
-        manifest, dim = self._manifest_of(current), 0
+        (root, manifest), dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
-            dim = read_dim(self._root, entry)
-        shards = load_shards(self._root, manifest.tables["indexes"], dim)
-        names = Names.load(self._root, manifest, PINS)
-        return _Opened(current, manifest, shards, int(manifest.settings["index"]["ef_search"]), names)
+            dim = read_dim(root, entry)
+        shards = load_shards(root, manifest.tables["indexes"], dim)
+        names = Names.load(root, manifest, PINS)
+        return _Opened(root, current, manifest, shards, int(manifest.settings["index"]["ef_search"]), names)
 
-    def _check_root(self, current: Current) -> None:
+    def _root_of(self, current: Current) -> Root:
+        """This root, or the one that took its place, as far as the store serves that one."""
+        root, content = self._root, self._client.content_of(current)
+        seen = {root.url}
+        while content and find_root_id(root) != content.root:
+            move = read_move(root)
+            if move is None or move.url in seen:
+                return self._root
+            root = Root(move.url)
+            seen.add(root.url)
+        return root
+
+    def _check_root(self, root: Root, current: Current) -> None:
         """Refuses a store that another root was published to; nothing is known of one that an older version wrote."""
-        own, content = find_root_id(self._root), self._client.content_of(current)
+        own, content = find_root_id(root), self._client.content_of(current)
         if own and content and content.release == current.release and content.root != own:
             raise StoreError(
-                f"{self._root.url}: the store serves {current.release} of another root (id {content.root[:8]}, this "
+                f"{root.url}: the store serves {current.release} of another root (id {content.root[:8]}, this "
                 f"one is {own[:8]}); give the --root that was published into this --kv and --namespace"
             )
 
@@ -187,21 +203,21 @@ class Retriever:
         `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
         """
         try:
-            return self._read_engaged(opened.manifest, user)
+            return self._read_engaged(opened.root, opened.manifest, user)
         except StoreError:
-            manifest = read_manifest(self._root, opened.manifest.release)
+            manifest = read_manifest(opened.root, opened.manifest.release)
             if manifest.revision == opened.manifest.revision:
                 raise
             with self._lock:
                 if self._opened is opened:
                     self._opened = dataclasses.replace(opened, manifest=manifest)
-            return self._read_engaged(manifest, user)
+            return self._read_engaged(opened.root, manifest, user)
 
-    def _read_engaged(self, manifest: Manifest, user: np.ndarray) -> np.ndarray:
+    def _read_engaged(self, root: Root, manifest: Manifest, user: np.ndarray) -> np.ndarray:
         """Reads two columns of the user's bucket, a fraction 1 / user_buckets of the histories, up to the user."""
         bucket = int(bucket_of(user, manifest.settings["layout"]["user_buckets"])[0])
         entries = manifest.parts("histories").get(bucket, [])
-        return np.unique(read_rows_of(self._root, entries, "user_id", user, ["pin_id"])["pin_id"].to_numpy())
+        return np.unique(read_rows_of(root, entries, "user_id", user, ["pin_id"])["pin_id"].to_numpy())
 
     def close(self) -> None:
         """Gives the connection to the store back."""

@@ -99,6 +99,7 @@ MANIFEST = Kind("manifest", format=MANIFEST_FORMAT, unmarked=0, always="release"
 FILE_ENTRY = Kind("file", format=None)
 LAYOUT = Kind("layout", changes=(Change(1, complete_layout),), way_out=NEW_ROOT)
 HOLD = Kind("hold", way_out="lift it with `pinnerformer rollback --lift-hold`")
+MOVE = Kind("move", way_out="lift it with `pinnerformer rollback --lift-hold`")
 STORE_CURRENT = Kind("`current`", way_out="publish a release again")
 STORE_GENERATION = Kind("generation", changes=(Change(1, complete_generation),), way_out="publish a release again")
 STAGED_RUN = Kind("staged run", keys=frozenset({"manifest", "reports"}), way_out="start the run again")

@@ -21,6 +21,7 @@ from stores.releases import (
     move_current,
     read_hold,
     refuse_held,
+    refuse_moved,
 )
 from stores.string_ids import STRING
 from stores.upgrades import RUN_OUTCOME, STAGED_RUN, read_json_record
@@ -139,6 +140,7 @@ def commit(root: Root, name: str, manifest: Manifest, lease: str = "") -> None:
     """
     if lease:
         check_lease(root, lease)
+    refuse_moved(root)
     hold = read_hold(root)
     if hold is not None and hold.release != manifest.release:  # a detached run holds no lease: typed meanwhile
         refuse_held(root)

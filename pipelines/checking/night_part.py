@@ -24,19 +24,15 @@ class RootFound:
 
     Attributes:
         current: Its newest release; None where there is none.
-        layout: As it was made, or as it would be.
+        layout: As it was made; None where it was not yet.
     """
 
     current: Manifest | None
-    layout: Layout
+    layout: Layout | None
 
 
-def look_at_root(root: Root, layout: Layout) -> tuple[Part, RootFound]:
-    """Looks at a root: its newest release, whether it is held, whether another run is on it.
-
-    Args:
-        layout: That a new root would be made with.
-    """
+def look_at_root(root: Root) -> tuple[Part, RootFound]:
+    """Looks at a root: its newest release, whether it is held, whether another run is on it."""
     part = Part("root")
     current = None
     try:
@@ -45,7 +41,7 @@ def look_at_root(root: Root, layout: Layout) -> tuple[Part, RootFound]:
     except PinnerFormerError as error:
         part.headline = f"{root.url}: cannot be read"
         part.refuse(error)
-        return part, RootFound(None, layout)
+        return part, RootFound(None, None)
     if found is None and current is None:
         part.headline = f"{root.url}: new, nothing has run there"
     elif current is None:
@@ -53,7 +49,10 @@ def look_at_root(root: Root, layout: Layout) -> tuple[Part, RootFound]:
     else:
         users = f"{current.rows('user_embeddings'):,} users"
         part.headline = f"{root.url}: at {current.release}, {users}, {current.rows('pin_embeddings'):,} pins"
-    part.figures |= {"release": current.release if current else None, "layout": dataclasses.asdict(found or layout)}
+    part.figures |= {
+        "release": current.release if current else None,
+        "layout": dataclasses.asdict(found) if found else None,
+    }
     running = live_run(root)
     if running is not None:
         part.refuse(StoreError(f"{root.path('lease.json')}: run {running} holds this root; wait for it"))
@@ -61,7 +60,7 @@ def look_at_root(root: Root, layout: Layout) -> tuple[Part, RootFound]:
         refuse_held(root)
     except PinnerFormerError as error:
         part.refuse(error)
-    return part, RootFound(current, found or layout)
+    return part, RootFound(current, found)
 
 
 def look_at_store(part: Part, target: PublishTarget | None) -> None:
@@ -90,26 +89,30 @@ def look_at_start(part: Part, request: NightRequest, found: RootFound, logs: Log
             flags=(("bootstrap-from", first.isoformat()),),
             exit_code=2,
         )
+    requested = request.job.requested_layout
+    if found.layout is None and "user_buckets" not in requested:
+        return  # as many as the rows want
+    layout = found.layout or Layout(**requested)
     users, rows = logs.histories.distinct, logs.looked_at.total
-    kept = min(rows, users * found.layout.history_length)
+    kept = min(rows, users * layout.history_length)
     advised = advise_buckets(kept, rows)
-    if advised > found.layout.user_buckets:
+    if advised > layout.user_buckets:
         part.find(
             Level.NOTE,
-            f"{found.layout.user_buckets:,} user buckets are few for {count(rows, 'row')} at once; they are fixed once "
+            f"{layout.user_buckets:,} user buckets are few for {count(rows, 'row')} at once; they are fixed once "
             "the root is made",
             flags=(("user-buckets", str(advised)),),
         )
 
 
-def foretell_night(part: Part, request: NightRequest, logs: LogsFound | None) -> Finding | None:
+def foretell_night(part: Part, request: NightRequest, logs: LogsFound | None) -> tuple[Finding | None, Layout | None]:
     """What `daily` says to these flags, by its own checks, and what the night would cost.
 
     Args:
         logs: Tell how many users a first night embeds.
 
     Returns:
-        What it would be refused with; None where it would start.
+        What it would be refused with, None where it would start; the layout of the root that it would start on.
     """
     part.headline = f"daily --date {request.date}"
     try:
@@ -117,7 +120,7 @@ def foretell_night(part: Part, request: NightRequest, logs: LogsFound | None) ->
     except PinnerFormerError as error:
         part.headline += " would be refused"
         part.figures["refused"] = str(error)
-        return Finding.of(error)
+        return Finding.of(error), None
     part.figures["foretold"] = {}
     for what, figure, remark in foretold.describe():
         if what == "users to embed" and foretold.current is None and logs is not None:
@@ -128,7 +131,7 @@ def foretell_night(part: Part, request: NightRequest, logs: LogsFound | None) ->
         part.find(
             Level.CLOSES, f"the gate {gate.name} would close: {gate.reads} {gate.measured:.2f}, <= {gate.threshold:g}"
         )
-    return None
+    return None, foretold.layout
 
 
 def lead_to_vectors(logs: str, last: datetime.date) -> Finding:

@@ -14,6 +14,7 @@ REQUESTS = {
     "check-inputs": "pipelines.planning.check_request",
     "backfill": "pipelines.planning.backfill_request",
     "repair": "pipelines.planning.repair_request",
+    "rebucket": "pipelines.planning.rebucket_request",
     "item-vectors": "pipelines.planning.item_vectors_request",
     "training-data": "pipelines.planning.training_data_request",
     "train": "pipelines.training.train_request",

@@ -187,6 +187,8 @@ def _comment(parser: Parser, name: str, indent: str = "# ") -> str:
     """A flag with its default, taken out, and what it is for beside it."""
     text, _, default = help_of(parser, name).rpartition(" (default ")
     value = default.removesuffix(")").replace("never", "")
+    if " " in value:  # found out later, in words: no value to take in
+        text, value = f"{text} (default {default}", ""
     begin = f"{indent}{name}: {value}"
     said = textwrap.wrap(text, COLUMNS - _SETTING) or [""]
     rest = [f"#{'':<{_SETTING - 1}} # {line}" for line in said[1:]]

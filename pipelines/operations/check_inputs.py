@@ -30,10 +30,9 @@ def look(request: CheckRequest, watch: Watch) -> list[Part]:
     """Every part there is something to say of, in the order of the screen."""
     night, missing = request.night, request.missing
     job = night.job
-    layout = Layout(**job.requested_layout)
-    root_part, root = Part("root"), RootFound(None, layout)
+    root_part, root = Part("root"), RootFound(None, None)
     if "root" not in missing:
-        root_part, root = look_at_root(job.root, layout)
+        root_part, root = look_at_root(job.root)
     logs_part, logs = Part("logs"), None
     if "logs" not in missing:
         logs_part, logs = look_at_logs(logs_asked(request, root), watch)
@@ -48,7 +47,8 @@ def look(request: CheckRequest, watch: Watch) -> list[Part]:
     elif not {"logs", "pins"} & missing:
         model_part.findings.append(lead_to_model(job.logs, job.pins))
     if logs is not None:
-        describe_histories(logs_part, logs, config, root.layout.history_length)
+        layout = root.layout or Layout(**job.requested_layout)
+        describe_histories(logs_part, logs, config, layout.history_length)
     parts = [logs_part, vectors_part, model_part, root_part]
     return [*parts, look_at_night(request, parts, root, logs)]
 
@@ -93,7 +93,9 @@ def look_at_night(request: CheckRequest, parts: list[Part], root: RootFound, log
         part.refuse(request.unpublished, flags=(("publish", "none"),))
     look_at_store(part, request.target)
     explained = any(finding.level == Level.STOPS for one in [*parts, part] for finding in one.findings)
-    refused = foretell_night(part, dataclasses.replace(night, date=date), logs)
+    refused, layout = foretell_night(part, dataclasses.replace(night, date=date), logs)
+    if layout is not None:
+        part.figures["layout"] = dataclasses.asdict(layout)
     # Said once: where a part above has explained it, with all there is of its kind and with what mends it, not here.
     if refused is not None and not explained:
         part.findings.append(refused)

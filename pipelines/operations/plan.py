@@ -15,7 +15,7 @@ from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from stores.errors import UsageError
-from stores.layout import Layout, advise_buckets
+from stores.layout import FIRST_BUCKET_ROWS, Layout, advise_buckets, choose_counts
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.names import Counter, Step
@@ -87,12 +87,33 @@ class Rates:
 def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
     """Whether the user buckets are enough for the rows that a run shuffles and the histories that it ends with."""
     kept = rows + (current.rows("histories") if current else 0)
-    advised = advise_buckets(kept, rows, least=1)
+    advised = advise_buckets(kept, rows)
     if advised <= buckets:
         return f"enough for {rows:,} rows tonight and at most {kept:,} in the histories"
     if current:
-        return f"more would be better, {advised:,}; they are fixed: make a new root, by `backfill --user-buckets`"
-    return f"too few: give --user-buckets {max(64, advised)}; they are fixed once the root is made"
+        return (
+            f"more would be better, {advised:,}; they are fixed: `rebucket --user-buckets` makes a root that has them"
+        )
+    chosen = choose_counts(rows, 0)["user_buckets"]
+    return f"too few: give --user-buckets {max(chosen, advised)}; they are fixed once the root is made"
+
+
+def judge_counts(given: JobInputs, layout: Layout, rows: int, current: Manifest | None) -> list[tuple[str, str, str]]:
+    """The lines on buckets and shards: how many, and why so many.
+
+    Args:
+        rows: That the night reads.
+    """
+    buckets, shards, pins = layout.user_buckets, layout.pin_shards, given.vectors.rows
+    of_buckets = judge_buckets(buckets, rows, current)
+    of_shards = f"of about {-(-pins // shards):,} pins" if current else f"for {pins:,} pins"
+    # Only where this night decides; what was asked for needs no reason.
+    counts = choose_counts(rows, pins)
+    if current is None and "user_buckets" not in given.requested_layout and counts["user_buckets"] == buckets:
+        of_buckets = f"1 per {FIRST_BUCKET_ROWS:,} of the {rows:,} rows; --user-buckets asks for another number"
+    if current is None and "pin_shards" not in given.requested_layout:
+        of_shards = f"{of_shards}; --pin-shards asks for another number"
+    return [("user buckets", f"{buckets:,}", of_buckets), ("pin shards", f"{shards:,}", of_shards)]
 
 
 def describe(
@@ -149,7 +170,7 @@ def describe(
     if current:
         written = sum(e.bytes for entries in current.tables.values() for e in entries)
         lines.append(("to write", f"at most {written / 1e6:,.1f} MB", f"the size of {current.release}"))
-    lines.append(("user buckets", f"{layout.user_buckets:,}", judge_buckets(layout.user_buckets, rows, current)))
+    lines += judge_counts(given, layout, rows, current)
     vectors = given.vectors.nbytes
     lines.append(
         (
@@ -211,7 +232,8 @@ def foretell(request: NightRequest) -> Foretold:
         raise UsageError(f"--date {request.date}: the root is at {current.release} already; give a later one")
     inputs, _ = choose_inputs(request, current, tolerate_rewritten=request.repair_rewritten)
     given.refuse_unknown_words(inputs)
-    layout = given.settle_layout(inputs.files, request.job.file_mode, released=current is not None, write=False)
+    files, released = inputs.files, current is not None
+    layout = given.settle_layout(files, request.job.file_mode, first=files, released=released, write=False)
     releases = [m for m, _ in zip(chain(root), range(COMPARED), strict=False)] if current else []
     return Foretold(request, given, current, inputs, layout, releases)
 

@@ -99,7 +99,9 @@ def plan_backfill(request: BackfillRequest, given: JobInputs) -> BackfillPlan:
         raise UsageError(f"--bootstrap-from {bootstrap_from}: later than --start {start}")
     selections, stopped = _select_all(request, given, base, dates, bootstrap_from, _first_read_by(releases, replaced))
     files = [file for _, inputs in selections for file in inputs.files]
-    layout = given.settle_layout(files, request.job.file_mode, released=current is not None, write=not request.dry_run)
+    first = selections[0][1].files if selections else ()
+    released, write = current is not None, not request.dry_run
+    layout = given.settle_layout(files, request.job.file_mode, first=first, released=released, write=write)
     days = _plan_days(given, layout, base, selections, bootstrap_from)
     if replaced:
         days, base, left, replaced = _leave_out_equal(days, base, left, replaced)

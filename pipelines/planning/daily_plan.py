@@ -94,15 +94,26 @@ class JobInputs:
         refuse_unknown_words(inputs.files, self.columns, *vocabularies)
 
     def settle_layout(
-        self, files: Sequence[LogFile], file_mode: str | None, *, released: bool, write: bool = True
+        self,
+        files: Sequence[LogFile],
+        file_mode: str | None,
+        *,
+        first: Sequence[LogFile],
+        released: bool,
+        write: bool = True,
     ) -> Layout:
-        """The layout of the root for these logs; see `id_kinds.settle_layout`."""
+        """The layout of the root for these logs; see `id_kinds.settle_layout`.
+
+        Args:
+            first: Those of them that the first release of the job reads.
+        """
         return settle_layout(
             self.root,
             self.requested_layout,
             files,
             self.columns,
             self.vectors,
+            first_rows=sum(file.rows for file in first),
             file_mode=file_mode,
             released=released,
             write=write,
@@ -200,7 +211,8 @@ def plan_daily(request: NightRequest) -> DailyPlan:
         # What an earlier attempt was built on is only asked for its name: a repair may have come after it.
         inputs, bootstrap_from = choose_inputs(request, previous, tolerate_rewritten=previous is not current)
         given.refuse_unknown_words(inputs)
-        layout = given.settle_layout(inputs.files, request.job.file_mode, released=current is not None)
+        files, released = inputs.files, current is not None
+        layout = given.settle_layout(files, request.job.file_mode, first=files, released=released)
         run = Run(
             root=root,
             name=f"daily-{request.date.isoformat()}-" + fingerprint(given, previous, inputs, bootstrap_from, layout),

@@ -5,7 +5,7 @@ from typing import Any
 
 from stores.errors import InputError
 from stores.files import Root
-from stores.layout import ID_FIELDS, Layout, check_asked, open_layout, read_layout, set_ids
+from stores.layout import ID_FIELDS, Layout, check_asked, choose_counts, open_layout, read_layout, set_ids
 from stores.logs import ID_COLUMNS, ColumnNames, LogFile
 from stores.pin_vectors import VectorSet
 from stores.string_ids import INT64
@@ -83,14 +83,16 @@ def settle_layout(
     columns: ColumnNames,
     vectors: VectorSet,
     *,
+    first_rows: int,
     file_mode: str | None = None,
     released: bool,
     write: bool = True,
 ) -> Layout:
-    """The layout of a root, of whose ids the first logs decide; written on first use.
+    """The layout of a root, of whose ids the first logs decide, and their rows of its parts; written on first use.
 
     Args:
         requested: What the flags say, by field name.
+        first_rows: Log rows of the chain's first release: where neither root nor flags say how many parts there are.
         released: Whether the root has a release: then what its ids are is fixed, before it is not.
         write: Leave the root as it is if not.
 
@@ -105,6 +107,8 @@ def settle_layout(
     elif not kinds:
         kinds = {"user_ids": there.user_ids if there else INT64, "pin_ids": vectors.pin_ids}
     refuse_other_vectors(vectors, kinds["pin_ids"])
+    if there is None:
+        requested = {**choose_counts(first_rows, vectors.rows), **requested}
     if not write:
         if there is not None:
             check_asked(root, there, requested, file_mode)

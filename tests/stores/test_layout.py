@@ -10,25 +10,42 @@ from stores.layout import (
     BUCKET_DAY_BYTES,
     BUCKET_HISTORY_ROWS,
     ROW_BYTES,
+    SPREAD_SHARD_PINS,
     Layout,
     advise_buckets,
     check_layout,
+    choose_counts,
     open_layout,
     read_layout,
 )
+from stores.layout import FIRST_BUCKET_ROWS as ROOM
 
 
 def test_buckets_keep_a_bucket_small_in_the_shuffle_and_in_memory():
-    assert advise_buckets(0, 0) == 64
+    assert advise_buckets(0, 0) == 1
     assert advise_buckets(75_000_000_000, 2_000_000_000) == 32_768  # docs/scale.md
     for history_rows, rows_a_day in ((10**9, 10**6), (10**6, 10**10), (3 * 10**8, 10**8)):
         buckets = advise_buckets(history_rows, rows_a_day)
         assert history_rows / buckets <= BUCKET_HISTORY_ROWS
         assert rows_a_day * ROW_BYTES / buckets <= BUCKET_DAY_BYTES
         half = buckets / 2  # fewer would not do
-        assert (
-            half < 64 or history_rows / half > BUCKET_HISTORY_ROWS or rows_a_day * ROW_BYTES / half > BUCKET_DAY_BYTES
-        )
+        assert history_rows / half > BUCKET_HISTORY_ROWS or rows_a_day * ROW_BYTES / half > BUCKET_DAY_BYTES
+
+
+def test_counts_follow_the_rows_and_pins_of_the_first_release():
+    chosen = {
+        (0, 0): (1, 1),
+        (ROOM, SPREAD_SHARD_PINS - 1): (1, 1),
+        (ROOM + 1, 2 * SPREAD_SHARD_PINS): (2, 2),
+        (100 * ROOM, 4 * SPREAD_SHARD_PINS): (128, 4),
+        (8_500_000, 4 << 20): (128, 4),
+        (75_000_000_000, 5_000_000_000): (32_768, 8_192),
+    }
+    for (rows, pins), (buckets, shards) in chosen.items():
+        assert choose_counts(rows, pins) == {"user_buckets": buckets, "pin_shards": shards}, (rows, pins)
+    # A night of that size alone never asks for more, so that `plan` does not advise against its own choice.
+    for rows in (1, ROOM, 10**7, 10**9, 4 * 10**9):
+        assert advise_buckets(rows, rows) <= choose_counts(rows, 0)["user_buckets"]
 
 
 def test_a_layout_of_int64_ids_is_written_as_before_there_were_others(tmp_path):
