@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 
 from stores.duck import BATCH_ROWS
-from stores.errors import InputError, UsageError
+from stores.errors import InputError
 from stores.extras import load
 
 Read = Callable[[list[str]], pa.RecordBatchReader]
@@ -26,8 +26,7 @@ def open_sqlite(flag: str, path: str, table: str | None, table_flag: str) -> tup
     SQLite keeps a type with every value, not with a column: a column of whole numbers and texts is text here.
 
     Raises:
-        UsageError: which table is meant is not said.
-        InputError: no such file or table, or it is damaged.
+        InputError: no such file or table, it is damaged, or which table is meant is not said.
     """
     name = f"{path}, table {table}"
     with _sqlite(name, path) as connection:
@@ -35,7 +34,7 @@ def open_sqlite(flag: str, path: str, table: str | None, table_flag: str) -> tup
         held = sorted(one for one in held if not one.startswith("sqlite_"))
         if table is None and len(held) != 1:
             known = ", ".join(held) or "none"
-            raise UsageError(f"{flag} {path}: which table? Say {table_flag} NAME, of: {known}")
+            raise InputError(f"{flag} {path}: which table? Say {table_flag} NAME, of: {known}")
         table = held[0] if table is None else table
         if table not in held:
             raise InputError(f"{flag} {path}: no table {table!r} (it has {', '.join(held)})")

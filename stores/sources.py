@@ -65,8 +65,8 @@ def open_source(connection: Any, request: SourceRequest) -> list[Part]:
     """The parts of a source, a file or a table each, in the order of their names.
 
     Raises:
-        UsageError: flags that do not go together, a kind that cannot be told, a library that is missing.
-        InputError: no such file, or one that is not what it is called.
+        UsageError: flags that do not go together, a library that is missing.
+        InputError: no such file, one that is not what it is called, or whose kind or table no flag says.
     """
     if request.sql is not None:
         return [_open_query(connection, request)]
@@ -167,7 +167,7 @@ def _kind_of(request: SourceRequest, path: str) -> str:
         return "sqlite"
     if head[8:12] == b"DUCK":
         return "duckdb"
-    raise UsageError(
+    raise InputError(
         f"{request.flag} {path}: what kind of file it is does not show; say {request.option('format')} KIND"
     )
 
@@ -269,5 +269,5 @@ def _only_table(connection: Any, request: SourceRequest, path: str, database: st
     ]
     if len(found) != 1:
         held = ", ".join(sorted(name.removeprefix("main.") for name in found)) or "none"
-        raise UsageError(f"{request.flag} {path}: which table? Say {request.option('table')} NAME, of: {held}")
+        raise InputError(f"{request.flag} {path}: which table? Say {request.option('table')} NAME, of: {held}")
     return found[0]

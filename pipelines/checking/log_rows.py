@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from pinnerformer_model.days import DAY_MS
 from pipelines.checking.samples import CountedIds
 from stores import locations
+from stores.id_columns import encode_names, find_empty, find_unusable, id_kind
 from stores.logs import TEXT_COLUMNS, ColumnNames, LogFile, read_row_group
 from stores.names import Counter
+from stores.string_ids import STRING
 from transforms.read_logs import BATCH_ROWS, ReadCounts, RowGroup, read_numbered_batches, read_valid
 
 EXAMPLES = 3  # rows shown of a reason
@@ -166,19 +168,20 @@ def unit_of_times(times: Sequence[int]) -> str | None:
 
 
 def count_rows_per_user(group: RowGroup, columns: ColumnNames, users: CountedIds) -> None:
-    """Counts the rows of a row group by their user, and reads nothing else of them.
+    """Counts the rows of a row group by their user, and reads nothing else of them; rows of nobody are not counted.
 
     Raises:
         InputError: as `read_row_group`.
     """
     for _, batch in read_row_group(group.file.path, group.index, columns, ("user_id",), batch_rows=BATCH_ROWS):
-        if not pa.types.is_integer(batch.column(0).type):
-            break
-        users.add(batch.column(0).drop_null().cast(pa.int64(), safe=False).to_numpy())
-    else:
-        return
-    for batch in read_valid(group, columns, NOBODY, ReadCounts.zero()):  # strings: they are hashed on the way
-        users.add(batch["user_id"].to_numpy())
+        column = batch.column(0)
+        if id_kind(column.type) == STRING:
+            ids, names = encode_names(column)
+            too_long, no_text = find_unusable(names)
+            nobody = names.indices.is_null().to_numpy(zero_copy_only=False) | find_empty(names)
+            users.add(ids[~(nobody | too_long | no_text)])
+        else:
+            users.add(column.drop_null().cast(pa.int64(), safe=False).to_numpy())
 
 
 def find_names(groups: Iterable[RowGroup], columns: ColumnNames, pins: np.ndarray) -> dict[int, str]:

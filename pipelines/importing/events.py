@@ -103,7 +103,8 @@ class EventsImport:
                     self.folder.refuse_existing(set(map(_date_of, np.unique(day).tolist())), self.request.mode)
                 runs.add(rows, day)
                 progress.say(counts)
-        check_dropped(counts, self.request.max_dropped)
+        asked_for = {"timestamp_before_start": self.wanted.start, "timestamp_after_end": self.wanted.end}
+        check_dropped(counts, self.request.max_dropped, [reason for reason, day in asked_for.items() if day])
         with_rows = [_date_of(day) for day in runs.days().tolist()]
         first, last = self.wanted.start, self.wanted.end
         if first is None or last is None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 from stores.errors import InputError
@@ -59,16 +60,22 @@ def dropped_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def check_dropped(counts: Counts, most: float) -> None:
+def check_dropped(counts: Counts, most: float, asked_for: Collection[str] = ()) -> None:
     """Refuses an import that would lose much.
+
+    Args:
+        asked_for: Reasons to drop rows that flags name, as `--end`: those rows are as if they had not been there.
 
     Raises:
         InputError: more than a share of the rows were dropped; says why, with rows.
     """
-    if counts.rows_dropped > most * counts.rows_in:
+    left_out = sum(counts.dropped.get(reason, 0) for reason in asked_for)
+    dropped, read = counts.rows_dropped - left_out, counts.rows_in - left_out
+    if dropped > most * read:
         lines = "\n".join(dropped_lines(counts_of(counts)))
+        beside = f" (beside {left_out:,} that --start or --end leaves out)" if left_out else ""
         raise InputError(
-            f"{counts.rows_dropped:,} of {counts.rows_in:,} rows would be dropped, more than --max-dropped {most:g}; "
+            f"{dropped:,} of {read:,} rows would be dropped{beside}, more than --max-dropped {most:g}; "
             f"nothing was imported:\n{lines}"
         )
 

@@ -3,9 +3,10 @@
 import argparse
 import dataclasses
 import datetime
+import re
 from collections.abc import Mapping
 
-from pipelines.arguments import Flags, Parser, add_json, add_quiet, date, share, utc_offset
+from pipelines.arguments import Flags, Parser, add_json, add_quiet, date, positive, share, utc_offset
 from stores.column_names import MAY_BE_ABSENT, UNKNOWN, ColumnNames
 from stores.errors import UsageError
 from stores.import_folder import MODES
@@ -121,10 +122,23 @@ def make_parser() -> Parser:
         metavar="SHARE",
         help="import nothing if more of the rows than this have to be dropped (default %(default)s)",
     )
-    both.add_argument("--memory", default="1GB", help="that DuckDB may hold (default %(default)s)")
+    both.add_argument("--memory", type=_memory, default="1GB", help="that DuckDB may hold (default %(default)s)")
     add_json(both)
     add_quiet(both)
     return parser
+
+
+def _memory(text: str) -> str:
+    """A flag's amount of memory, as DuckDB takes it."""
+    if not re.fullmatch(r"(?i)\d+(\.\d+)? ?([kmgt]i?b|%)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 1GB, 512MB or 1.5GiB")
+    return text
+
+
+def _character(text: str) -> str:
+    if len(text) != 1 or text in '\r\n"':
+        raise argparse.ArgumentTypeError(f"{text!r} is not one character that can stand between cells")
+    return text
 
 
 def _add_source(group: Flags, prefix: str, what: str) -> None:
@@ -139,7 +153,9 @@ def _add_events(group: Flags) -> None:
     group.add_argument("--events", action="append", default=[], metavar="FILE", help=text)
     group.add_argument("--logs", metavar="DIR", help="where the partitions go; the --logs of every other command")
     _add_source(group, "", "engagements")
-    group.add_argument("--delimiter", metavar="CHAR", help="of a CSV (default: as its first line has it)")
+    group.add_argument(
+        "--delimiter", type=_character, metavar="CHAR", help="of a CSV (default: as its first line has it)"
+    )
     group.add_argument("--start", type=date, metavar="DATE", help=f"drop rows of before (default {FIRST_DAY})")
     group.add_argument(
         "--end",
@@ -192,7 +208,7 @@ def _add_vectors(group: Flags) -> None:
     group.add_argument("--id", metavar="COLUMN", default="pin_id", help="of the pin (default %(default)s)")
     text = "a list of numbers, a text of one, or bytes (default %(default)s)"
     group.add_argument("--vector", metavar="COLUMN", default="vector", help=text)
-    group.add_argument("--width", type=int, metavar="N", help="of every vector (default: that of the first)")
+    group.add_argument("--width", type=positive, metavar="N", help="of every vector (default: that of the first)")
     text = "of what numbers bytes are (default %(default)s)"
     group.add_argument("--bytes-of", choices=list(BYTES), default="float32", help=text)
     text = "name of their space; keep it while their encoder stays (default: made of the content)"

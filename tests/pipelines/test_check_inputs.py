@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import daily_inference
+from pipelines.checking import log_rows
 from pipelines.checking.findings import Finding, Level, exit_code, share, yaml_lines
 from pipelines.cli import main
 from stores.errors import PinnerFormerError
@@ -311,8 +312,8 @@ def test_ids_of_two_kinds(world, tmp_path, capsys):
     assert any("no pin of the logs has a vector" in one["text"] for one in found["vectors"]["findings"])
 
 
-def test_ids_that_are_words_are_shown_as_they_are(world, tmp_path, capsys):
-    pytest.importorskip("stores.id_columns")
+def into_words(world: World) -> None:
+    """Makes the ids of logs and vectors strings."""
     for number in range(5):
         for name in ("a.parquet", "b.parquet"):
             path = f"{world.folder}/logs/ds={day(number)}/{name}"
@@ -324,6 +325,10 @@ def test_ids_that_are_words_are_shown_as_they_are(world, tmp_path, capsys):
     path = f"{world.folder}/pins/vectors.parquet"
     rows = pq.read_table(path)
     pq.write_table(rows.set_column(0, "pin_id", pa.array([f"sku-{n}" for n in rows["pin_id"].to_pylist()])), path)
+
+
+def test_ids_that_are_words_are_shown_as_they_are(world, tmp_path, capsys):
+    into_words(world)
     code, found = report_of(flags_of(world, str(tmp_path / "root")), capsys)
     assert code == 0 and found["logs"]["user_id"]["type"] == "string"
     said = json.dumps(found["vectors"]["findings"])
@@ -344,6 +349,30 @@ def test_of_many_rows_a_sample_is_looked_at_and_said(world, tmp_path, capsys):
     counts = collections.Counter(row["user_id"] for rows in world.rows.values() for row in rows)
     del counts[None]
     assert found["logs"]["rows_per_user"]["most"] == max(counts.values())
+
+
+def test_of_many_rows_of_words_no_more_than_the_users_are_read_beside_the_sample(world, tmp_path, capsys, monkeypatch):
+    """Rows of nobody, by null and by an empty string, are not counted; bad ones are, as those of numbers."""
+    into_words(world)
+    path = f"{world.folder}/logs/ds={day(4)}/b.parquet"
+    rows = pq.read_table(path)
+    empty = rows.slice(0, 1).set_column(0, rows.column_names[0], pa.array([""]))
+    pq.write_table(pa.concat_tables([rows, empty]), path)
+    whole, users = [], []
+    read_valid, read_row_group = log_rows.read_valid, log_rows.read_row_group
+    monkeypatch.setattr(log_rows, "read_valid", lambda group, *more: whole.append(group) or read_valid(group, *more))
+
+    def read(path, index, columns, wanted, **named):
+        users.append(tuple(wanted))
+        return read_row_group(path, index, columns, wanted, **named)
+
+    monkeypatch.setattr(log_rows, "read_row_group", read)
+    code, found = report_of([*flags_of(world, str(tmp_path / "root")), "--rows=300"], capsys)
+    assert code == 0 and set(users) == {("user_id",)} and 0 < len(whole) < len(users)
+    counts = collections.Counter(row["user_id"] for rows in world.rows.values() for row in rows)
+    del counts[None]
+    by_user = found["logs"]["rows_per_user"]
+    assert (by_user["most"], found["logs"]["user_id"]["type"]) == (max(counts.values()), "string")
 
 
 def test_what_is_not_all_is_never_100_percent():

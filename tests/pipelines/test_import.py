@@ -6,6 +6,7 @@ import glob
 import gzip
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -484,3 +485,41 @@ def test_a_file_without_a_header_is_read_by_a_query_alone(tmp_path, capsys):
     assert f"--events {file}: a query names its files itself, FROM '{file}'; leave --events out" in said
     assert run(query, "--user-id=column0", "--pin-id=column1", "--time=column2", *flags) == 0
     assert [row[:2] for row in read(f"{tmp_path}/logs")] == [(7, "cafe-1"), (8, "bar-2")]
+
+
+def test_rows_that_start_and_end_leave_out_are_no_loss(tmp_path, capsys):
+    """Neither of the rows dropped nor of those read: one of two that are left is half, and so is one in a thousand."""
+    row = ["u-1", "0017", "2026-11-01T10:00:00Z", "buy", "home", 1, "x"]
+    rows = [[*row[:2], f"2026-{month:02d}-0{1 + n % 9}T10:00:00Z", *row[3:]] for month in (9, 12) for n in range(40)]
+    rows += [row, row]
+    words = (f"--events={write_csv(f'{tmp_path}/a.csv', rows)}", f"--logs={tmp_path}/logs", *FLAGS)
+    assert run(*words, "--start=2026-11-01", "--end=2026-11-02") == 0
+    assert [one[0] for one in read(f"{tmp_path}/logs")] == ["u-1", "u-1"]
+    assert sorted(list_partitions(f"{tmp_path}/logs")) == [datetime.date(2026, 11, 1), datetime.date(2026, 11, 2)]
+    rows[-1] = [None, *row[1:]]
+    words = (f"--events={write_csv(f'{tmp_path}/b.csv', rows)}", f"--logs={tmp_path}/other", *FLAGS)
+    said = refused(capsys, *words, "--start=2026-11-01", "--end=2026-11-02")
+    assert "1 of 2 rows would be dropped (beside 80 that --start or --end leaves out), more than --max-dropped" in said
+    # A time before 1990 is a loss where nobody asked for it.
+    rows = [row] * 4 + [[*row[:2], "1970-01-01T00:00:00Z", *row[3:]]]
+    words = (f"--events={write_csv(f'{tmp_path}/c.csv', rows)}", f"--logs={tmp_path}/other", *FLAGS)
+    assert "1 of 5 rows would be dropped, more than" in refused(capsys, *words, "--end=2026-11-02")
+
+
+@pytest.mark.parametrize("flag", ["--memory=1XB", "--memory=", "--delimiter=ab", "--delimiter=", "--width=-3"])
+def test_flags_that_are_wrong_by_themselves_are_wrong_use(tmp_path, capsys, flag):
+    source = write_csv(f"{tmp_path}/a.csv", ROWS)
+    said = refused(capsys, f"--events={source}", f"--logs={tmp_path}/logs", *FLAGS, flag, code=2)
+    assert flag.partition("=")[0] in said and not os.path.exists(f"{tmp_path}/logs")
+
+
+def test_what_no_flag_says_of_a_table_is_its_fault(tmp_path, capsys):
+    """As a zone or a column that is missing: exit code 1."""
+    shutil.copy(write_csv(f"{tmp_path}/a.csv", ROWS), f"{tmp_path}/a.unheard-of")
+    flags = (f"--logs={tmp_path}/logs", *FLAGS)
+    assert "say --format KIND" in refused(capsys, f"--events={tmp_path}/a.unheard-of", *flags)
+    with sqlite3.connect(f"{tmp_path}/a.db") as database:
+        for name in ("one", "two"):
+            database.execute(f"CREATE TABLE {name} (customer TEXT)")
+    database.close()
+    assert "which table? Say --table NAME, of: one, two" in refused(capsys, f"--events={tmp_path}/a.db", *flags)
