@@ -315,11 +315,12 @@ def after_erasure(root: Root, store: KeyValueStore, before: dict[str, Content]) 
     with store.hold_writes(f"noting an erasure on {root.url}"):
         now, served = store.contents(), store.current()
         changed: dict[str, Content | None] = {}
-        for name, content in before.items():
+        for name, content in now.items():
             with contextlib.suppress(StoreError):
                 manifest = read_manifest(root, content.release)
                 after = content_of(root, manifest)
-                if after == content or now.get(name) != content:
+                # One that was not known is of an erasure that this store was not named to: its values have to tell.
+                if after == content or not (before.get(name) == content or _is_erased(root, store, name, manifest)):
                     continue
                 changed[name] = after
                 if served is not None and served.generation == name:
@@ -327,6 +328,13 @@ def after_erasure(root: Root, store: KeyValueStore, before: dict[str, Content]) 
                     store.upload(name, [], deletes=[], fresh=False, current=current)
         if changed:
             store.set_contents(changed)
+
+
+def _is_erased(root: Root, store: KeyValueStore, generation: str, manifest: Manifest) -> bool:
+    """Whether a generation holds what an erasure left of a release, which had more users when it was published."""
+    entry = store.generations().get(generation)
+    mine = entry is not None and (entry.release, entry.model_digest) == (manifest.release, manifest.model_digest)
+    return mine and "user_embeddings" not in manifest.dropped and holds(root, store, generation, manifest)
 
 
 def known_contents(root: Root, store: KeyValueStore) -> dict[str, Content]:

@@ -13,6 +13,7 @@ from pipelines.cli import main
 from stores import erasure
 from stores.embedding_client import EmbeddingClient
 from stores.files import Root
+from stores.kv import open_store
 from stores.manifests import read_manifest
 from stores.releases import chain
 from tests.pipelines.nights import files_under, histories_of, run_night, vectors_of
@@ -105,6 +106,30 @@ def test_that_no_store_was_given_is_said(kept, leavers, capsys):
     assert kept.of_root("erase", f"--users={leavers}") == 0
     with EmbeddingClient(kept.kv) as client:
         assert not client.get_many(GONE)[2].any()
+    # The root has fewer users since the first, and the store since the second: both say how many, and the same.
+    assert main(["verify", f"--root={kept.root}", f"--kv={kept.kv}"]) == 0
+    with open_store(kept.kv) as store:
+        before, (newest, *_) = store.current(), chain(Root(kept.root))
+        assert before.users == newest.rows("user_embeddings") == store.count(before.generation)
+
+
+def test_a_store_that_holds_something_else_is_not_taken_for_what_an_erasure_left(kept, leavers):
+    """A value is another than the root's: what the store holds stays unknown, and the next night writes all of it."""
+    assert main(["erase", f"--root={kept.root}", f"--users={leavers}"]) == 0
+    with open_store(kept.kv) as store:
+        generation, users = store.current().generation, store.current().users
+        of_bucket = next(iter(next(chain(Root(kept.root))).tables["user_embeddings"]))
+        user = pq.read_table(Root(kept.root).path(of_bucket.path))["user_id"][0].as_py()
+        (value,) = store.get_many(generation, np.array([user]))
+        store.upload(
+            generation, [(np.array([user]), [value[:-1] + b"?"])], deletes=[], fresh=False, current=store.current()
+        )
+    assert kept.of_root("erase", f"--users={leavers}") == 0
+    with open_store(kept.kv) as store:
+        assert store.current().users == users
+    assert main(["verify", f"--root={kept.root}", f"--kv={kept.kv}"]) == 1
+    run_night(kept.world, kept.root, 4, f"--kv={kept.kv}")
+    assert main(["verify", f"--root={kept.root}", f"--kv={kept.kv}", "--users=1000"]) == 0
 
 
 def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, capsys):
