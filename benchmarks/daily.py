@@ -42,6 +42,7 @@ MIDNIGHT_MS = midnight_ms(TONIGHT)
 ACTIONS, SURFACES = ("click", "closeup", "repin"), ("board", "home", "search")
 MEDIAN, MEAN, LONGEST = 60, 85, 256
 USER_BRANCH = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.JOIN_VECTORS, Step.EMBED_USERS, Step.MERGE_SNAPSHOT)
+PIN_VECTOR_DIM = 256  # of the preset
 PIECE = 5000  # users at a time through the bare model
 
 
@@ -76,16 +77,40 @@ def draw_rows(users: np.ndarray, lengths: np.ndarray, pins: int, day_ms: int, da
 def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buckets: int = 64) -> None:
     """The model, the vectors, yesterday's release and tonight's log."""
     random = np.random.default_rng(1)
+    make_model(folder)
+    write_vectors(folder, random.standard_normal((pins, PIN_VECTOR_DIM)).astype(np.float32))
+    acts = make_root(folder, users, active, rows, pins, buckets, random)
+    write_log(f"{folder}/logs", TONIGHT, draw_rows(acts, np.full(active, 3), pins, MIDNIGHT_MS + DAY_MS, 1, seed=99))
+
+
+def make_model(folder: str) -> None:
+    """`folder`/model: the preset `small` with initial weights."""
     config = preset("small", action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="benchmark")
+    assert config.pin_vector_dim == PIN_VECTOR_DIM
     save_model(f"{folder}/model", config, *new_model(config, seed=1))
-    vectors = random.standard_normal((pins, config.pin_vector_dim)).astype(np.float32)
+
+
+def write_vectors(folder: str, vectors: np.ndarray) -> None:
+    """`folder`/pins: float32 [pins, PIN_VECTOR_DIM] as unit vectors of the pins 0, 1, 2, ..."""
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), config.pin_vector_dim)
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), vectors.shape[1])
     make_folder(f"{folder}/pins")
-    pq.write_table(pa.table({"pin_id": np.arange(pins), "vector": flat}), f"{folder}/pins/vectors.parquet")
+    pq.write_table(pa.table({"pin_id": np.arange(len(vectors)), "vector": flat}), f"{folder}/pins/vectors.parquet")
     with open(f"{folder}/pins/version.json", "w") as file:
         json.dump({"pinsage_version": "benchmark"}, file)
 
+
+def make_root(
+    folder: str, users: int, active: int, rows: int, pins: int, buckets: int, random: np.random.Generator
+) -> np.ndarray:
+    """`folder`/root: yesterday's release, of histories and snapshot alone.
+
+    Args:
+        active: Users whose histories are as long as those of users who act; all others share the rest of `rows`.
+
+    Returns:
+        Their ids, int64 [active], sorted.
+    """
     ids = np.arange(users)
     acts = np.zeros(users, bool)
     acts[random.choice(users, active, replace=False)] = True
@@ -111,12 +136,15 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buck
     digest = model_digest(f"{folder}/model")
     write_manifest(root, Manifest(str(YESTERDAY), str(YESTERDAY), None, digest, tables, [], settings, {}, [], {}, []))
     move_current(root, None, str(YESTERDAY))
+    return ids[acts]
 
-    new = draw_rows(ids[acts], np.full(active, 3), pins, MIDNIGHT_MS + DAY_MS, 1, seed=99)
-    make_folder(f"{folder}/logs/ds={TONIGHT}")
-    shuffled = new.take(random.permutation(len(new)))
-    pq.write_table(shuffled, f"{folder}/logs/ds={TONIGHT}/a.parquet", row_group_size=100_000)
-    open(f"{folder}/logs/ds={TONIGHT}/_SUCCESS", "w").close()
+
+def write_log(logs: str, day: datetime.date, rows: pa.Table) -> None:
+    """`logs`/ds=`day`: the rows in any order, as logs have them."""
+    make_folder(f"{logs}/ds={day}")
+    shuffled = rows.take(np.random.default_rng(7).permutation(len(rows)))
+    pq.write_table(shuffled, f"{logs}/ds={day}/a.parquet", row_group_size=100_000)
+    open(f"{logs}/ds={day}/_SUCCESS", "w").close()
 
 
 def make_folder(path: str) -> None:

@@ -1,10 +1,16 @@
 """What the benchmarks share: alternating rounds, medians, memory of a tree of processes."""
 
 import contextlib
+import ctypes
+import dataclasses
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 
@@ -66,3 +72,65 @@ def wall(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a command took.
+
+    Attributes:
+        wall_s: Seconds of the clock, from its start to its end.
+        cpu_s: Seconds of CPU, user and system, of its whole tree of processes.
+        peak_bytes: Of the proportional set sizes of that tree together.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def run_measured(command: Sequence[str], environment: Mapping[str, str], log: str) -> Cost:
+    """Runs a command to its end.
+
+    Args:
+        environment: Set beside what is set here.
+        log: The file that gets what it prints.
+
+    Raises:
+        RuntimeError: it failed; says how, with the last lines that it printed.
+    """
+    adopt_orphans()
+    before, started = _seconds_of_children(), time.perf_counter()
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
+        with peak_pss(process.pid) as peak:
+            code = process.wait()
+    wall_s = time.perf_counter() - started
+    _wait_for_orphans()
+    if code:
+        with open(log) as output:
+            last = "".join(output.readlines()[-20:])
+        raise RuntimeError(f"exit code {code}: {' '.join(command)}\n{last}")
+    return Cost(wall_s, _seconds_of_children() - before, peak[0])
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of what its descendants leave behind, so that the CPU they take is counted."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def _wait_for_orphans(at_most_s: float = 10) -> None:
+    """Waits for children that nobody else waits for; those that stay are let be."""
+    until = time.perf_counter() + at_most_s
+    while time.perf_counter() < until:
+        try:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.01)
+        except ChildProcessError:
+            return
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
