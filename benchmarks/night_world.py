@@ -48,7 +48,7 @@ SLICE = 512  # active users that the product embeds at a time
 NIGHT, STORE = "root", "kv"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 # Users of random histories and initial weights are all alike, which is not what is measured here.
-LIMITS = b"max_users_alike: 1\nmin_coverage_share: 0\n"
+LIMITS = b"max_users_alike: 1\nmin_coverage_share: 0\nmin_coverage_pins: 0\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +158,15 @@ def night_command(world_folder: str, place: str, logs: str, date: datetime.date,
     given |= {"root": f"{place}/{NIGHT}", "gates": f"{world_folder}/gates.yaml", "kv": f"lmdb://{place}/{STORE}"}
     command = [sys.executable, "-m", "pipelines.cli", "daily", f"--date={date}", "--min-age=0h"]
     command += [f"--{name}={value}" for name, value in given.items()]
-    if workers:
-        command += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
-    return command
+    return command + worker_flags(workers)
+
+
+def worker_flags(workers: int) -> list[str]:
+    """How the product is told a number of workers; 0: it chooses."""
+    # One worker is the command's own process: Beam's multi_processing with one is two processes that take turns.
+    if workers < 2:
+        return []
+    return ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +206,8 @@ def make_world(folder: str, users: int, active: int, rows: int, pins: int, bucke
     make_model(folder)
     write_vectors(folder, topic_vectors(pins, max(1, pins // 100), random))
     actors = random.permutation(make_root(folder, users, active, rows, pins, buckets, random))
-    ten = draw_rows(actors[:10], np.full(10, ROWS_TONIGHT), pins, SETTLED_MS, 1, seed=9)
+    # The last ones: in a small night nobody acts who has a vector of the settled one, or the gate of drift would close.
+    ten = draw_rows(actors[-10:], np.full(10, ROWS_TONIGHT), pins, SETTLED_MS, 1, seed=9)
     write_log(f"{folder}/logs", SETTLED, ten)
     Root(folder).write_bytes("gates.yaml", LIMITS)
     command = night_command(folder, folder, "logs", SETTLED, workers)
