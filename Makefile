@@ -9,7 +9,7 @@ DEMO ?= demo
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
+.PHONY: help setup lock peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -82,6 +82,18 @@ test-chaos: $(STAMP)  ## Kills 200 runs and 200 commands that another follows, a
 
 test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of times, and holds the commands to what they say.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines.test_fuzz 3000
+
+peers: $(STAMP)  ## Makes the environment of what the product is compared with (Daft), apart from .venv.
+	@VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh
+
+peers-lock: $(STAMP)  ## Writes benchmarks/peers/requirements.lock again.
+	@VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh lock
+
+bench: peers  ## Measures speed beside peers and floors, in under half an hour on two quiet cores; ends with a table.
+	$(BIN)/python -m benchmarks.everything
+
+bench-large: peers  ## The same with a million users and a million pins: hours.
+	$(BIN)/python -m benchmarks.everything --size large --out .cache/bench-large
 
 demo: $(STAMP)  ## Trains on real receipts and runs three days of the daily job on them, into ./demo.
 	$(BIN)/python -m examples.completejourney.demo --out $(DEMO)

@@ -28,6 +28,7 @@ from apache_beam.io.parquetio import ReadFromParquet, WriteToParquet
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from benchmarks.measuring import alternate, median_ratio, wall
+from benchmarks.records import record
 from pinnerformer_model.config import preset
 from pinnerformer_model.days import DAY_MS, midnight_ms
 from pipelines.cli import main as pinnerformer
@@ -227,9 +228,13 @@ def main() -> int:
     print(f"synth:    {made / seconds:,.0f} rows/s ({made:,} rows)")
     for name, found in figures.items():
         print(f"{name + ':':9} {statistics.median(found):,.0f} rows/s (median of {len(found)})")
-    print(f"string / int64: {median_ratio(figures['string'], figures['int64']):.0%}")
+    note = f"{statistics.median(figures['int64']):,.0f} rows/s with int64"
+    record(
+        "ingest", "rows/s with string ids / with int64", median_ratio(figures["string"], figures["int64"]), note=note
+    )
     if arguments.rowwise_rows:
-        print(f"columnar / row-wise: {median_ratio(figures['int64'], figures['row-wise']):.1f}")
+        ratio = median_ratio(figures["int64"], figures["row-wise"])
+        record("ingest", "rows/s, columnar / one row an element", ratio)
     return 0
 
 

@@ -100,13 +100,14 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str], log: st
         RuntimeError: it failed; says how, with the last lines that it printed.
     """
     adopt_orphans()
+    others = {child.pid for child in psutil.Process().children()}
     before, started = _seconds_of_children(), time.perf_counter()
     with open(log, "w") as output:
         process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output)
         with peak_pss(process.pid) as peak:
             code = process.wait()
     wall_s = time.perf_counter() - started
-    _wait_for_orphans()
+    _wait_for_orphans(others)
     if code:
         with open(log) as output:
             last = "".join(output.readlines()[-20:])
@@ -120,15 +121,17 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
 
-def _wait_for_orphans(at_most_s: float = 10) -> None:
-    """Waits for children that nobody else waits for; those that stay are let be."""
+def _wait_for_orphans(others: set[int], at_most_s: float = 10) -> None:
+    """Waits for what a command left behind; what stays is let be.
+
+    Args:
+        others: Children that were there before.
+    """
     until = time.perf_counter() + at_most_s
-    while time.perf_counter() < until:
-        try:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.01)
-        except ChildProcessError:
-            return
+    for child in psutil.Process().children():
+        if child.pid not in others:
+            with contextlib.suppress(psutil.Error):
+                child.wait(timeout=max(0, until - time.perf_counter()))
 
 
 def _seconds_of_children() -> float:

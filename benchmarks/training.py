@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.measuring import alternate, median_ratio
+from benchmarks.records import record
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import PRESETS, ModelConfig, preset
 from pinnerformer_model.distributed import ALONE, Group
@@ -237,9 +238,11 @@ def main() -> int:
     figures = alternate(arguments.rounds, candidates)
     if group:
         group.close()
-        print(f"{arguments.processes} processes / one: {median_ratio(figures['group'], figures['one']):.2f} (median)")
+        ratio = median_ratio(figures["group"], figures["one"])
+        record("training", f"tokens/s of {arguments.processes} processes / one", ratio)
         return 0
-    print(f"train / floor: {median_ratio(figures['train'], figures['floor']):.3f} (median)")
+    ratio = median_ratio(figures["train"], figures["floor"])
+    record("training", "tokens/s of training / bare matrix products of the same tokens", ratio, at_least=0.6)
     print(f"median tokens/s: train {np.median(figures['train']):,.0f}, floor {np.median(figures['floor']):,.0f}")
     print(f"share of the time that training waited for data: {statistics.median(waits):.1%} (median)")
     return 0
