@@ -47,8 +47,8 @@ def describe_machine(peers: dict[str, str]) -> dict[str, str]:
 
 
 def format_table(figures: list[Figure], facts: dict[str, str]) -> str:
-    """Markdown: the facts, then a row per figure, by benchmark."""
-    lines = [f"{name}: {value}  " for name, value in facts.items()]
+    """Markdown: a table of the facts, then one of the figures, a row each, by benchmark."""
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
     lines += ["", "| benchmark | what | found | to be | |", "|---|---|---|---|---|"]
     for figure in figures:
         found = f"**{shown(figure)}**" + (f" ({figure.note})" if figure.note else "")

@@ -8,14 +8,16 @@ from benchmarks import table
 from benchmarks.records import FOLDER, Figure, read_figures, record
 
 FACTS = {"machine": "a laptop", "versions": "torch 2"}
-ROWS = """machine: a laptop  
-versions: torch 2  
+ROWS = """| | |
+|---|---|
+| machine | a laptop |
+| versions | torch 2 |
 
 | benchmark | what | found | to be | |
 |---|---|---|---|---|
 | nights | Daft / ours | **0.731** (43 and 59 s) | >= 1 | **no** |
 | nights | seconds | **1,234 s** |  |  |
-| tower | padded / ours | **6.85** | >= 6.8 | yes |"""  # noqa: W291
+| tower | padded / ours | **6.85** | >= 6.8 | yes |"""
 
 
 def test_a_figure_is_printed_and_kept_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
@@ -44,7 +46,7 @@ def test_the_table_takes_the_place_of_the_one_on_the_page(tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["table", str(tmp_path), "--write", str(page)])
     assert table.main() == 0
     written = page.read_text()
-    assert written.startswith(f"# Speed\n\n{table.BEGIN}\n\nmachine: a laptop") and "old" not in written
+    assert written.startswith(f"# Speed\n\n{table.BEGIN}\n\n| | |\n|---|---|\n| machine | a laptop |") and "old" not in written
     assert "| **6.85** |" in written and written.endswith(f"{table.END}\n\nAfter.\n")
 
 
