@@ -79,7 +79,7 @@ def make_inputs(folder: str, users: int, active: int, rows: int, pins: int, buck
     random = np.random.default_rng(1)
     make_model(folder)
     write_vectors(folder, random.standard_normal((pins, PIN_VECTOR_DIM)).astype(np.float32))
-    acts = make_root(folder, users, active, rows, pins, buckets, random)
+    acts = make_root(folder, users, active, rows, pins, {"user_buckets": buckets}, random)
     write_log(f"{folder}/logs", TONIGHT, draw_rows(acts, np.full(active, 3), pins, MIDNIGHT_MS + DAY_MS, 1, seed=99))
 
 
@@ -101,12 +101,13 @@ def write_vectors(folder: str, vectors: np.ndarray) -> None:
 
 
 def make_root(
-    folder: str, users: int, active: int, rows: int, pins: int, buckets: int, random: np.random.Generator
+    folder: str, users: int, active: int, rows: int, pins: int, counts: dict[str, int], random: np.random.Generator
 ) -> np.ndarray:
     """`folder`/root: yesterday's release, of histories and snapshot alone.
 
     Args:
         active: Users whose histories are as long as those of users who act; all others share the rest of `rows`.
+        counts: Of buckets and shards, by field of `Layout`.
 
     Returns:
         Their ids, int64 [active], sorted.
@@ -120,7 +121,7 @@ def make_root(
     lengths[~acts] = draw_lengths(users - active, rest / 1.4, rest, random)
 
     root = Root(f"{folder}/root")
-    layout = open_layout(root, {"history_length": LONGEST, "user_buckets": buckets})
+    layout = open_layout(root, {"history_length": LONGEST, **counts})
     bucket = bucket_of(ids, layout.user_buckets)
     tables: dict[str, list] = {name: [] for name in TABLES}
     unit = np.full((1, 256), 1 / 16, np.float16)

@@ -50,7 +50,7 @@ class Piece:
 PIECES = (
     Piece(
         "nights",
-        "--users 2000 --active 200 --rows 40000 --pins 2000 --buckets 8 --rounds 1",
+        "--users 2000 --active 200 --rows 40000 --pins 2000 --rounds 1",
         "",
         "--users 1000000 --active 50000 --rows 30000000 --pins 1000000 --rounds 1 --large --no-one-worker",
     ),

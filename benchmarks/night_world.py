@@ -35,6 +35,7 @@ from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.sequences import Sequences
 from stores.files import Root
 from stores.ids import bucket_of
+from stores.layout import choose_counts
 from stores.manifests import Manifest, manifest_path
 from stores.releases import read_current
 from stores.schemas import ENGAGEMENTS
@@ -200,12 +201,15 @@ def run_night(world: World, name: str, workers: int, read_back: bool = False) ->
         return Night(cost, release, started + cost.wall_s - committed, embedded)
 
 
-def make_world(folder: str, users: int, active: int, rows: int, pins: int, buckets: int, workers: int = 2) -> World:
-    """Makes a world and runs its settled night, which takes what embedding and indexing all pins takes."""
+def make_world(folder: str, users: int, active: int, rows: int, pins: int, workers: int = 2) -> World:
+    """Makes a world and runs its settled night, which takes what embedding and indexing all pins takes.
+
+    Buckets and shards are as many as the product would choose, had it read the histories' rows in a first night.
+    """
     random = np.random.default_rng(1)
     make_model(folder)
     write_vectors(folder, topic_vectors(pins, max(1, pins // 100), random))
-    actors = random.permutation(make_root(folder, users, active, rows, pins, buckets, random))
+    actors = random.permutation(make_root(folder, users, active, rows, pins, choose_counts(rows, pins), random))
     # The last ones: in a small night nobody acts who has a vector of the settled one, or the gate of drift would close.
     ten = draw_rows(actors[-10:], np.full(10, ROWS_TONIGHT), pins, SETTLED_MS, 1, seed=9)
     write_log(f"{folder}/logs", SETTLED, ten)

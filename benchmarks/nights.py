@@ -194,7 +194,6 @@ def main() -> int:
     parser.add_argument("--active", type=int, default=5000)
     parser.add_argument("--rows", type=int, default=8_500_000, help="of the histories")
     parser.add_argument("--pins", type=int, default=200_000)
-    parser.add_argument("--buckets", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--no-one-worker", action="store_true", help="do not run ours with one worker too")
     parser.add_argument("--large", action="store_true", help="hold it against the goals of a million users")
@@ -203,7 +202,7 @@ def main() -> int:
     sizes = [f"{getattr(arguments, name):,}" for name in ("active", "users", "pins")]
     with tempfile.TemporaryDirectory() as folder:
         print("making histories, and a night that embeds and indexes the pins", flush=True)
-        world = make_world(folder, arguments.users, arguments.active, arguments.rows, arguments.pins, arguments.buckets)
+        world = make_world(folder, arguments.users, arguments.active, arguments.rows, arguments.pins)
         world.add_night("all", arguments.active)
         rounds = Rounds()
         for _ in range(arguments.rounds):

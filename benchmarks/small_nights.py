@@ -80,19 +80,18 @@ def main() -> int:
     parser.add_argument("--active", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=900_000, help="of the histories")
     parser.add_argument("--pins", type=int, default=20_000)
-    parser.add_argument("--buckets", type=int, default=64)
     parser.add_argument("--heavy-rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     print("making histories, and nights that embed and index the pins", flush=True)
     with tempfile.TemporaryDirectory() as near, tempfile.TemporaryDirectory() as far:
-        sizes = (2 * arguments.active + 1, arguments.rows, arguments.pins, arguments.buckets)
-        world = make_world(near, arguments.users, *sizes)
+        actors, rows, pins = 2 * arguments.active + 1, arguments.rows, arguments.pins
+        world = make_world(near, arguments.users, actors, rows, pins)
         world.add_night("ten", 10)
         world.add_night("heavy", 10, arguments.heavy_rows)
         world.add_night("active", arguments.active)
         world.add_night("twice", 2 * arguments.active)
-        large = make_world(far, 10 * arguments.users, sizes[0], 10 * arguments.rows, *sizes[2:])
+        large = make_world(far, 10 * arguments.users, actors, 10 * rows, pins)
         large.add_night("active", arguments.active)
         rounds = Rounds()
         for _ in range(arguments.rounds):

@@ -28,7 +28,7 @@ def world(tmp_path_factory) -> World:
     folder, random = str(tmp_path_factory.mktemp("world")), np.random.default_rng(1)
     make_model(folder)
     write_vectors(folder, topic_vectors(PINS, 3, random))
-    actors = make_root(folder, USERS, ACTIVE, 2000, PINS, BUCKETS, random)
+    actors = make_root(folder, USERS, ACTIVE, 2000, PINS, {"user_buckets": BUCKETS}, random)
     os.makedirs(f"{folder}/logs/ds={SETTLED}")
     manifest = read_current(Root(f"{folder}/root"))
     assert manifest is not None

@@ -46,7 +46,10 @@ def test_the_table_takes_the_place_of_the_one_on_the_page(tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["table", str(tmp_path), "--write", str(page)])
     assert table.main() == 0
     written = page.read_text()
-    assert written.startswith(f"# Speed\n\n{table.BEGIN}\n\n| | |\n|---|---|\n| machine | a laptop |") and "old" not in written
+    assert (
+        written.startswith(f"# Speed\n\n{table.BEGIN}\n\n| | |\n|---|---|\n| machine | a laptop |")
+        and "old" not in written
+    )
     assert "| **6.85** |" in written and written.endswith(f"{table.END}\n\nAfter.\n")
 
 
