@@ -23,6 +23,7 @@ from stores.indexes import IndexParameters, build_findable_index, builder_id, wr
 from stores.layout import ID_FIELDS, Layout, open_layout, read_root_id
 from stores.manifests import Manifest, read_entry, write_manifest
 from stores.names import Counter, Step
+from stores.pin_shards import PIN_SHARDS, built_with, index_facts
 from stores.releases import chain, current_release, move_current
 from stores.retention import slim
 from stores.schemas import from_binary_column
@@ -194,25 +195,33 @@ def with_tables(job: Rebucketing) -> Manifest:
             raise StoreError(
                 f"{job.out.url}: {table} has {rows:,} rows, {old.release} has {wanted:,}; nothing was made"
             )
-    came = {
-        "root": read_root_id(job.source),
-        **{name: old.settings["layout"][name] for name in ("user_buckets", "pin_shards")},
-    }
-    settings = {**old.settings, "layout": job.layout.to_json(), "rebucketed": came}
+    layout, settings = old.settings["layout"], {**old.settings, "layout": job.layout.to_json()}
+    # The run that made it has no folder here: nothing may advise to release it again.
+    came = {"root": read_root_id(job.source), "run": settings.pop("run", None)}
+    settings["rebucketed"] = {**came, "user_buckets": layout["user_buckets"], "pin_shards": layout["pin_shards"]}
     made = dataclasses.replace(old, tables=tables, settings=settings)
     return with_index_figures(job, made, figures) if figures else made
 
 
 def with_index_figures(job: Rebucketing, manifest: Manifest, figures: Sequence[dict[str, int]]) -> Manifest:
-    """A manifest with what was counted of new indexes, and the width of search that they are served with.
+    """A manifest with what was counted of new indexes, what they are made of, and the width they are searched with.
+
+    The next night keeps them, as far as their pins are what they were: of its vectors it finds each pin's digest, and
+    of no shard's table a checksum, since that table was never made.
 
     Raises:
         StoreError: they find too little; says what may help.
     """
-    total = {name: sum(one[name] for one in figures) for name in figures[0] if name != "find_ef"}
+    total = {name: sum(one[name] for one in figures) for name in figures[0] if name not in ("part", "find_ef")}
+    built = built_with(read_settings(IndexParameters, manifest.settings["index"]))
+    facts = {
+        str(one["part"]): {"vectors": "", **index_facts(built, one["find_ef"], one[Counter.PINS_UNFINDABLE])}
+        for one in figures
+    }
+    statistics = {**manifest.statistics, PIN_SHARDS: facts} if PIN_SHARDS in manifest.statistics else manifest.statistics
     counters = {**manifest.counters, Step.BUILD_INDEXES: {**manifest.counters.get(Step.BUILD_INDEXES, {}), **total}}
     reports = {Step.BUILD_INDEXES: StepReport(highest={"find_ef": max(one["find_ef"] for one in figures)})}
-    manifest = dataclasses.replace(manifest, counters=counters)
+    manifest = dataclasses.replace(manifest, counters=counters, statistics=statistics)
     job.say("recall of the new indexes")
     thresholds = Thresholds.from_manifest(manifest.settings["thresholds"])
     staged = StagedRelease(job.out, manifest, reports, [], thresholds)
@@ -296,6 +305,7 @@ def index_shards(job: Rebucketing, embedded: Sequence[FileEntry]) -> Iterator[Ma
             ids, vectors = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
             shard, built = build_findable_index(ids, vectors, parameters)
             figures: dict[str, int] = {
+                "part": entry.part,
                 Counter.PINS_INDEXED: len(shard),
                 Counter.TWINS: len(shard.twins.pin_id),
                 Counter.PINS_UNFINDABLE: built.unfindable,

@@ -13,7 +13,7 @@ from stores.kv.base import Current
 from stores.layout import find_root_id
 from stores.lease import live_run
 from stores.manifests import Manifest, read_manifest
-from stores.releases import read_current, read_hold, rolled_back_path
+from stores.releases import read_current, read_hold, read_move, rolled_back_path
 from transforms.publish import snapshot_digest
 from transforms.release import FAILED, REFUSED, read_outcome
 
@@ -47,6 +47,10 @@ def find_alarms(
         store: What readers read; None: CURRENT is looked at in its place.
         max_age_s: How old the data of what is served may be; None: as old as it likes.
     """
+    move = read_move(root)
+    if move is not None:  # what is wrong here is nobody's any more
+        there = f"pinnerformer status --root {shlex.quote(move.url)}"
+        return [Alarm("moved", f"{move.url} took the place of this root on {move.since}; look there: {there}")]
     newest, idle = read_current(root), live_run(root) is None
     found: list[Alarm] = []
     if newest is None:
