@@ -19,20 +19,21 @@ import pyarrow as pa
 from stores.errors import StoreError, UsageError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
-from stores.indexes import IndexParameters, build_findable_index, builder_id, write_shard
+from stores.index_files import count_twins
+from stores.indexes import IndexParameters, builder_id
 from stores.layout import ID_FIELDS, Layout, open_layout, read_root_id
-from stores.manifests import Manifest, read_entry, write_manifest
+from stores.manifests import Manifest, manifest_path, read_entry, write_manifest
 from stores.names import Counter, Step
 from stores.pin_shards import PIN_SHARDS, built_with, index_facts
 from stores.releases import chain, current_release, move_current
 from stores.retention import slim
-from stores.schemas import from_binary_column
-from stores.tables import PIN_NAMES, USER_NAMES, read_files, write_part, write_rows
+from stores.tables import KNOWN_TABLES, PIN_NAMES, USER_NAMES, read_files, write_part, write_rows
 from stores.upgrades import read_settings
 from stores.user_lists import ERASED, read_erased
 from transforms.engagements import sorted_vocabulary, to_engagements, to_table
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_recall_at_10, index_settings
+from transforms.grow_index import index_shard
 from transforms.step_reports import StepReport
 
 OF_USERS, OF_PINS = ("histories", "user_embeddings", USER_NAMES), ("pin_embeddings", PIN_NAMES)
@@ -170,13 +171,17 @@ def rebucket(job: Rebucketing) -> Manifest:
         move_current(job.out, None, manifest.release)
     job.out.remove(STAGING)
     job.out.remove(BEGUN)
-    found = next(chain(job.out))
-    return found
+    return next(chain(job.out))
 
 
 def with_tables(job: Rebucketing) -> Manifest:
     """The release's manifest with the new tables in it; every row of the old ones is in them, or it is refused."""
     old = job.manifest
+    if unknown := set(old.tables) - set(KNOWN_TABLES):
+        raise StoreError(
+            f"{job.source.path(manifest_path(old.release))}: has tables that this version does not know: "
+            f"{', '.join(sorted(unknown))}; rebucket with the version that made them"
+        )
     tables, figures = dict(old.tables), []
     for keys, names in (("user_id", OF_USERS), ("pin_id", OF_PINS)):
         for table in (name for name in names if name in old.tables):
@@ -215,11 +220,13 @@ def with_index_figures(job: Rebucketing, manifest: Manifest, figures: Sequence[d
     total = {name: sum(one[name] for one in figures) for name in figures[0] if name not in ("part", "find_ef")}
     built = built_with(read_settings(IndexParameters, manifest.settings["index"]))
     facts = {
-        str(one["part"]): {"vectors": "", **index_facts(built, one["find_ef"], one[Counter.PINS_UNFINDABLE])}
+        str(one["part"]): {"vectors": "", **index_facts(built, [(one["find_ef"], one[Counter.PINS_UNFINDABLE])])}
         for one in figures
     }
-    statistics = {**manifest.statistics, PIN_SHARDS: facts} if PIN_SHARDS in manifest.statistics else manifest.statistics
-    counters = {**manifest.counters, Step.BUILD_INDEXES: {**manifest.counters.get(Step.BUILD_INDEXES, {}), **total}}
+    statistics = (
+        {**manifest.statistics, PIN_SHARDS: facts} if PIN_SHARDS in manifest.statistics else manifest.statistics
+    )
+    counters = {**manifest.counters, Step.BUILD_INDEXES: total}
     reports = {Step.BUILD_INDEXES: StepReport(highest={"find_ef": max(one["find_ef"] for one in figures)})}
     manifest = dataclasses.replace(manifest, counters=counters, statistics=statistics)
     job.say("recall of the new indexes")
@@ -300,21 +307,20 @@ def index_shards(job: Rebucketing, embedded: Sequence[FileEntry]) -> Iterator[Ma
     parameters = read_settings(IndexParameters, job.manifest.settings["index"])
     for done, entry in enumerate(embedded):
 
-        def build(entry: FileEntry = entry) -> Made:
-            rows = read_files(job.out, [entry], verify=True)
-            ids, vectors = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
-            shard, built = build_findable_index(ids, vectors, parameters)
+        def index(entry: FileEntry = entry) -> Made:
+            shard = index_shard(job.out, job.manifest.day, entry, None, parameters, built_with(parameters))
+            [(find_ef, unfindable)] = shard.graphs
             figures: dict[str, int] = {
                 "part": entry.part,
-                Counter.PINS_INDEXED: len(shard),
-                Counter.TWINS: len(shard.twins.pin_id),
-                Counter.PINS_UNFINDABLE: built.unfindable,
-                Counter.REBUILDS: built.rebuilds,
-                "find_ef": built.find_ef,
+                "find_ef": find_ef,
+                Counter.PINS_INDEXED: entry.rows,
+                Counter.TWINS: count_twins(shard.files),
+                Counter.PINS_UNFINDABLE: unfindable,
+                Counter.REBUILDS: shard.rebuilds,
             }
-            return Made(write_shard(job.out, job.manifest.day, entry.part, shard), figures)
+            return Made(shard.files, figures)
 
-        yield make_once(job, f"indexes-{entry.part:05d}", build)
+        yield make_once(job, f"indexes-{entry.part:05d}", index)
         job.say(f"indexes: {done + 1:,} of {len(embedded):,} shards")
 
 

@@ -13,6 +13,7 @@ from stores.files import Root
 from stores.kv import open_store
 from stores.layout import find_root_id, require_layout
 from stores.manifests import Manifest
+from stores.names import Counter, Step
 from stores.releases import chain, current_release, read_current
 from stores.retriever import Retriever
 from tests.pipelines.nights import first_night, make_world, read_table, run_night
@@ -93,6 +94,12 @@ def test_the_next_night_gives_the_same_rows(kept_nights, tmp_path):
     nights = [run_night(world, one, 2, "--publish=none") for one in (root, out)]
     assert nights[0].release == nights[1].release == str(day(2))
     assert [one.inputs for one in nights[:1]] == [one.inputs for one in nights[1:]]
+    # No pin changed: none is embedded again, and the new indexes are kept as the old ones are.
+    for night, shards in zip(nights, (2, 3), strict=True):
+        for step in (Step.EMBED_PINS, Step.BUILD_INDEXES):
+            assert night.count(step, Counter.PINS_REUSED) == night.rows("pin_embeddings"), step
+        assert night.count(Step.EMBED_PINS, Counter.PINS_EMBEDDED) == 0
+        assert night.count(Step.BUILD_INDEXES, Counter.SHARDS_REUSED) == shards
     for table in ("histories", "pin_embeddings"):
         assert sorted_rows(root, table, TABLES[table]) == sorted_rows(out, table, TABLES[table])
     mine, theirs = (sorted_rows(one, "user_embeddings", "user_id") for one in (root, out))
