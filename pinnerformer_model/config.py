@@ -193,7 +193,7 @@ class ModelConfig:
         return cls(**found)
 
 
-# Padded tokens per batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward activations leave the
+# Tokens per batch. On a CPU batches of 1-4 k tokens are best: past that the feed-forward activations leave the
 # cache. A GPU waits for its next kernel below 4 k (docs/benchmarks.md).
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
 PRESETS: dict[str, dict[str, Any]] = {

@@ -6,17 +6,18 @@ import numpy as np
 import torch
 
 from pinnerformer_model.config import TOKEN_BUDGET
+from pinnerformer_model.packed import PackedWindows, pack_sequences
 from pinnerformer_model.pin_tower import PinTower
-from pinnerformer_model.sequences import PaddedBatch, Sequences, form_batches, pad_batch
+from pinnerformer_model.sequences import Sequences, form_batches
 from pinnerformer_model.user_tower import UserTower
 
 
 class UserEncoder:
-    """Embeds users in batches of like lengths under a token budget.
+    """Embeds users in batches of like lengths under a token budget, without padding.
 
     Args:
         user_tower: In eval mode, on `device`.
-        token_budget: Padded tokens per batch; None: the device's `TOKEN_BUDGET`.
+        token_budget: Tokens per batch; None: the device's `TOKEN_BUDGET`.
         device: `cpu` or `cuda`.
     """
 
@@ -30,7 +31,7 @@ class UserEncoder:
         return self._tower.head_out.out_features
 
     @torch.inference_mode()
-    def encode_batch(self, batch: PaddedBatch) -> np.ndarray:
+    def encode_batch(self, batch: PackedWindows) -> np.ndarray:
         """float16 [B, d] of one batch, as the tower gives it."""
         return self._tower.newest(batch.to(self.device)).cpu().numpy().astype(np.float16)
 
@@ -46,7 +47,7 @@ class UserEncoder:
         """
         out = np.empty((len(sequences.user_ids), self.embedding_dim), np.float16)
         for rows in form_batches(sequences.lengths, self.token_budget):
-            out[rows] = self.encode_batch(pad_batch(sequences, rows))
+            out[rows] = self.encode_batch(pack_sequences(sequences, rows))
             if on_batch:
                 on_batch(len(rows))
         return out

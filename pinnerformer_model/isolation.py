@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from pinnerformer_model.inference import UserEncoder
-from pinnerformer_model.sequences import TOKEN_COLUMNS, PaddedBatch, Sequences, form_batches, pad_batch
+from pinnerformer_model.packed import PackedWindows, pack_sequences
+from pinnerformer_model.sequences import TOKEN_COLUMNS, Sequences, form_batches
 
 NOT_FINITE = "the embedding has NaN or infinity in it"
 
@@ -124,7 +125,7 @@ class _Work:
             silenced: bool [B]: users whose tokens are replaced by harmless ones.
         """
         try:
-            batch = pad_batch(self._sequences, rows)
+            batch = pack_sequences(self._sequences, rows)
             return self._encoder.encode_batch(batch if silenced is None else silence(batch, silenced)), None
         except Exception as error:  # whatever it is, it is some user's, or everybody's: then the caller refuses
             if is_out_of_memory(error):
@@ -136,16 +137,17 @@ class _Work:
             return None, f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def silence(batch: PaddedBatch, users: np.ndarray) -> PaddedBatch:
+def silence(batch: PackedWindows, users: np.ndarray) -> PackedWindows:
     """The same batch, of the same shape, with zeros for the tokens of some users.
 
     Args:
         users: bool [B].
     """
-    # Zeros in the culprits' tokens, their lengths kept: shape, padding and mask stay those of the healthy batch.
-    mask = torch.from_numpy(users)
+    # Lengths and positions are kept: every product and every call of attention has the shape it has in health, and a
+    # row of a product follows from that row and the shape alone.
+    mask = torch.repeat_interleave(torch.from_numpy(users), batch.lengths)  # [T]
     changed = {}
-    for name in ("pin_vectors", *TOKEN_COLUMNS):
+    for name in ("pin_vectors", "since_latest_ms", "gap_ms", *TOKEN_COLUMNS):
         values = getattr(batch, name).clone()
         values[mask] = 0
         changed[name] = values

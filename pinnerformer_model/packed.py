@@ -1,4 +1,4 @@
-"""Windows of many users side by side without padding, as training takes them."""
+"""Windows of many users one after the other without padding, as the user tower takes them."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pinnerformer_model.sequences import token_tensors
+from pinnerformer_model.sequences import Sequences, token_tensors
 from pinnerformer_model.timelines import Timelines, ranges
 
 
@@ -14,8 +14,9 @@ from pinnerformer_model.timelines import Timelines, ranges
 class PackedWindows:
     """B windows with T tokens in all, OLDEST FIRST within a window: "itself and older" is then plainly causal.
 
-    Attention alone wants the windows side by side, [B, L] with L the longest; padding stands after the newest token,
-    where nothing that is real looks.
+    Attention alone wants windows side by side. On a CPU those of one length stand together, so that nothing is padded
+    or moved. On an accelerator, where many small calls cost more than padding, all do, [B, L] with L the longest:
+    padding stands after the newest token, where nothing that is real looks.
 
     Attributes:
         user_ids: int64 [B].
@@ -30,6 +31,8 @@ class PackedWindows:
         place: int64 [T], where a token stands in the windows side by side, [B * L]; None where nothing is padded.
         starts: int64 [B], a window's first token.
         longest: L.
+        runs: (n, length): so many windows of that length follow one another; together, all B.
+        by_runs: Whether attention takes the windows run by run, or all of them padded.
     """
 
     user_ids: torch.Tensor
@@ -45,6 +48,8 @@ class PackedWindows:
     place: torch.Tensor | None
     starts: torch.Tensor
     longest: int
+    runs: tuple[tuple[int, int], ...]
+    by_runs: bool
 
     def to(self, device: str | torch.device) -> "PackedWindows":
         """The same windows on a device."""
@@ -52,7 +57,7 @@ class PackedWindows:
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in named.items() if isinstance(value, torch.Tensor)
         }
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **moved, by_runs=torch.device(device).type == "cpu")
 
     def side_by_side(self, values: torch.Tensor) -> torch.Tensor:
         """[T, W] -> [B, L, W]; zeros after a window's newest token."""
@@ -65,6 +70,25 @@ class PackedWindows:
         """[B, L, W] -> [T, W]: what `side_by_side` came from."""
         values = values.reshape(len(self.lengths) * self.longest, -1)
         return values if self.place is None else take_once(values, self.place)
+
+    def blocks(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """[T, W] -> [n, length, W] of every run, without a copy; or [B, L, W] alone."""
+        if not self.by_runs:
+            return [self.side_by_side(values)]
+        pieces = values.split([n * length for n, length in self.runs])
+        return [piece.view(n, length, -1) for piece, (n, length) in zip(pieces, self.runs, strict=True)]
+
+    def joined(self, blocks: list[torch.Tensor]) -> torch.Tensor:
+        """[T, W] of what `blocks` made of it."""
+        if not self.by_runs:
+            return self.packed(blocks[0])
+        return torch.cat([block.flatten(0, 1) for block in blocks])
+
+    def absent(self) -> torch.Tensor | None:
+        """bool [B, 1, L]: where `blocks` are padded; None where they are not."""
+        if self.by_runs or self.place is None:
+            return None
+        return (torch.arange(self.longest, device=self.lengths.device) >= self.lengths[:, None])[:, None]
 
 
 def pack_windows(
@@ -80,24 +104,46 @@ def pack_windows(
     """
     lengths = np.minimum(stops - timelines.offsets[rows], max_sequence_length)
     event = ranges(stops - lengths, lengths)  # [T]
-    starts, longest = np.cumsum(lengths) - lengths, int(lengths.max())
-    age = np.repeat(stops - 1, lengths) - event
-    time = timelines.timestamp_ms[event]
+    return _pack(timelines, vectors[timelines.pin_row[event]], event, lengths, timelines.user_ids[rows])
+
+
+def pack_sequences(sequences: Sequences, rows: np.ndarray) -> PackedWindows:
+    """The sequences of some users, each turned round.
+
+    Args:
+        rows: int64 [B], row numbers of users; those of equal lengths side by side are the fastest.
+    """
+    lengths, starts = sequences.lengths[rows], sequences.offsets[rows]
+    token = np.repeat(2 * starts + lengths - 1, lengths) - ranges(starts, lengths)  # [T]
+    return _pack(sequences, sequences.pin_vectors[token], token, lengths, sequences.user_ids[rows])
+
+
+def _pack(
+    columns: Timelines | Sequences, pin_vectors: np.ndarray, token: np.ndarray, lengths: np.ndarray, users: np.ndarray
+) -> PackedWindows:
+    """Windows of `lengths` tokens, one after the other; `token` [T] says where in the columns each stands."""
+    stops, longest = np.cumsum(lengths), int(lengths.max())
+    starts = stops - lengths
+    time = columns.timestamp_ms[token]
     gap = np.diff(time, prepend=0)
     gap[starts] = 0
-    padded = int(lengths.min()) < longest
+    changes = np.flatnonzero(np.diff(lengths)) + 1
+    edges = np.concatenate([[0], changes, [len(lengths)]])
+    padded = len(changes) > 0
     place = ranges(np.arange(len(lengths)) * longest, lengths) if padded else None
     return PackedWindows(
-        user_ids=torch.from_numpy(timelines.user_ids[rows]),
+        user_ids=torch.from_numpy(users),
         lengths=torch.from_numpy(lengths),
-        pin_vectors=torch.from_numpy(vectors[timelines.pin_row[event]]).float(),
-        **token_tensors(timelines, event),
-        since_latest_ms=torch.from_numpy(np.repeat(timelines.timestamp_ms[stops - 1], lengths) - time),
+        pin_vectors=torch.from_numpy(pin_vectors).float(),
+        **token_tensors(columns, token),
+        since_latest_ms=torch.from_numpy(np.repeat(time[stops - 1], lengths) - time),
         gap_ms=torch.from_numpy(gap),
-        age=torch.from_numpy(age),
+        age=torch.from_numpy(np.repeat(stops - 1, lengths) - np.arange(len(token))),
         place=None if place is None else torch.from_numpy(place),
         starts=torch.from_numpy(starts),
         longest=longest,
+        runs=tuple(zip(np.diff(edges).tolist(), lengths[edges[:-1]].tolist(), strict=True)),
+        by_runs=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""Ragged token sequences of many users, and the padded batches the user tower takes."""
+"""Ragged token sequences of many users, and how they are cut into batches."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# What a token has beside its pin's vector: columns of `Sequences` and `PaddedBatch`, and of the events of `Timelines`.
+# What a token has beside its pin's vector: columns of `Sequences`, `PackedWindows` and the events of `Timelines`.
 TOKEN_COLUMNS = ("action", "surface", "timestamp_ms", "duration_s")
 
 
@@ -47,83 +47,37 @@ class Sequences:
 
 
 def form_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """Cuts users into batches of like lengths, so that little is padded.
+    """Cuts users into batches of like lengths.
 
     Args:
         lengths: int64 [N], > 0.
-        token_budget: Users times the longest of a batch stays within this; one user may exceed it.
+        token_budget: Tokens of a batch; one user may exceed it.
 
     Returns:
         Row numbers of users, batch by batch, shortest first; ties keep their order. Every user once. The same lengths
         give the same batches.
     """
-    # By length: a batch is padded to its longest, and the sort was worth a factor of about three in users per second.
+    # By length: attention takes users of one length together (`pinnerformer_model/packed.py`).
     order = np.argsort(lengths, kind="stable")
-    ordered = lengths[order]
+    tokens = np.cumsum(lengths[order])
     batches = []
-    start = 0
+    start = before = 0
     while start < len(order):
-        # The longest prefix with (users) x (length of its last) <= budget; that product grows with the prefix.
-        most = max(1, token_budget // int(ordered[start]))
-        window = ordered[start : start + most]
-        fits = int(np.searchsorted(window * np.arange(1, len(window) + 1), token_budget, side="right"))
-        stop = start + max(1, fits)
+        stop = max(start + 1, int(np.searchsorted(tokens, before + token_budget, side="right")))
         batches.append(order[start:stop])
-        start = stop
+        start, before = stop, int(tokens[stop - 1])
     return batches
 
 
-@dataclasses.dataclass(frozen=True)
-class PaddedBatch:
-    """B users, newest token first, padded after the oldest to the longest of them, M tokens.
-
-    Attributes:
-        pin_vectors: float32 [B, M, D].
-        action, surface: int64 [B, M].
-        timestamp_ms: int64 [B, M].
-        duration_s: float32 [B, M]; NaN = not measured.
-        lengths: int64 [B].
-    """
-
-    pin_vectors: torch.Tensor
-    action: torch.Tensor
-    surface: torch.Tensor
-    timestamp_ms: torch.Tensor
-    duration_s: torch.Tensor
-    lengths: torch.Tensor
-
-    def to(self, device: str | torch.device) -> "PaddedBatch":
-        """The same batch on a device."""
-        return PaddedBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
-
-
 def token_tensors(columns: Any, tokens: np.ndarray) -> dict[str, torch.Tensor]:
-    """The columns of some tokens as a batch has them: whole numbers as int64, others as they are.
+    """The columns of some tokens as the tower takes them: whole numbers as int64, others as they are.
 
     Args:
         columns: `Sequences` or `Timelines`: has `TOKEN_COLUMNS`.
-        tokens: int64 [B, M], places in them.
+        tokens: int64 [T], places in them.
 
     Returns:
-        Column -> [B, M].
+        Column -> [T].
     """
     found = {name: torch.from_numpy(getattr(columns, name)[tokens]) for name in TOKEN_COLUMNS}
     return {name: values if values.is_floating_point() else values.long() for name, values in found.items()}
-
-
-def pad_batch(sequences: Sequences, rows: np.ndarray) -> PaddedBatch:
-    """Gathers some users into one padded batch.
-
-    Padding repeats the user's oldest token: any finite values do, since the tower does not look at them.
-
-    Args:
-        rows: int64 [B], row numbers of users.
-    """
-    lengths = sequences.lengths[rows]
-    step = np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)  # [B, M]
-    token = sequences.offsets[rows][:, None] + step
-    return PaddedBatch(
-        pin_vectors=torch.from_numpy(sequences.pin_vectors[token]).float(),
-        **token_tensors(sequences, token),
-        lengths=torch.from_numpy(lengths),
-    )

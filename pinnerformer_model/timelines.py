@@ -3,9 +3,8 @@
 import dataclasses
 
 import numpy as np
-import torch
 
-from pinnerformer_model.sequences import TOKEN_COLUMNS, PaddedBatch, Sequences, token_tensors
+from pinnerformer_model.sequences import TOKEN_COLUMNS, Sequences
 
 EVENT_COLUMNS = ("pin_row", *TOKEN_COLUMNS, "positive")
 
@@ -140,23 +139,6 @@ def sequences_ending(
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pin_vectors=vectors[timelines.pin_row[newest_first]],
         **{name: getattr(timelines, name)[newest_first] for name in TOKEN_COLUMNS},
-    )
-
-
-def pad_windows(
-    timelines: Timelines, vectors: np.ndarray, rows: np.ndarray, stops: np.ndarray, max_sequence_length: int
-) -> PaddedBatch:
-    """What `pad_batch` makes of `sequences_ending`, in one gather.
-
-    Args:
-        vectors, rows, stops, max_sequence_length: As for `sequences_ending`; B rows.
-    """
-    lengths = np.minimum(stops - timelines.offsets[rows], max_sequence_length)
-    event = stops[:, None] - 1 - np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)  # [B, M]
-    return PaddedBatch(
-        pin_vectors=torch.from_numpy(vectors[timelines.pin_row[event]]).float(),
-        **token_tensors(timelines, event),
-        lengths=torch.from_numpy(lengths),
     )
 
 

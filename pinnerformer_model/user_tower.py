@@ -1,5 +1,6 @@
 """The user tower: engagements in, one embedding per position out (paper, sections 2 and 3)."""
 
+import math
 from typing import cast
 
 import torch
@@ -8,7 +9,6 @@ from torch import nn
 
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.packed import PackedWindows, take_once
-from pinnerformer_model.sequences import PaddedBatch
 from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS, TimeEncoder
 
 
@@ -43,29 +43,20 @@ class TokenFeatures(nn.Module):
         times = self.absolute_time.width + self.since_latest.width + self.gap.width
         self.width = pin_vector_dim + action_dim + surface_dim + 2 + times
 
-    def forward(self, batch: PaddedBatch) -> torch.Tensor:
-        """-> float32 [B, M, width]."""
-        at = batch.timestamp_ms
-        since_latest = at[:, :1] - at  # newest first: never negative
-        gap = torch.zeros_like(at)
-        gap[:, :-1] = at[:, :-1] - at[:, 1:]  # padding repeats the oldest token, whose gap is therefore 0
-        return self._encode(batch, since_latest, gap)
-
-    def packed(self, windows: PackedWindows) -> torch.Tensor:
+    def forward(self, windows: PackedWindows) -> torch.Tensor:
         """-> float32 [T, width]."""
-        return self._encode(windows, windows.since_latest_ms, windows.gap_ms)
-
-    def _encode(
-        self, batch: PaddedBatch | PackedWindows, since_latest: torch.Tensor, gap: torch.Tensor
-    ) -> torch.Tensor:
-        unmeasured = ~torch.isfinite(batch.duration_s)  # NaN; infinity in histories that an older version wrote
-        duration = torch.log1p(batch.duration_s.masked_fill(unmeasured, 0.0))
+        unmeasured = ~torch.isfinite(windows.duration_s)  # NaN; infinity in histories that an older version wrote
+        duration = torch.log1p(windows.duration_s.masked_fill(unmeasured, 0.0))
         features = {
-            "pinsage": [batch.pin_vectors],
-            "action": [self.action(batch.action)],
-            "surface": [self.surface(batch.surface)],
+            "pinsage": [windows.pin_vectors],
+            "action": [self.action(windows.action)],
+            "surface": [self.surface(windows.surface)],
             "duration": [torch.stack([duration, unmeasured.float()], dim=-1)],
-            "time": [self.absolute_time(batch.timestamp_ms), self.since_latest(since_latest), self.gap(gap)],
+            "time": [
+                self.absolute_time(windows.timestamp_ms),
+                self.since_latest(windows.since_latest_ms),
+                self.gap(windows.gap_ms),
+            ],
         }
         for name in self.dropped:
             features[name] = [torch.zeros_like(part) for part in features[name]]
@@ -86,47 +77,47 @@ class Block(nn.Module):
         self.ffn_out = nn.Linear(ffn_size, hidden_size)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, M, H / heads]
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)  # [..., heads, L, H / heads]
 
-    def forward(self, v: torch.Tensor, visible: torch.Tensor, queries: int | None = None) -> torch.Tensor:
-        """One block.
+    def _attend(self, qkv: torch.Tensor) -> torch.Tensor:
+        """[n, L, 3 H] -> [n, L, H]."""
+        q, k, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
+        # Oldest first, so no mask is read: what stands after a token is newer than it, or padding.
+        return F.scaled_dot_product_attention(q, k, value, is_causal=True).transpose(1, 2).flatten(2)
 
-        Args:
-            v: float32 [B, M, H].
-            visible: bool, broadcastable to [B, heads, Q, M]: which keys a query sees.
-            queries: Compute only the first so many positions, Q; None: all M.
-
-        Returns:
-            float32 [B, Q, H].
-        """
-        normed = self.attention_norm(v)
-        if queries is None:
-            q, k, value = self.qkv(normed).chunk(3, dim=-1)
-        else:
-            hidden = v.shape[-1]
-            # Slices of the fused projection, so that checkpoints know one form; keys and values are needed of all
-            # positions.
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q = F.linear(normed[:, :queries], weight[:hidden], bias[:hidden])
-            k, value = F.linear(normed, weight[hidden:], bias[hidden:]).chunk(2, dim=-1)
-            v = v[:, :queries]
-        attended = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(value), attn_mask=visible)
-        u = v + self.attention_out(attended.transpose(1, 2).flatten(2))
-        return u + self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(u))))
-
-    def packed(self, v: torch.Tensor, windows: PackedWindows, dropout: float) -> torch.Tensor:
-        """The same block of windows without padding, for training: float32 [T, H] -> [T, H].
+    def forward(self, v: torch.Tensor, windows: PackedWindows, dropout: float = 0.0) -> torch.Tensor:
+        """The block at every token: float32 [T, H] -> [T, H].
 
         Args:
             dropout: Share of what either half adds that is left out, drawn from torch's generator.
         """
-        q, k, value = windows.side_by_side(self.qkv(self.attention_norm(v))).chunk(3, dim=-1)
-        # Oldest first, so no mask is read: what stands after a token is newer than it, or padding.
-        attended = F.scaled_dot_product_attention(self._heads(q), self._heads(k), self._heads(value), is_causal=True)
-        return self._rest(v, windows.packed(attended.transpose(1, 2).flatten(2)), dropout)
+        qkv = self.qkv(self.attention_norm(v))
+        return self._rest(v, windows.joined([self._attend(block) for block in windows.blocks(qkv)]), dropout)
 
-    def packed_at(self, v: torch.Tensor, windows: PackedWindows, queries: "Queries", dropout: float) -> torch.Tensor:
-        """What `packed` gives at K tokens, and computed for these alone: float32 [T, H] -> [K, H]."""
+    def newest(self, v: torch.Tensor, windows: PackedWindows) -> torch.Tensor:
+        """What `forward` gives at every window's newest token, and computed for it alone: float32 [T, H] -> [B, H].
+
+        With one query a window, keys and values need not be made. A score q . (K x + b) is (K' q) . x and a number
+        that all tokens of the window share, which the softmax does not see; and the weighted mean of V x + c is V times
+        the weighted mean of x, plus c.
+        """
+        normed = self.attention_norm(v)
+        newest = windows.starts + windows.lengths - 1
+        query, key, value = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))  # [heads, H / heads, H] each
+        query_bias, _, value_bias = self.qkv.bias.chunk(3)
+        q = F.linear(normed[newest], query.flatten(0, 1), query_bias).unflatten(-1, (self.num_heads, -1))
+        asked = torch.einsum("bnd,ndh->bnh", q / math.sqrt(q.shape[-1]), key)  # [B, heads, H]
+        means, blocks, absent = [], windows.blocks(normed), windows.absent()
+        for tokens, of_block in zip(blocks, asked.split([len(block) for block in blocks]), strict=True):
+            scores = of_block @ tokens.transpose(1, 2)  # [n, heads, L]
+            if absent is not None:
+                scores = scores.masked_fill(absent, -math.inf)
+            means.append(scores.softmax(-1) @ tokens)
+        attended = torch.einsum("bnh,ndh->bnd", torch.cat(means), value).flatten(1) + value_bias
+        return self._rest(v[newest], attended, 0.0)
+
+    def at(self, v: torch.Tensor, windows: PackedWindows, queries: "Queries", dropout: float) -> torch.Tensor:
+        """What `forward` gives at K tokens, and computed for these alone: float32 [T, H] -> [K, H]."""
         hidden = v.shape[-1]
         normed = self.attention_norm(v)
         weight, bias = self.qkv.weight, self.qkv.bias
@@ -215,31 +206,17 @@ class UserTower(nn.Module):
     def _head(self, v: torch.Tensor) -> torch.Tensor:
         return F.normalize(self.head_out(F.gelu(self.head_in(self.head_norm(v)))), dim=-1)
 
-    def _tokens(self, batch: PaddedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        length = batch.action.shape[1]
-        v = self.projection(self.features(batch))
-        if self.positioned:
-            v = v + self.position[:length]
-        # Padding stands after the oldest token, where "itself and older" would see it: the mask hides it by length.
-        real = torch.arange(length, device=v.device) < batch.lengths[:, None]
-        older = torch.ones(length, length, dtype=torch.bool, device=v.device).triu()  # row i sees columns j >= i
-        visible = older & real[:, None, None, :]
-        return v, visible | torch.eye(length, dtype=torch.bool, device=v.device)  # padding sees itself: no empty row
+    def _tokens(self, windows: PackedWindows) -> torch.Tensor:
+        v = self.projection(self.features(windows))
+        return v + F.embedding(windows.age, self.position) if self.positioned else v
 
-    def _blocks(self, batch: PaddedBatch, queries: int | None = None) -> torch.Tensor:
-        """float32 [B, Q, H]: the newest Q positions after the last block, which computes no other; None: all M."""
-        v, visible = self._tokens(batch)
-        for block in self.blocks[:-1]:
-            v = block(v, visible)
-        return self.blocks[-1](v, visible if queries is None else visible[:, :, :queries], queries)
-
-    def forward(self, batch: PaddedBatch) -> torch.Tensor:
-        """Every position's embedding: float32 [B, M, d]; those of padding mean nothing."""
-        return self._head(self._blocks(batch))
-
-    def newest(self, batch: PaddedBatch) -> torch.Tensor:
-        """The newest position's embedding: float32 [B, d]; the last block computes no other."""
-        return self._head(self._blocks(batch, queries=1))[:, 0]
+    def newest(self, windows: PackedWindows) -> torch.Tensor:
+        """Every window's newest position's embedding, which is served: float32 [B, d]."""
+        v = self._tokens(windows)
+        *blocks, last = (cast(Block, block) for block in self.blocks)
+        for block in blocks:
+            v = block(v, windows)
+        return self._head(last.newest(v, windows))
 
     def at(
         self, windows: PackedWindows, row: torch.Tensor, position: torch.Tensor, dropout: float = 0.0
@@ -252,13 +229,11 @@ class UserTower(nn.Module):
             dropout: Of what the blocks add. It is here and in no module: what is served goes another way, whatever
                 mode the modules are in.
         """
-        v = self.projection(self.features.packed(windows))
-        if self.positioned:
-            v = v + F.embedding(windows.age, self.position)
+        v = self._tokens(windows)
         *blocks, last = (cast(Block, block) for block in self.blocks)
         for block in blocks:
-            v = block.packed(v, windows, dropout)
-        return self._head(last.packed_at(v, windows, Queries(windows, row, position), dropout))
+            v = block(v, windows, dropout)
+        return self._head(last.at(v, windows, Queries(windows, row, position), dropout))
 
 
 def build_user_tower(config: ModelConfig) -> UserTower:

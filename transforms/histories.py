@@ -26,8 +26,7 @@ from transforms.step_reports import task_report
 from transforms.user_names import BucketNames, by_source, keep_names, take_in, users_of
 
 # A slice is what one worker embeds at a time; its rows make one or two shuffled values. Small enough that a bucket of
-# many active users spreads over workers, large enough to be cut into batches of like lengths: 512 users of 85 tokens
-# are some forty batches.
+# many active users spreads over workers, large enough that batches are full: 512 users of 85 tokens are some forty.
 SLICE_USERS = 512
 SLICE_ROWS = 32_000
 

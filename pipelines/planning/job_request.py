@@ -50,7 +50,7 @@ class JobRequest:
         file_mode: Of the files of a root that is made now, octal digits; None: what the umask says.
         device: `cpu` or `cuda`.
         embed_on: Beam's resource hints for the steps that embed users; empty where the engine has one kind of worker.
-        token_budget: Padded tokens per batch.
+        token_budget: Tokens per batch.
         index: How the index is built.
         reindex: Whether all pins are embedded and indexed anew, whatever the release before has of them.
         thresholds: Where the gates close.
@@ -135,7 +135,7 @@ def add_job_flags(parser: Parser) -> JobFlags:
         "--token-budget",
         type=positive,
         metavar="N",
-        help=f"padded tokens per batch; on cuda {TOKEN_BUDGET['cuda']} (default {TOKEN_BUDGET['cpu']})",
+        help=f"tokens per batch; on cuda {TOKEN_BUDGET['cuda']} (default {TOKEN_BUDGET['cpu']})",
     )
     how.add_argument("--index-m", type=positive, default=16, metavar="N", help="HNSW links per node")
     how.add_argument("--index-ef-construction", type=positive, default=100, metavar="N", help="HNSW build width")

@@ -1,9 +1,12 @@
 """A tiny model's settings, and sequences that it takes."""
 
 import numpy as np
+import torch
 
 from pinnerformer_model.config import ModelConfig, preset
+from pinnerformer_model.packed import PackedWindows
 from pinnerformer_model.sequences import Sequences
+from pinnerformer_model.user_tower import UserTower
 
 ACTIONS, SURFACES = ("click", "repin"), ("board", "home", "search")
 NOW = 1_795_000_000_000
@@ -29,6 +32,17 @@ def make_sequences(lengths: list[int], seed: int = 0) -> Sequences:
         timestamp_ms=np.concatenate(times),
         duration_s=duration,
     )
+
+
+def windows_with(windows: PackedWindows, tokens: np.ndarray) -> np.ndarray:
+    """bool [B]: which windows hold one of some tokens, bool [T]."""
+    return np.logical_or.reduceat(tokens, windows.starts.numpy())
+
+
+def every_position(tower: UserTower, windows: PackedWindows) -> torch.Tensor:
+    """[T, d]: the embeddings of all tokens, newest first within a window."""
+    row = torch.repeat_interleave(torch.arange(len(windows.lengths)), windows.lengths)
+    return tower.at(windows, row, torch.cat([torch.arange(int(n)) for n in windows.lengths]))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import PRESETS, preset
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.initialisation import Space, StartSettings, everybody_lately, linear_start
-from pinnerformer_model.timelines import pad_windows
+from pinnerformer_model.packed import pack_windows
 from tests.pinnerformer_model.test_timelines import make_timelines
 
 
@@ -25,7 +25,7 @@ def test_a_fresh_user_is_near_the_mean_of_the_pins_and_pins_keep_their_neighbour
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     timelines = make_timelines([20] * 20, pins=200)
     timelines.pin_row[:] = np.repeat(np.arange(20), 20) + 20 * random.integers(0, 10, 400)  # user i likes topic i
-    window = pad_windows(timelines, vectors, np.arange(20), timelines.offsets[1:], 20)
+    window = pack_windows(timelines, vectors, np.arange(20), timelines.offsets[1:], 20)
     with torch.no_grad():
         scores = user_tower.newest(window) @ pin_tower(torch.from_numpy(vectors)).T
     own = scores.topk(10, dim=1).indices % 20 == torch.arange(20)[:, None]
@@ -57,7 +57,7 @@ def test_a_model_that_looked_at_its_vectors_tells_apart_topics_of_one_group():
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     timelines = make_timelines([20] * 40, pins=4000)
     timelines.pin_row[:] = np.repeat(np.arange(40), 20) + 40 * random.integers(0, 100, 800)
-    window = pad_windows(timelines, vectors, np.arange(40), timelines.offsets[1:], 20)
+    window = pack_windows(timelines, vectors, np.arange(40), timelines.offsets[1:], 20)
     made = preset("demo", action_vocabulary=("a", "b"), surface_vocabulary=("x", "y", "z"), pinsage_version="v")
     share = {}
     for name, given in (("turned", None), ("fitted", vectors)):
@@ -103,7 +103,7 @@ def test_a_fresh_model_is_the_ridge_regression(world, prior):
     expected = ranks(users @ vectors.T)
     closed = (means @ start.directions.T + start.prior) * start.gain @ (vectors @ start.directions.T).T
     assert np.corrcoef(expected.ravel(), ranks(closed).ravel())[0, 1] > 0.999
-    window = pad_windows(timelines, vectors, np.arange(20), timelines.offsets[1:], 30)
+    window = pack_windows(timelines, vectors, np.arange(20), timelines.offsets[1:], 30)
     with torch.no_grad():
         found = (user_tower.newest(window) @ pin_tower(torch.from_numpy(vectors)).T).numpy()
     close = np.corrcoef(expected.ravel(), ranks(found).ravel())[0, 1]

@@ -9,8 +9,9 @@ import torch
 from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import NOT_FINITE, encode_healthy
-from pinnerformer_model.sequences import PaddedBatch, Sequences
-from tests.pinnerformer_model.samples import make_sequences
+from pinnerformer_model.packed import PackedWindows
+from pinnerformer_model.sequences import Sequences
+from tests.pinnerformer_model.samples import make_sequences, windows_with
 from tests.worlds import write_model
 
 LENGTHS = [3, 9, 4, 30, 1, 2, 2, 8, 17, 5, 5, 6, 31, 3, 12, 7]
@@ -24,11 +25,11 @@ class Faulty(UserEncoder):
     fault = staticmethod(lambda batch, which, out: out)
     calls = 0
 
-    def encode_batch(self, batch: PaddedBatch) -> np.ndarray:
+    def encode_batch(self, batch: PackedWindows) -> np.ndarray:
         self.calls += 1
-        which = (batch.pin_vectors[:, :, 0] == MARK).any(dim=1).numpy()
-        if which.any():
-            batch.pin_vectors[:, :, 0][batch.pin_vectors[:, :, 0] == MARK] = 0.0
+        marked = batch.pin_vectors[:, 0] == MARK
+        which = windows_with(batch, marked.numpy())
+        batch.pin_vectors[:, 0][marked] = 0.0
         return self.fault(batch, which, super().encode_batch(batch))
 
 
@@ -93,7 +94,7 @@ def test_only_the_culprits_go_without(model, fault, budget):
 )
 def test_out_of_memory_halves_the_batch_and_goes_on(model, error):
     def too_large(batch, which, out):
-        if batch.action.shape[0] > 3:
+        if len(batch.lengths) > 3:
             raise error
         return out
 
@@ -105,7 +106,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, error):
 
 def test_a_user_who_does_not_fit_at_all_is_named(model):
     def never(batch, which, out):
-        if batch.action.shape[1] > 20:
+        if batch.longest > 20:
             raise MemoryError
         return out
 
@@ -115,7 +116,7 @@ def test_a_user_who_does_not_fit_at_all_is_named(model):
 
 def test_memory_that_runs_out_while_culprits_are_looked_for(model):
     def both(batch, which, out):
-        if batch.action.shape[0] > 2:
+        if len(batch.lengths) > 2:
             raise MemoryError
         return raise_for_them(batch, which, out)
 
@@ -140,7 +141,7 @@ def test_a_fault_that_goes_away_is_nobodys(model):
 
 def test_a_batch_that_fails_only_as_a_batch_is_cut(model):
     def in_company(batch, which, out):
-        if batch.action.shape[0] > 1:
+        if len(batch.lengths) > 1:
             raise RuntimeError("only alone")
         return out
 

@@ -1,9 +1,11 @@
 """Each objective against its definition in plain loops, on random timelines with many ties in time."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 
 from pinnerformer_model.days import DAY_MS
 from pinnerformer_model.negatives import pair_weights
@@ -13,8 +15,8 @@ from pinnerformer_model.objectives import (
     keep_at_most,
     label_ranges,
 )
-from pinnerformer_model.sequences import pad_batch
-from pinnerformer_model.timelines import pad_windows, sequences_ending
+from pinnerformer_model.packed import pack_sequences, pack_windows
+from pinnerformer_model.timelines import sequences_ending
 from pinnerformer_model.training_settings import OBJECTIVES, Objective, TrainingSettings
 from tests.pinnerformer_model.test_timelines import make_timelines, vectors_of
 
@@ -140,13 +142,15 @@ def test_users_with_one_action_alone_have_nothing_to_train_on():
         Sampler(make_timelines([1] * 20), Objective(), max_sequence_length=M, users_per_step=4)
 
 
-def test_padded_windows_are_the_padded_sequences():
+def test_packed_windows_are_the_packed_sequences():
     t, vectors = make_timelines([3, 40, 9]), vectors_of()
     rows, stops = np.array([1, 0, 2, 1]), np.array([43, 2, 50, 6])
-    got = pad_windows(t, vectors, rows, stops, M)
-    expected = pad_batch(sequences_ending(t, vectors, rows, stops, M), np.arange(4))
-    for name in ("pin_vectors", "action", "surface", "timestamp_ms", "duration_s", "lengths"):
-        np.testing.assert_array_equal(getattr(got, name).numpy(), getattr(expected, name).numpy())
+    got = pack_windows(t, vectors, rows, stops, M)
+    expected = pack_sequences(sequences_ending(t, vectors, rows, stops, M), np.arange(4))
+    assert (got.longest, got.runs) == (expected.longest, expected.runs) == (M, ((1, M), (1, 2), (1, 7), (1, 3)))
+    for field in dataclasses.fields(got):
+        if isinstance(getattr(got, field.name), torch.Tensor):
+            np.testing.assert_array_equal(getattr(got, field.name), getattr(expected, field.name))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -12,9 +12,13 @@ from pinnerformer_model.distributed import Group
 from pinnerformer_model.loss import TEMPERATURES
 from pinnerformer_model.negatives import Negatives
 from pinnerformer_model.objectives import Objective
-from pinnerformer_model.timelines import pad_windows
+from pinnerformer_model.packed import pack_sequences, pack_windows
+from pinnerformer_model.sequences import Sequences
+from pinnerformer_model.timelines import sequences_ending
 from pinnerformer_model.training import RECENT, BatchMaker, Feed, Trainer, TrainingSettings
 from pinnerformer_model.training_state import TrainingState, load_state, save_state
+from tests.pinnerformer_model.padded import encode, pad
+from tests.pinnerformer_model.samples import every_position
 from tests.pinnerformer_model.test_timelines import vectors_of
 
 PINS = 200
@@ -85,10 +89,10 @@ def test_only_the_embeddings_of_predicting_positions_are_used(timelines, name):
     with torch.no_grad():
         got = torch.cat([trainer.user_tower.at(*window) for window in batch.windows])[batch.query_order]
         for query, (window, position) in enumerate(zip(draw.query_window, draw.query_position, strict=True)):
-            alone = pad_windows(
+            alone = sequences_ending(
                 timelines, vectors_of(PINS), draw.rows[[window]], draw.stops[[window]], config().max_sequence_length
             )
-            expected = trainer.user_tower(alone)[0, position]
+            expected = encode(trainer.user_tower, pad(alone))[0, position]
             torch.testing.assert_close(got[query], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -98,24 +102,30 @@ def test_a_position_does_not_see_what_is_newer(timelines):
     user_tower, _ = new_model(cfg, 1)
     row = int(np.argmax(timelines.lengths))
     stops = timelines.offsets[[row + 1]]
-    window = pad_windows(timelines, vectors_of(PINS), np.array([row]), stops, cfg.max_sequence_length)
-    before = user_tower(window).detach()
+    window = sequences_ending(timelines, vectors_of(PINS), np.array([row]), stops, cfg.max_sequence_length)
+
+    def positions(sequences: Sequences) -> torch.Tensor:
+        return every_position(user_tower, pack_sequences(sequences, np.array([0]))).detach()
+
+    before = positions(window)
+    noise = np.random.default_rng(0)
+    newest = np.arange(len(window.timestamp_ms)) < 5
+    times = window.timestamp_ms
     changed = dataclasses.replace(
         window,
-        pin_vectors=torch.cat([torch.randn(1, 5, 256), window.pin_vectors[:, 5:]], 1),
-        action=torch.cat([1 - window.action[:, :5], window.action[:, 5:]], 1),
-        surface=torch.cat([(window.surface[:, :5] + 1) % 3, window.surface[:, 5:]], 1),
-        duration_s=torch.cat([torch.rand(1, 5) * 99, window.duration_s[:, 5:]], 1),
-        timestamp_ms=torch.cat(
-            [window.timestamp_ms[:, :1], window.timestamp_ms[:, 5:6].expand(-1, 4), window.timestamp_ms[:, 5:]], 1
-        ),
+        pin_vectors=np.where(newest[:, None], noise.standard_normal(window.pin_vectors.shape), window.pin_vectors),
+        action=np.where(newest, 1 - window.action, window.action),
+        surface=np.where(newest, (window.surface + 1) % 3, window.surface),
+        duration_s=np.where(newest, 99 * noise.random(len(newest)), window.duration_s).astype(np.float32),
+        timestamp_ms=np.concatenate([times[:1], np.repeat(times[5], 4), times[5:]]),
     )
-    after = user_tower(changed).detach()
-    torch.testing.assert_close(after[:, 5:], before[:, 5:], rtol=0, atol=1e-6)
-    assert (after[:, :5] - before[:, :5]).abs().amax(-1).min() > 1e-3
-    older = dataclasses.replace(window, pin_vectors=torch.cat([window.pin_vectors[:, :-1], torch.randn(1, 1, 256)], 1))
+    after = positions(changed)
+    torch.testing.assert_close(after[5:], before[5:], rtol=0, atol=1e-6)
+    assert (after[:5] - before[:5]).abs().amax(-1).min() > 1e-3
+    older = dataclasses.replace(window, pin_vectors=window.pin_vectors.copy())
+    older.pin_vectors[-1] = noise.standard_normal(256)
     # And it does see what is older.
-    assert (user_tower(older).detach()[:, 0] - before[:, 0]).abs().max() > 1e-5
+    assert (positions(older)[0] - before[0]).abs().max() > 1e-5
 
 
 def test_training_lowers_the_loss_and_prefetching_does_not_matter(timelines):
@@ -152,26 +162,28 @@ def test_a_dropped_feature_is_dropped_in_training_and_inference(timelines, tmp_p
     with torch.no_grad():
         towers[0].position.normal_()
     row = int(np.argmax(timelines.lengths))
-    window = pad_windows(timelines, vectors_of(PINS), np.array([row]), timelines.offsets[[row + 1]], 32)
+    window = pack_windows(timelines, vectors_of(PINS), np.array([row]), timelines.offsets[[row + 1]], 32)
     changed = {
         "pinsage": {"pin_vectors": torch.randn_like(window.pin_vectors)},
         "action": {"action": 1 - window.action},
         "surface": {"surface": (window.surface + 1) % 3},
         "duration": {"duration_s": torch.rand_like(window.duration_s)},
-        "time": {"timestamp_ms": window.timestamp_ms.flip(1).flip(1) // 2},
+        "time": {"timestamp_ms": window.timestamp_ms // 2, "since_latest_ms": window.since_latest_ms // 2},
         "position": {},
     }
     save_model(str(tmp_path / "m"), cfg, *towers)
     tower = load_model(str(tmp_path / "m")).user_tower
     if feature == "position":
-        before = tower(window)
+        before = tower.newest(window)
         with torch.no_grad():
             tower.position.normal_()
-        torch.testing.assert_close(tower(window), before)
+        torch.testing.assert_close(tower.newest(window), before)
     else:
         for name, change in changed.items():
             if change:
-                same = torch.allclose(tower(dataclasses.replace(window, **change)), tower(window), atol=1e-6)
+                same = torch.allclose(
+                    tower.newest(dataclasses.replace(window, **change)), tower.newest(window), atol=1e-6
+                )
                 assert same == (name == feature), name
     plain = dataclasses.replace(cfg, dropped_features=())
     assert "dropped_features" not in plain.to_json()  # models of before, and their digests, stay as they are

@@ -1,6 +1,7 @@
 """The user tower against the formula written out, and what it must not depend on."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 
 from pinnerformer_model.checkpoint import load_model
 from pinnerformer_model.inference import UserEncoder
-from pinnerformer_model.sequences import Sequences, pad_batch
+from pinnerformer_model.packed import pack_sequences
+from pinnerformer_model.sequences import Sequences
 from pinnerformer_model.time_encoding import ABSOLUTE_PERIODS_MS, RELATIVE_PERIODS_MS
+from tests.pinnerformer_model.padded import encode, pad
 from tests.pinnerformer_model.reference import ReferenceModel
-from tests.pinnerformer_model.samples import ACTIONS, SURFACES, cosine, make_sequences
+from tests.pinnerformer_model.samples import ACTIONS, SURFACES, cosine, every_position, make_sequences
 
 
 def events_of(s: Sequences, user: int) -> list[dict]:
@@ -43,32 +46,41 @@ def test_every_embedding_is_a_unit_vector(model):
     np.testing.assert_allclose(np.linalg.norm(encoded.astype(np.float32), axis=1), 1, atol=2e-3)
 
 
-def test_what_stands_in_the_padding_changes_nothing(model):
-    tower = load_model(model).user_tower
-    batch = pad_batch(make_sequences([4, 20]), np.array([0, 1]))
-    other = dataclasses.replace(batch, pin_vectors=batch.pin_vectors.clone(), action=batch.action.clone())
-    other.pin_vectors[0, 4:] = 1e3
-    other.action[0, 4:] = 1 - other.action[0, 4:]
-    with torch.inference_mode():
-        torch.testing.assert_close(tower.newest(batch), tower.newest(other), rtol=0, atol=0)
-        torch.testing.assert_close(tower(batch)[0, :4], tower(other)[0, :4], rtol=0, atol=0)
+def test_what_others_of_the_batch_hold_changes_nothing(model):
+    """Not their tokens, nor that they are NaN; in groups of one length and beside longer and shorter ones."""
+    encoder = UserEncoder(load_model(model).user_tower)
+    sequences = make_sequences([4, 20, 4, 7, 1, 20, 31])
+    before = encoder.encode(sequences)
+    for spoiled, value in itertools.product(range(7), (1e3, np.nan)):
+        vectors = sequences.pin_vectors.astype(np.float32)
+        vectors[sequences.offsets[spoiled] : sequences.offsets[spoiled + 1]] = value
+        after = encoder.encode(dataclasses.replace(sequences, pin_vectors=vectors))
+        healthy = np.arange(7) != spoiled
+        np.testing.assert_array_equal(after[healthy], before[healthy])
+        assert (after[spoiled] != before[spoiled]).any()
 
 
 def test_a_position_sees_itself_and_what_is_older_only(model):
     tower = load_model(model).user_tower
-    batch = pad_batch(make_sequences([10]), np.array([0]))
-    changed = dataclasses.replace(batch, pin_vectors=batch.pin_vectors.clone())
-    changed.pin_vectors[0, 3] += 1
+    sequences = make_sequences([10])
+    changed = dataclasses.replace(sequences, pin_vectors=sequences.pin_vectors.copy())
+    changed.pin_vectors[3] += 1
+    one = np.array([0])
     with torch.inference_mode():
-        difference = (tower(batch) - tower(changed)).abs().amax(-1)[0]
+        difference = every_position(tower, pack_sequences(sequences, one))
+        difference = (difference - every_position(tower, pack_sequences(changed, one))).abs().amax(-1)
     assert (difference[:4] > 1e-4).all() and (difference[4:] == 0).all()
 
 
 def test_newest_is_the_first_position_of_all(model):
     tower = load_model(model).user_tower
-    batch = pad_batch(make_sequences([10, 3, 32]), np.array([0, 1, 2]))
+    sequences = make_sequences([10, 3, 32, 32, 1])
+    windows = pack_sequences(sequences, np.arange(5))
     with torch.inference_mode():
-        torch.testing.assert_close(tower.newest(batch), tower(batch)[:, 0], rtol=1e-5, atol=1e-6)
+        found = tower.newest(windows)
+        newest = torch.cat([torch.zeros(1, dtype=torch.int64), windows.lengths.cumsum(0)[:-1]])
+        torch.testing.assert_close(found, every_position(tower, windows)[newest], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found, encode(tower, pad(sequences))[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_an_unmeasured_duration_is_not_zero(model):

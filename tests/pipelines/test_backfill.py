@@ -11,6 +11,7 @@ from stores.embedding_client import EmbeddingClient
 from stores.files import Root
 from stores.manifests import Manifest
 from stores.tables import read_files
+from tests.pinnerformer_model.samples import windows_with
 from tests.pipelines.backfills import (
     EMPTY,
     LENGTH,
@@ -160,7 +161,7 @@ def test_users_that_fail_are_tried_again_the_next_day(backfill_world, tmp_path, 
 
     def encode_batch(self, batch):
         out = healthy(self, batch)
-        out[(batch.pin_vectors.numpy() == mark).all(axis=2).any(axis=1)] = np.nan
+        out[windows_with(batch, (batch.pin_vectors.numpy() == mark).all(axis=1))] = np.nan
         return out
 
     monkeypatch.setattr(UserEncoder, "encode_batch", encode_batch)
