@@ -36,7 +36,7 @@ MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
 MAX_READERS = 1024
 # For another writer that shows no sign of life: LMDB itself would wait for one that is stopped without end or a word.
 WAIT_S = 120.0
-HELD_BYTES = 128 << 20  # of values in memory while they are sorted; what is more lies in a file beside the data
+HELD_BYTES = 256 << 20  # of values in memory while they are sorted; what is more lies in a file beside the data
 FORK_WAIT_S = 2.0  # for the read transactions of other threads, before a process is forked
 
 

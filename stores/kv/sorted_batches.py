@@ -13,6 +13,7 @@ from typing import IO
 import numpy as np
 
 PIECE_USERS = 100_000  # about as many are read back at once
+JOINED = 1000  # values that are written at once
 SAMPLE = 256  # one user of so many says where the pieces begin
 
 Sorted = tuple[np.ndarray, list[bytes]]  # user_id int64 [N] ascending as uint64, values
@@ -79,9 +80,9 @@ class SortedBatches:
         edges = _edges(self._runs)
         cuts = [[0, *np.searchsorted(run.ids, edges).tolist(), len(run.ids)] for run in self._runs]
         for at in range(len(edges) + 1):
-            parts = [self._read(run, cut[at], cut[at + 1]) for run, cut in zip(self._runs, cuts, strict=True)]
-            if any(values for _, values in parts):
-                yield _in_order(parts)
+            bounds = [(cut[at], cut[at + 1]) for cut in cuts]
+            if any(start < end for start, end in bounds):
+                yield self._read(bounds)
 
     def _write_run(self) -> None:
         if not self._held:
@@ -92,15 +93,25 @@ class SortedBatches:
         self._held, self._bytes = [], 0
         sizes = np.fromiter(map(len, values), np.int64, len(values))
         self._runs.append(_Run(ids.view(np.uint64), self._file.tell() + np.concatenate([[0], np.cumsum(sizes)])))
-        self._file.writelines(values)
+        for start in range(0, len(values), JOINED):
+            self._file.write(b"".join(values[start : start + JOINED]))
 
-    def _read(self, run: _Run, start: int, end: int) -> Sorted:
+    def _read(self, bounds: list[tuple[int, int]]) -> Sorted:
+        """The users between two rows of each run, together."""
         assert self._file is not None
-        offsets = run.offsets[start : end + 1]
-        self._file.seek(int(offsets[0]))
-        data = self._file.read(int(offsets[-1] - offsets[0]))
-        bounds = (offsets - offsets[0]).tolist()
-        return run.ids[start:end].view(np.int64), [data[low:high] for low, high in itertools.pairwise(bounds)]
+        ids, sizes, data = [], [], []
+        for run, (start, end) in zip(self._runs, bounds, strict=True):
+            offsets = run.offsets[start : end + 1]
+            ids.append(run.ids[start:end])
+            sizes.append(np.diff(offsets))
+            self._file.seek(int(offsets[0]))
+            data.append(self._file.read(int(offsets[-1] - offsets[0])))
+        of_users, all_of_it = np.concatenate(ids), b"".join(data)
+        ends = np.cumsum(np.concatenate(sizes))
+        order = np.argsort(of_users, kind="stable")
+        starts = (ends - np.concatenate(sizes))[order]
+        values = [all_of_it[low:high] for low, high in zip(starts.tolist(), ends[order].tolist(), strict=True)]
+        return of_users[order].view(np.int64), values
 
     def close(self) -> None:
         """Gives the file's room back."""

@@ -41,7 +41,7 @@ def test_what_is_held_is_bounded_and_what_is_read_back_too(small, tmp_path):
         for start in range(100):
             ordered.add(np.arange(start, 1000, 100), [b"0123456789"] * 10)
             assert ordered._bytes <= 1000
-        assert os.fstat(ordered._file.fileno()).st_size > 8000 and os.listdir(tmp_path) == []
+        assert ordered._file.tell() > 8000 and os.listdir(tmp_path) == []
         sizes = [len(ids) for ids, _ in ordered.pieces()]
     assert len(sizes) > 50 and max(sizes) < 60 and sum(sizes) == 1000
 
