@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header
 from pipelines.launch.daily_launch import Define, execute, submit
+from pipelines.launch.waiting import wait_for_day
 from pipelines.operations.outcomes import open_target, raise_for_outcome
 from pipelines.operations.summary import print_summary
 from pipelines.pin_branch import pin_branch
@@ -157,6 +158,11 @@ def repair_rewritten(request: DailyRequest, define: Define, lease: str) -> None:
     raise_for_outcome(job.root, plan.run.name, execute(plan, define, lease, job.beam, shown=not job.quiet))
 
 
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def main(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -166,6 +172,8 @@ def main(argv: list[str]) -> int:
     request = parse(argv)
     job, target = request.night.job, request.target
     open_target(target)
+    if request.wait_s:
+        wait_for_day(job.logs, request.night.date, job.min_age_s, request.wait_s, say)
     started, root = time.perf_counter(), job.root
 
     def define(pipeline: beam.Pipeline, plan: DailyPlan) -> None:

@@ -160,6 +160,17 @@ def _holds_rows(entry: Listed) -> bool:
     return "=" in entry.name if entry.kind == "folder" else entry.name.lower().endswith(_PARQUET_NAMES)
 
 
+def complete_at(folder: str, files: list[DataFile], min_age_s: float) -> float:
+    """When a partition counts as complete, if nothing more is written to it: seconds since 1970; 0 with `_SUCCESS`.
+
+    Args:
+        files: Of the partition.
+    """
+    if locations.exists(locations.join(folder, "_SUCCESS")):
+        return 0.0
+    return max([locations.modified_ns(folder), *(file.modified_ns for file in files)]) / 1e9 + min_age_s
+
+
 def check_complete(folder: str, files: list[DataFile], min_age_s: float) -> None:
     """Refuses a partition that may still be growing.
 
@@ -169,11 +180,8 @@ def check_complete(folder: str, files: list[DataFile], min_age_s: float) -> None
     Raises:
         InputError: it has no `_SUCCESS`, and its newest file is younger than `min_age_s`.
     """
-    if locations.exists(locations.join(folder, "_SUCCESS")):
-        return
-    newest = max([locations.modified_ns(folder), *(file.modified_ns for file in files)]) / 1e9
-    if time.time() - newest < min_age_s:
+    if time.time() < complete_at(folder, files, min_age_s):
         raise InputError(
             f"{folder}: not complete yet: no _SUCCESS in it and it changed less than {min_age_s / 3600:g} h ago; "
-            "wait, write _SUCCESS, or lower --min-age"
+            "wait (daily --wait 8h does), write _SUCCESS, or lower --min-age"
         )

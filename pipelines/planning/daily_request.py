@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 from typing import TYPE_CHECKING
 
-from pipelines.arguments import Parser, add_publish, date, night, positive
+from pipelines.arguments import Parser, add_publish, date, night, positive, seconds
 from pipelines.launch.beam_options import parse_flags
 from pipelines.launch.detached import check_detachable
 from pipelines.operations.outcomes import publish_target
@@ -67,11 +67,13 @@ class DailyRequest:
     Attributes:
         target: Where to publish; None: nowhere.
         detach: Whether the engine is left alone with the job.
+        wait_s: How long to wait for the day to be complete.
     """
 
     night: NightRequest
     target: PublishTarget | None
     detach: bool
+    wait_s: float
 
 
 def make_parser(
@@ -87,6 +89,13 @@ def make_parser(
         "--bootstrap-from", type=date, metavar="DATE", help="first day of logs; only on an empty root"
     )
     add_publish(flags.where)
+    flags.read.add_argument(
+        "--wait",
+        type=seconds,
+        metavar="6h",
+        help="for the logs of --date to be complete (_SUCCESS, or --min-age old), so long at most, before anything "
+        "is done; says what it waits for (default 0s: an incomplete day is refused)",
+    )
     flags.read.add_argument(
         "--rewritten-partitions",
         choices=("refuse", "repair"),
@@ -131,4 +140,4 @@ def parse(argv: list[str]) -> DailyRequest:
     if found.detach:
         check_detachable(beam)
     target = publish_target(found.kv, found.namespace, found.publish)
-    return DailyRequest(night_request(found, beam), target, found.detach)
+    return DailyRequest(night_request(found, beam), target, found.detach, found.wait or 0.0)
