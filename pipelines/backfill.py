@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header
+from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header, publish_committed
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
@@ -45,6 +45,7 @@ from transforms.markers import discard_staged, read_markers
 from transforms.pin_names import NamePinsOfDays
 from transforms.pin_reuse import kept_whole
 from transforms.publish import PublishTarget, publish
+from transforms.publish_step import is_spread
 from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
 from transforms.report_outputs import REPORTS, MergeReports
@@ -138,7 +139,8 @@ def define_pipeline(
         | "MergePinReports" >> beam.CombineGlobally(MergeReports())
     )
     # One element and one worker for all days: they are committed in order, and each is compared with the one before.
-    _ = (
+    spread = is_spread(target)
+    ended = (
         pipeline
         | "Barrier" >> beam.Create([tuple(runs)])
         | "CheckCommitPublish"
@@ -151,8 +153,12 @@ def define_pipeline(
             hindsight=hindsight_check(given),
             tables=beam.pvalue.AsList(tables),
             compared_with=None if given.settings.reindex else plan.start.release if plan.start else "",
+            spread=spread,
         )
     )
+    if target is not None and spread:
+        last = ended | "OfLastDay" >> beam.FlatMap(lambda of: [of] if of[0] == runs[-1].name else [])
+        publish_committed(last, runs[-1], target)
 
 
 def planned(run: Run) -> str:
@@ -175,7 +181,8 @@ def finish_days(
     hindsight: HindsightCheck,
     tables: list[FileEntry],
     compared_with: str | None,
-) -> str:
+    spread: bool = False,
+) -> tuple[str, dict[str, Any]]:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
 
     The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
@@ -183,11 +190,16 @@ def finish_days(
     Args:
         compared_with: The release that the pin branch kept files of, "" for none: on top of any other, a night keeps
             them all. None: nights keep none.
+        spread: Publishing is left to steps that follow.
+
+    Returns:
+        The run that it came to, and its outcome.
     """
     # What was planned is read next: in a folder of the same name on another machine it would be missing, and its error
     # misleading.
     runs[0].check_root()  # before what was planned is read there
-    outcome, cached_check = COMMITTED, CachedCanaryCheck(canaries)
+    outcome: dict[str, Any] = {}
+    cached_check = CachedCanaryCheck(canaries)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
         first = compared_with is None or compared_with == (run.previous or "")
@@ -195,10 +207,12 @@ def finish_days(
         # A sum of the days' times is then the time of the range; the work was done once.
         of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in found.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
-        outcome = finish_run(run.name, header, run, now, {**reports[n], **of_pins}, cached_check, hindsight, tables)
-        if outcome != COMMITTED:
+        later = spread and last
+        of_day = {**reports[n], **of_pins}
+        outcome = finish_run(run.name, header, run, now, of_day, cached_check, hindsight, tables, later)
+        if outcome["outcome"] != COMMITTED:
             break
-    return outcome
+    return run.name, outcome
 
 
 def available_memory() -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import apache_beam as beam
+
 from pipelines.planning.daily_plan import DailyPlan, JobInputs
 from stores.files import FileEntry
 from stores.manifests import Manifest
@@ -17,7 +19,16 @@ from transforms.gates.drift import HISTOGRAM
 from transforms.gates.hindsight import HINDSIGHT
 from transforms.gates.rhythm import HOURS
 from transforms.hindsight import HindsightCheck
-from transforms.release import PublishTarget, check_commit_publish, write_staged
+from transforms.publish_step import PublishBuckets
+from transforms.release import (
+    COMMITTED,
+    Committed,
+    PublishTarget,
+    check_commit,
+    check_commit_publish,
+    write_outcome,
+    write_staged,
+)
 from transforms.run import Run
 from transforms.step_reports import StepReport
 
@@ -70,15 +81,17 @@ def finish_run(
     canaries: CanaryCheck | CachedCanaryCheck,
     hindsight: HindsightCheck,
     tables: list[FileEntry],
-) -> str:
+    spread: bool = False,
+) -> dict[str, Any]:
     """Looks at the canaries and back at the last release, writes the staged manifest, runs check -> commit -> publish.
 
     Args:
         header: From `manifest_header`.
         tables: Tonight's pin vectors, one table per shard.
+        spread: Publishing is left to steps that follow, and the outcome of a committed release with it.
 
     Returns:
-        The outcome's one word.
+        The outcome.
     """
     # The last step may run on a machine that ran no other: it looks for itself.
     run.check_root()
@@ -113,6 +126,27 @@ def finish_run(
     )
     write_staged(run.root, name, manifest, reports)
     thresholds = Thresholds.from_manifest(header["settings"]["thresholds"])
-    outcome = check_commit_publish(run.root, name, thresholds, target, lease=run.launch.lease)["outcome"]
+    if spread:
+        outcome = check_commit(run.root, name, thresholds, lease=run.launch.lease)
+        if outcome["outcome"] != COMMITTED:
+            outcome = write_outcome(run.root, name, outcome)
+    else:
+        outcome = check_commit_publish(run.root, name, thresholds, target, lease=run.launch.lease)
     run.note_progress(Step.FINISH, 1)
     return outcome
+
+
+def publish_committed(outcomes: beam.PCollection[tuple[str, dict[str, Any]]], run: Run, target: PublishTarget) -> None:
+    """Publishes what was committed in steps of its own.
+
+    Args:
+        outcomes: (name of a run, its outcome), of one that is to be published.
+        run: That was launched.
+    """
+    _ = outcomes | "Committed" >> beam.FlatMap(committed_of) | "PublishBuckets" >> PublishBuckets(run, target)
+
+
+def committed_of(ended: tuple[str, dict[str, Any]]) -> list[Committed]:
+    """What is to be published of a run that ended."""
+    name, outcome = ended
+    return [Committed(name, outcome["release"], outcome)] if outcome["outcome"] == COMMITTED else []

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header
+from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header, publish_committed
 from pipelines.launch.daily_launch import Define, execute, submit
 from pipelines.launch.waiting import wait_for_day
 from pipelines.operations.outcomes import open_target, raise_for_outcome
@@ -27,6 +27,7 @@ from transforms.embed_users import EmbedUsers
 from transforms.histories import UpdateHistories
 from transforms.pin_names import NamePins
 from transforms.publish import PublishTarget
+from transforms.publish_step import is_spread
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.release import check_commit_publish
 from transforms.report_outputs import REPORTS, MergeReports
@@ -92,7 +93,8 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     )
     # Beam computes side inputs before the step that takes them: that, and no lock, is what makes the barrier wait. One
     # element, so that one worker checks and commits.
-    _ = (
+    spread = is_spread(target)
+    ended = (
         pipeline
         | "Barrier" >> beam.Create([run.name])
         | "CheckCommitPublish"
@@ -105,8 +107,12 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
             canaries=canary_check(given),
             hindsight=hindsight_check(given),
             tables=beam.pvalue.AsList(tables),
+            spread=spread,
         )
     )
+    # A server takes what several workers send at the same time; a folder of LMDB has one writer, the step above.
+    if target is not None and spread:
+        publish_committed(ended | "OfRun" >> beam.Map(lambda outcome: (run.name, outcome)), run, target)
 
 
 def name_pins(rows: Any, run: Run, tables: beam.PCollection, finished: Collection[int]) -> Any:

@@ -11,24 +11,30 @@ import datetime
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from stores.errors import OvertakenError, StoreError
 from stores.files import Root
 from stores.id_names import USERS
 from stores.kv import open_store
-from stores.kv.base import Batch, Content, Current, Generation, KeyValueStore, PublishNote, facts_of_ids
-from stores.kv.codec import encode_values
+from stores.kv.base import Content, Current, Generation, KeyValueStore, PublishNote, UploadResult, facts_of_ids
+from stores.kv.parts import PartedStore
 from stores.layout import read_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.releases import chain
-from stores.schemas import from_binary_column
 from stores.tables import read_files
-from stores.user_lists import read_erased
+from transforms.publish_buckets import (
+    BucketWriter,
+    Compared,
+    Difference,
+    add_results,
+    batches,
+    read_later,
+    values_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,24 +106,74 @@ def publish(root: Root, release: str, target: PublishTarget, *, unless_overtaken
     with open_store(target.url, target.namespace) as store, store.hold_writes(f"publishing {release} of {root.url}"):
         refuse()
         manifest = read_manifest(root, release)
-        mine, served = content_of(root, manifest), store.current()
-        if served is not None and not target.rewrite and is_served(store, served, mine):
-            return {"users_sent": 0, "users_deleted": 0, "users_stored": served.users, **_warnings(store)}
+        mine = content_of(root, manifest)
+        served = None if target.rewrite else already_served(store, mine)
+        if served is not None:
+            return served
+        if isinstance(store, PartedStore):
+            difference = begin_publish(root, store, manifest, mine, rewrite=target.rewrite)
+            writer = BucketWriter(root, store, difference)
+            result = add_results(map(writer.write, writer.buckets()))
+            if difference.upload.fresh:  # now that all are sent: what came later may have evicted what came first
+                result = dataclasses.replace(result, stored=sum(map(writer.count, writer.buckets())))
+            return finish_publish(store, difference, result, refuse)
         plan = plan_publish(root, store, manifest, mine, rewrite=target.rewrite)
         gone: list[np.ndarray] = []
         current = current_of(manifest, plan.generation)
+        compared = Compared.of(plan.bases, manifest)
         result = store.upload(
             plan.generation,
-            _batches(root, manifest, plan, gone),
-            deletes=_read_later(gone),
+            batches(root, manifest, compared, compared.buckets(), gone),
+            deletes=read_later(gone),
             fresh=plan.fresh,
             current=current,
             note=plan.note,
             confirm=refuse,
         )
-        # What was sent alone is no count of the store: a night sends what differs.
-        counts = {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": current.users}
-        return {**counts, **_warnings(store)}
+        return _counts(store, result, current)
+
+
+def begin_publish(
+    root: Root, store: PartedStore, manifest: Manifest, mine: Content, *, rewrite: bool = False, by: str = ""
+) -> Difference:
+    """Makes a store ready for the buckets of a release, for a handle that holds the writes.
+
+    Args:
+        by: As `PartedStore.begin_upload` takes it.
+    """
+    plan = plan_publish(root, store, manifest, mine, rewrite=rewrite)
+    current = current_of(manifest, plan.generation)
+    upload = store.begin_upload(plan.generation, fresh=plan.fresh, current=current, note=plan.note, by=by)
+    return Difference(manifest.release, tuple(base.release for base in plan.bases), upload)
+
+
+def finish_publish(
+    store: PartedStore, difference: Difference, result: UploadResult, confirm: Callable[[], None]
+) -> dict[str, Any]:
+    """Moves readers, once all buckets are there, under the writes that they were written under.
+
+    Args:
+        result: What all buckets came to; where the generation is fresh `stored` was counted after the last.
+
+    Returns:
+        As `publish`.
+    """
+    store.finish_upload(difference.upload, result.sent, result.stored, confirm)
+    return _counts(store, result, difference.upload.current)
+
+
+def _counts(store: KeyValueStore, result: UploadResult, current: Current) -> dict[str, Any]:
+    # What was sent alone is no count of the store: a night sends what differs.
+    counts = {"users_sent": result.sent, "users_deleted": result.deleted, "users_stored": current.users}
+    return {**counts, **warnings_of(store)}
+
+
+def already_served(store: KeyValueStore, mine: Content) -> dict[str, Any] | None:
+    """What `publish` returns where the store serves a snapshot, whole; None where it does not."""
+    served = store.current()
+    if served is None or not is_served(store, served, mine):
+        return None
+    return {"users_sent": 0, "users_deleted": 0, "users_stored": served.users, **warnings_of(store)}
 
 
 def current_of(manifest: Manifest, generation: str) -> Current:
@@ -127,7 +183,7 @@ def current_of(manifest: Manifest, generation: str) -> Current:
     return Current(generation, manifest.release, manifest.model_digest, rows, extra=facts)
 
 
-def _warnings(store: KeyValueStore) -> dict[str, list[str]]:
+def warnings_of(store: KeyValueStore) -> dict[str, list[str]]:
     found = store.warnings()
     return {"warnings": found} if found else {}
 
@@ -165,24 +221,31 @@ def plan_publish(root: Root, store: KeyValueStore, manifest: Manifest, mine: Con
     which that is true (a rollback to an older model); else into a new one, under a name that nothing has.
     """
     held, served, note = store.generations(), store.current(), store.note()
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     plan = None
     for name in () if rewrite else ([served.generation] if served else []) + sorted(held, reverse=True):
         if held[name].model_digest == manifest.model_digest and held[name].release is not None:
             ends = _ends_of(root, store, name, held[name], note)
             bases = _releases_of(root, ends)
             if bases:
-                plan = Plan(name, bases, False, PublishNote(name, (*(end for end in ends if end != mine), mine), now))
+                ends = (*(end for end in ends if end != mine), mine)
+                plan = Plan(name, bases, False, _note_of(note, name, ends))
                 break
     if plan is None:
         fresh = f"{manifest.model_digest[:12]}-{manifest.release}"
         taken = {name for name in held if held[name].release is not None}
         names = itertools.chain([fresh], (f"{fresh}.{number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
-        plan = Plan(name, (), True, PublishNote(name, (mine,), now))
+        plan = Plan(name, (), True, _note_of(note, name, (mine,)))
     if note is not None and note.generation != plan.generation:
         _give_up(store, note.generation, held)
     return plan
+
+
+def _note_of(note: PublishNote | None, generation: str, ends: tuple[Content, ...]) -> PublishNote:
+    """The note that is there, if it says just that, so that a publish which was cut off goes on; else a new one."""
+    if note is not None and (note.generation, note.ends) == (generation, ends):
+        return note
+    return PublishNote(generation, ends, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 
 def _give_up(store: KeyValueStore, generation: str, held: dict[str, Generation]) -> None:
@@ -228,73 +291,6 @@ def _releases_of(root: Root, ends: Sequence[Content]) -> tuple[Manifest, ...] | 
             return None
         found.append(manifest)
     return tuple(found) or None
-
-
-def _batches(root: Root, manifest: Manifest, plan: Plan, gone: list[np.ndarray]) -> Iterator[Batch]:
-    """Users to send and their values; users to delete are added to `gone`.
-
-    Nobody in ROOT/erased is sent, though an erasure that was cut off may not have come to this release yet.
-    """
-    erased = read_erased(root)
-    for deleted, rows in changed_rows(root, plan.bases, manifest):
-        hit = np.isin(rows["user_id"].to_numpy(), erased)
-        gone.append(np.concatenate([deleted, rows["user_id"].to_numpy()[hit]]))
-        rows = rows.filter(pa.array(~hit))
-        if rows.num_rows:
-            yield rows["user_id"].to_numpy(), values_of(rows, manifest)
-
-
-def _read_later(gone: list[np.ndarray]) -> Iterator[np.ndarray]:
-    yield from gone  # filled while the batches are read, which is before this
-
-
-def values_of(rows: pa.Table, manifest: Manifest) -> list[bytes]:
-    """What the store holds for each row of a snapshot."""
-    day = rows["embedding_date"].cast(pa.int32()).to_numpy()
-    return encode_values(from_binary_column(rows["embedding"]), day, manifest.model_digest)
-
-
-def changed_rows(root: Root, bases: Sequence[Manifest], new: Manifest) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Compares a snapshot with others, bucket by bucket; a bucket that all have in the same files is not opened.
-
-    Args:
-        bases: What may be there before, one model's; none: everything is new.
-
-    Yields:
-        (user_id int64 of the users that some base has and `new` has not, the rows of `new` that one of the bases lacks
-        or has with another vector or day).
-    """
-    before = [base.parts("user_embeddings") for base in bases] or [{}]
-    after = new.parts("user_embeddings")
-    for bucket in sorted(set(after).union(*before)):
-        held = [parts.get(bucket) for parts in before]
-        if all(entries == after.get(bucket) for entries in held):
-            continue
-        shape = after.get(bucket) or next(entries for entries in held if entries)
-        rows = read_files(root, shape, verify=True)
-        rows = rows if bucket in after else rows.slice(0, 0)
-        ids = rows["user_id"].to_numpy()
-        same, gone = np.ones(len(ids), bool), np.empty(0, np.int64)
-        for entries in held:
-            if entries == after.get(bucket):
-                continue
-            stored = read_files(root, entries, verify=True) if entries else rows.slice(0, 0)
-            same &= _is_same(rows, stored)
-            old = stored["user_id"].to_numpy()
-            gone = np.union1d(gone, old[~np.isin(old, ids)])
-        yield gone, rows.filter(pa.array(~same))
-
-
-def _is_same(rows: pa.Table, stored: pa.Table) -> np.ndarray:
-    """bool [N]: whether `stored` has a row's user with the same vector and day."""
-    ids, old_ids = rows["user_id"].to_numpy(), stored["user_id"].to_numpy()
-    _, at, old_at = np.intersect1d(ids, old_ids, assume_unique=True, return_indices=True)
-    same = np.zeros(len(ids), bool)
-    vectors, old_vectors = from_binary_column(rows["embedding"]), from_binary_column(stored["embedding"])
-    days, old_days = rows["embedding_date"].to_numpy(), stored["embedding_date"].to_numpy()
-    same[at] = (vectors[at].view(np.uint16) == old_vectors[old_at].view(np.uint16)).all(axis=1)
-    same[at] &= days[at] == old_days[old_at]
-    return same
 
 
 def holds(root: Root, store: KeyValueStore, generation: str, manifest: Manifest) -> bool:

@@ -178,6 +178,48 @@ def is_committed(root: Root, staged: Manifest) -> bool:
     return False
 
 
+@dataclasses.dataclass(frozen=True)
+class Committed:
+    """A committed release whose outcome is not written yet: it is still to be published.
+
+    Attributes:
+        run: The run's name.
+        release: Its id.
+        outcome: As `check_commit` gave it.
+    """
+
+    run: str
+    release: str
+    outcome: dict[str, Any]
+
+
+def check_commit(
+    root: Root, name: str, thresholds: Thresholds, forced: Mapping[str, str] | None = None, lease: str = ""
+) -> dict[str, Any]:
+    """Check -> commit; arguments and errors are those of `check_commit_publish`.
+
+    Returns:
+        The outcome, of which nothing is written yet.
+    """
+    staged, _ = read_staged(root, name)
+    outcome: dict[str, Any] = {"outcome": COMMITTED, "release": staged.release, "refused": [], "publish": None}
+    outcome |= {"error": None, "finished": None}
+    try:
+        if not is_committed(root, staged):
+            checked = force(check(root, name, thresholds), forced or {})
+            refused = refusals(checked)
+            write_checked(root, name, checked)
+            if refused:
+                outcome |= {"outcome": REFUSED, "refused": [dataclasses.asdict(gate) for gate in refused]}
+            else:
+                commit(root, name, checked, lease)
+    except (UsageError, LeaseLostError):
+        raise  # nothing was done
+    except PinnerFormerError as error:
+        outcome |= {"outcome": FAILED, "error": explain_failure(root, name, staged.release, error)}
+    return outcome
+
+
 def check_commit_publish(
     root: Root,
     name: str,
@@ -201,30 +243,51 @@ def check_commit_publish(
     Returns:
         `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`.
     """
-    staged, _ = read_staged(root, name)
-    outcome: dict[str, Any] = {"outcome": COMMITTED, "release": staged.release, "refused": [], "publish": None}
-    outcome |= {"error": None, "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    try:
-        if not is_committed(root, staged):
-            checked = force(check(root, name, thresholds), forced or {})
-            refused = refusals(checked)
-            write_checked(root, name, checked)
-            if refused:
-                outcome |= {"outcome": REFUSED, "refused": [dataclasses.asdict(gate) for gate in refused]}
-            else:
-                commit(root, name, checked, lease)
-        if outcome["outcome"] == COMMITTED and target is not None:
-            outcome["publish"] = publish(root, staged.release, target, unless_overtaken=True)
-    except (UsageError, LeaseLostError):
-        raise  # nothing was done
-    except PinnerFormerError as error:
-        outcome |= {"outcome": FAILED, "error": str(error)}
-        overtaken = isinstance(error, OvertakenError) and current_release(root) != staged.release
-        if is_committed(root, staged) and not overtaken:
-            outcome["error"] += (
-                f"; release {staged.release} is committed but not published: mend the store, then "
-                f"`pinnerformer release --run {name} --root {root.url} --kv URL`"
-            )
+    outcome = check_commit(root, name, thresholds, forced, lease)
+    published, error = None, None
+    if outcome["outcome"] == COMMITTED and target is not None:
+        try:
+            published = publish(root, outcome["release"], target, unless_overtaken=True)
+        except (UsageError, LeaseLostError):
+            raise
+        except PinnerFormerError as raised:
+            error = explain_failure(root, name, outcome["release"], raised)
+    return write_outcome(root, name, outcome, published=published, error=error)
+
+
+def explain_failure(root: Root, name: str, release: str, error: Exception) -> str:
+    """What an outcome says of an error; of one that came after the commit also how to go on."""
+    overtaken = isinstance(error, OvertakenError) and current_release(root) != release
+    if overtaken or not is_committed(root, read_staged(root, name)[0]):
+        return str(error)
+    return (
+        f"{error}; release {release} is committed but not published: mend the store, then "
+        f"`pinnerformer release --run {name} --root {root.url} --kv URL`"
+    )
+
+
+def write_outcome(
+    root: Root,
+    name: str,
+    outcome: dict[str, Any],
+    *,
+    published: dict[str, Any] | None = None,
+    error: str | None = None,
+) -> dict[str, Any]:
+    """Writes how a run ended to its folder; of a release that is committed, the staged files go.
+
+    Args:
+        outcome: As `check_commit` gave it.
+        published: Counters of the publishing.
+        error: Why it failed.
+
+    Returns:
+        The outcome as it was written.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    outcome = {**outcome, "publish": published, "finished": now}
+    if error is not None:
+        outcome |= {"outcome": FAILED, "error": error}
     root.write_json(f"staging/{name}/{OUTCOME}", outcome)
     if outcome["outcome"] == COMMITTED:
         discard_staged(root, f"staging/{name}")

@@ -156,6 +156,11 @@ class RedisClusterStore(RedisStore):
     def _run_id(self) -> None:
         return None  # nodes come and go while a release is published, and the cluster holds on
 
+    def _run_ids(self) -> list[str]:
+        with contextlib.suppress(exceptions.ConnectionError):  # a node is away for a moment: then it is not known
+            return super()._run_ids()
+        return []
+
     def _raise_fence(self) -> int:
         number = int(self._client.eval(_NEXT, 1, self._key("fence"), time.time_ns() // 1_000_000))
         script, one, ours = bulk(_RAISE.encode()), bulk(b"1"), bulk(b"%d" % number)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,16 @@ from redis import exceptions
 
 from stores.errors import OvertakenError, StoreError
 from stores.kv.base import (
-    Batch,
     Content,
     Current,
     Generation,
-    KeyValueStore,
     PublishNote,
-    UploadResult,
     after_move,
     content_to_bytes,
     contents_from_bytes,
     served_generation,
 )
+from stores.kv.parts import PartedStore
 from stores.kv.resp import key_words, pack, pack_keys, pack_pairs, raise_first, read_replies
 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
@@ -30,7 +28,7 @@ TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 
 
-class RedisStore(KeyValueStore):
+class RedisStore(PartedStore):
     """Key: `<namespace>:<generation>:u:<user_id>`, the id in decimal.
 
     While a release is published, users of it and of the one before may mix; each value is whole. A handle that holds
@@ -185,46 +183,6 @@ class RedisStore(KeyValueStore):
                 words = ("HDEL", name) if content is None else ("HSET", name, content_to_bytes(content))
                 self._write(words[0], key, *words[1:])
 
-    def upload(
-        self,
-        generation: str,
-        batches: Iterable[Batch],
-        *,
-        deletes: Iterable[np.ndarray],
-        fresh: bool,
-        current: Current,
-        note: PublishNote | None = None,
-        confirm: Callable[[], None] = lambda: None,
-    ) -> UploadResult:
-        sent = deleted = stored = 0
-        written: list[np.ndarray] = []
-        with self._explain():
-            server = self._server()
-            if note:
-                self._write("SET", self._key("publishing"), note.to_bytes())
-            if fresh:
-                self._clear(generation)
-                unfinished = Generation(None, current.model_digest, 0)
-                self._write("HSET", self._generations_key, generation, unfinished.to_bytes())
-            for user_ids, values in batches:
-                at = 0
-                for ids in self._chunks(user_ids):
-                    stored += self._put(generation, ids, values[at : at + len(ids)])
-                    at += len(ids)
-                sent += at
-                if fresh:
-                    written.append(np.asarray(user_ids))
-            for user_ids in deletes:
-                deleted += sum(self._delete(generation, ids) for ids in self._chunks(user_ids))
-            if fresh:  # once more, now that all are sent: what came later may have evicted what came first
-                stored = sum(self._exist(generation, ids) for user_ids in written for ids in self._chunks(user_ids))
-                self.check_count(sent, stored)
-            if self._server() != server:
-                raise self._forgotten()
-            confirm()
-            self._move(current, note)
-        return UploadResult(sent, deleted, stored)
-
     def _move(self, current: Current, note: PublishNote | None) -> None:
         """Moves `current`. The note goes last: stopped in between, the next publish looks at what is there."""
         moved = after_move(self._listed(), self.current(), current, time.time())
@@ -234,6 +192,7 @@ class RedisStore(KeyValueStore):
         for name, entry in moved.items():
             self._write("HSET", self._generations_key, name, entry.to_bytes())
         if note:
+            self._write("DEL", self._key("published"))
             self._write("DEL", self._key("publishing"))
 
     def _write(self, command: str, key: str, *words: Any) -> Any:

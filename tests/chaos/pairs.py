@@ -28,7 +28,8 @@ from tests.chaos.events import Plan, read_log
 from tests.chaos.scenarios import fork, run_daily, wait
 from tests.redis_cluster import Cluster
 from tests.worlds import FIRST, day
-from transforms.publish import PublishTarget, publish, values_of
+from transforms.publish import PublishTarget, publish
+from transforms.publish_buckets import values_of
 
 KINDS = ("lmdb", "redis", "cluster")
 LEAVERS = (1, 4, 7)

@@ -21,7 +21,8 @@ from tests.stores.snapshots import named_release
 from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
-from transforms.publish import PublishTarget, changed_rows, publish
+from transforms.publish import PublishTarget, publish
+from transforms.publish_buckets import changed_rows
 from transforms.release import check_commit_publish, read_staged, write_staged
 from transforms.step_reports import StepReport
 from transforms.verification import INDEX_GATES
