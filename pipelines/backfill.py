@@ -4,14 +4,14 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from rich.console import Console
 
-from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header, publish_committed
+from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
@@ -39,8 +39,6 @@ from stores.releases import current_release, move_current, read_current, refuse_
 from stores.tables import PIN_NAMES
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
-from transforms.canaries import CachedCanaryCheck, CanaryCheck
-from transforms.hindsight import HindsightCheck
 from transforms.markers import discard_staged, read_markers
 from transforms.pin_names import NamePinsOfDays
 from transforms.pin_reuse import kept_whole
@@ -48,11 +46,12 @@ from transforms.publish import PublishTarget, publish
 from transforms.publish_step import is_spread
 from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
-from transforms.report_outputs import REPORTS, MergeReports
+from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, with_names
 from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder
 from transforms.step_reports import StepReport
 
+NO_DAY = -1  # whose reports are those of the pins
 GOES_ON = "The releases before it stand; then this command again: it goes on from there."
 
 
@@ -123,21 +122,25 @@ def define_pipeline(
         named.main if named else None,
     )
 
-    # The barrier: no day is visible before everything above is done.
     # The day stays the key up to the end: each release has counters of its own.
     found = pipeline | "ReportsOfFinished" >> beam.Create([*groups.reports, *replayed.reports()])
-    reports = (
-        (rows[REPORTS], *((named[REPORTS],) if named else ()), replayed_now, found)
-        | "AllReports" >> beam.Flatten()
-        | "MergeReports" >> beam.CombinePerKey(MergeReports())
-    )
-    # The pins' reports have no day: they are given to all of them by `finish_days`.
+    of_days = (
+        rows[REPORTS],
+        *((named[REPORTS],) if named else ()),
+        replayed_now,
+        found,
+    ) | "AllReports" >> beam.Flatten()
     pins_before = pipeline | "ReportsOfFinishedPins" >> beam.Create(pins_done.reports())
-    pins = (
-        (pin_reports, pins_before)
-        | "AllPinReports" >> beam.Flatten()
-        | "MergePinReports" >> beam.CombineGlobally(MergeReports())
+    # The pins' reports have no day: they are given to all of them by `finish_days`.
+    of_pins = (
+        (pin_reports, pins_before) | "AllPinReports" >> beam.Flatten() | "OfNoDay" >> beam.Map(lambda of: (NO_DAY, of))
     )
+    # A shard is opened once for all days.
+    measured = measure_releases(runs, given, tables, of_days, of_pins)
+
+    # The barrier: no day is visible before everything above is done.
+    every = (of_days, measured[REPORTS], of_pins) | "AndOfMeasures" >> beam.Flatten()
+    collected = every | "Collect" >> CollectReports()
     # One element and one worker for all days: they are committed in order, and each is compared with the one before.
     spread = is_spread(target)
     ended = (
@@ -147,11 +150,9 @@ def define_pipeline(
         >> beam.Map(
             finish_days,
             target=target,
-            reports=beam.pvalue.AsDict(reports),
-            pins=beam.pvalue.AsSingleton(pins),
-            canaries=canary_check(given),
-            hindsight=hindsight_check(given),
-            tables=beam.pvalue.AsList(tables),
+            sums=beam.pvalue.AsDict(collected["sums"]),
+            names=beam.pvalue.AsIter(collected["names"]),
+            figures=beam.pvalue.AsIter(measured[FIGURES]),
             compared_with=None if given.settings.reindex else plan.start.release if plan.start else "",
             spread=spread,
         )
@@ -175,19 +176,19 @@ def day_header(day: DailyPlan, replaces: str | None) -> dict[str, Any]:
 def finish_days(
     runs: Sequence[Run],
     target: PublishTarget | None,
-    reports: dict[int, dict[Step, StepReport]],
-    pins: dict[Step, StepReport],
-    canaries: CanaryCheck,
-    hindsight: HindsightCheck,
-    tables: list[FileEntry],
+    sums: dict[int, dict[Step, StepReport]],
+    names: Iterable[list[DayReport]],
+    figures: Iterable[Figure],
     compared_with: str | None,
     spread: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """Checks and commits the days in order, and publishes the last; stops at the first that is not committed.
 
-    The pin branch was one for all days: each names its files, the last its time. So were the canaries' vectors.
+    The pin branch was one for all days: each names its files, the last its time.
 
     Args:
+        sums, names: As `CollectReports` gives them; those of pins of the day `NO_DAY`.
+        figures: What was measured, of all days.
         compared_with: The release that the pin branch kept files of, "" for none: on top of any other, a night keeps
             them all. None: nights keep none.
         spread: Publishing is left to steps that follow.
@@ -199,7 +200,7 @@ def finish_days(
     # misleading.
     runs[0].check_root()  # before what was planned is read there
     outcome: dict[str, Any] = {}
-    cached_check = CachedCanaryCheck(canaries)
+    pins = with_names(sums[NO_DAY], names, NO_DAY)
     for n, run in enumerate(runs):
         last = n == len(runs) - 1
         first = compared_with is None or compared_with == (run.previous or "")
@@ -208,8 +209,8 @@ def finish_days(
         of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in found.items()}
         header, now = run.root.read_json(planned(run)), target if last else None
         later = spread and last
-        of_day = {**reports[n], **of_pins}
-        outcome = finish_run(run.name, header, run, now, of_day, cached_check, hindsight, tables, later)
+        of_day = {**with_names(sums[n], names, n), **of_pins}
+        outcome = finish_run(run.name, header, run, now, of_day, figures_of(figures, n), later)
         if outcome["outcome"] != COMMITTED:
             break
     return run.name, outcome

@@ -1,6 +1,6 @@
-"""How every job that makes releases ends: canaries, look back, the staged manifest, then check, commit and publish."""
+"""How every job that makes releases ends: measures, the staged manifest, then check, commit and publish."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -8,17 +8,20 @@ import apache_beam as beam
 from pipelines.planning.daily_plan import DailyPlan, JobInputs
 from stores.files import FileEntry
 from stores.manifests import Manifest
-from stores.names import Step
+from stores.names import Counter, Step
 from stores.pin_shards import PIN_SHARDS, facts_of_shards
 from stores.rewritten import MODIFIED
 from stores.string_ids import STRING
 from stores.tables import PIN_NAMES, TABLES, USER_NAMES
-from transforms.canaries import CachedCanaryCheck, CanaryCheck
+from transforms.canaries import CanaryCheck
 from transforms.gates import Thresholds
+from transforms.gates.counts import LOST
 from transforms.gates.drift import HISTOGRAM
 from transforms.gates.hindsight import HINDSIGHT
 from transforms.gates.rhythm import HOURS
+from transforms.gates.sample import RECALL_USERS, SAMPLE
 from transforms.hindsight import HindsightCheck
+from transforms.measures import MeasureReleases
 from transforms.publish_step import PublishBuckets
 from transforms.release import (
     COMMITTED,
@@ -29,6 +32,7 @@ from transforms.release import (
     write_outcome,
     write_staged,
 )
+from transforms.report_outputs import DayReport, Figure
 from transforms.run import Run
 from transforms.step_reports import StepReport
 
@@ -36,14 +40,35 @@ PIN_STEPS = (Step.EMBED_PINS, Step.BUILD_INDEXES)  # that say what a shard was m
 NAMED = {USER_NAMES: "user_ids", PIN_NAMES: "pin_ids"}  # table -> the field of a layout that asks for it
 
 
-def canary_check(given: JobInputs) -> CanaryCheck:
-    """Looks at the canaries with the model and the vectors of a job."""
-    return CanaryCheck(given.model, given.vectors.dtype, given.settings.token_budget)
+def measure_releases(
+    runs: Sequence[Run],
+    given: JobInputs,
+    tables: beam.PCollection[FileEntry],
+    users: beam.PCollection[DayReport],
+    pins: beam.PCollection[DayReport],
+) -> dict[str, beam.PCollection]:
+    """Measures what the gates of some days ask, in steps of their own; as `MeasureReleases` gives it.
+
+    Args:
+        tables: Tonight's pin vectors, one table per shard.
+        users, pins: Reports of the two branches.
+    """
+    model, dtype, budget = given.model, given.vectors.dtype, given.settings.token_budget
+    measure = MeasureReleases(
+        runs,
+        CanaryCheck(model, dtype, budget),
+        HindsightCheck(model, dtype, budget),
+        tables,
+        int(given.settings.thresholds[RECALL_USERS]),
+    )
+    return {"users": users, "pins": pins} | "Measure" >> measure
 
 
-def hindsight_check(given: JobInputs) -> HindsightCheck:
-    """Looks back at the release before with the model and the vectors of a job."""
-    return HindsightCheck(given.model, given.vectors.dtype, given.settings.token_budget)
+def figures_of(found: Iterable[Figure], day: int) -> dict[str, Any]:
+    """The figures of a day, by name; pins that are lost are counted shard by shard, and are of the first day."""
+    mine = [figure for of_day, figure in found if of_day == day]
+    lost = sum(number for name, number in mine if name == LOST)
+    return {**dict(mine), LOST: {"pin_embeddings": lost}}
 
 
 def manifest_header(plan: DailyPlan) -> dict[str, Any]:
@@ -78,16 +103,15 @@ def finish_run(
     run: Run,
     target: PublishTarget | None,
     reports: dict[Step, StepReport],
-    canaries: CanaryCheck | CachedCanaryCheck,
-    hindsight: HindsightCheck,
-    tables: list[FileEntry],
+    figures: Mapping[str, Any],
     spread: bool = False,
 ) -> dict[str, Any]:
-    """Looks at the canaries and back at the last release, writes the staged manifest, runs check -> commit -> publish.
+    """Writes the staged manifest, runs check -> commit -> publish: nothing is measured here.
 
     Args:
         header: From `manifest_header`.
-        tables: Tonight's pin vectors, one table per shard.
+        reports: Of every step.
+        figures: What steps measured, as `transforms.measures` names it.
         spread: Publishing is left to steps that follow, and the outcome of a committed release with it.
 
     Returns:
@@ -95,8 +119,6 @@ def finish_run(
     """
     # The last step may run on a machine that ran no other: it looks for itself.
     run.check_root()
-    reports = {**reports, Step.CHECK_CANARIES: canaries.measure(run, tables, reports)}
-    reports[Step.LOOK_BACK], looked_back = hindsight.measure(run, tables, reports)
     names = [table for table, kind in NAMED.items() if getattr(run.layout, kind) == STRING]
     files: dict[str, list] = {table: [] for table in (*TABLES, *names)}
     for report in reports.values():
@@ -117,14 +139,16 @@ def finish_run(
         statistics={
             HISTOGRAM: reports[Step.MERGE_SNAPSHOT].histograms.get(HISTOGRAM, []),
             HOURS: reports[Step.READ_LOGS].histograms.get(HOURS, []) if Step.READ_LOGS in reports else [],
-            HINDSIGHT: looked_back,
+            HINDSIGHT: figures[HINDSIGHT],
             PIN_SHARDS: facts_of_shards(reports[step].facts for step in PIN_STEPS if step in reports),
         },
         gates=[],
         timings={step_name: r.seconds for step_name, r in sorted(reports.items())},
         retry_users=sorted(user for r in reports.values() for user, _ in r.failures),
     )
-    write_staged(run.root, name, manifest, reports)
+    lost = {"user_embeddings": manifest.count(Step.MERGE_SNAPSHOT, Counter.USERS_LOST), **figures[LOST]}
+    kept = {LOST: lost, **({SAMPLE: figures[SAMPLE]} if SAMPLE in figures else {})}
+    write_staged(run.root, name, manifest, reports, kept)
     thresholds = Thresholds.from_manifest(header["settings"]["thresholds"])
     if spread:
         outcome = check_commit(run.root, name, thresholds, lease=run.launch.lease)

@@ -2,12 +2,12 @@
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import apache_beam as beam
 
-from pipelines.daily_finish import canary_check, finish_run, hindsight_check, manifest_header, publish_committed
+from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.daily_launch import Define, execute, submit
 from pipelines.launch.waiting import wait_for_day
 from pipelines.operations.outcomes import open_target, raise_for_outcome
@@ -19,6 +19,7 @@ from pipelines.planning.repair_plan import find_changed, plan_repair
 from stores.errors import UsageError
 from stores.lease import hold_lease
 from stores.manifests import read_manifest
+from stores.names import Step
 from stores.releases import refuse_held
 from stores.rewritten import describe_rewritten, repair_flags
 from stores.string_ids import STRING
@@ -30,10 +31,11 @@ from transforms.publish import PublishTarget
 from transforms.publish_step import is_spread
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.release import check_commit_publish
-from transforms.report_outputs import REPORTS, MergeReports
+from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, with_names
 from transforms.run import Run
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
+from transforms.step_reports import StepReport
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTarget | None) -> None:
@@ -76,21 +78,20 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
         run, given.config.embedding_dim, done.snapshots.keys(), done.embedded()
     )
 
-    # The barrier: nothing is visible before everything above is done.
+    # Everything that is made is named by now. What gates ask of it is measured by bucket and by shard; a night is a
+    # range of one day here.
     found = pipeline | "ReportsOfFinished" >> beam.Create(done.reports())
+    made = (rows, *((named,) if named else ()), histories, embedded)
     reports = (
-        (
-            pin_reports,
-            rows[REPORTS],
-            *((named[REPORTS],) if named else ()),
-            histories[REPORTS],
-            embedded[REPORTS],
-            snapshot_reports,
-            found,
-        )
+        (*(step[REPORTS] for step in made), snapshot_reports, pin_reports, found)
         | "AllReports" >> beam.Flatten()
-        | "MergeReports" >> beam.CombineGlobally(MergeReports())
+        | "OfTheNight" >> beam.Map(lambda of: (0, of))
     )
+    measured = measure_releases([run], given, tables, reports, reports)
+
+    # The barrier: nothing is visible before everything above is done. It takes sums, figures, and the names of files a
+    # thousand at a time.
+    collected = (reports, measured[REPORTS]) | "AndOfMeasures" >> beam.Flatten() | "Collect" >> CollectReports()
     # Beam computes side inputs before the step that takes them: that, and no lock, is what makes the barrier wait. One
     # element, so that one worker checks and commits.
     spread = is_spread(target)
@@ -99,20 +100,34 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
         | "Barrier" >> beam.Create([run.name])
         | "CheckCommitPublish"
         >> beam.Map(
-            finish_run,
+            finish_night,
             header=manifest_header(plan),
             run=run,
             target=target,
-            reports=beam.pvalue.AsSingleton(reports),
-            canaries=canary_check(given),
-            hindsight=hindsight_check(given),
-            tables=beam.pvalue.AsList(tables),
+            sums=beam.pvalue.AsDict(collected["sums"]),
+            names=beam.pvalue.AsIter(collected["names"]),
+            figures=beam.pvalue.AsIter(measured[FIGURES]),
             spread=spread,
         )
     )
     # A server takes what several workers send at the same time; a folder of LMDB has one writer, the step above.
     if target is not None and spread:
         publish_committed(ended | "OfRun" >> beam.Map(lambda outcome: (run.name, outcome)), run, target)
+
+
+def finish_night(
+    name: str,
+    header: dict[str, Any],
+    run: Run,
+    target: PublishTarget | None,
+    sums: dict[int, dict[Step, StepReport]],
+    names: Iterable[list[DayReport]],
+    figures: Iterable[Figure],
+    spread: bool,
+) -> dict[str, Any]:
+    """`finish_run` of what was collected of a night: the day 0 of a range of one."""
+    run.check_root()
+    return finish_run(name, header, run, target, with_names(sums[0], names, 0), figures_of(figures, 0), spread)
 
 
 def name_pins(rows: Any, run: Run, tables: beam.PCollection, finished: Collection[int]) -> Any:

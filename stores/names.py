@@ -22,6 +22,7 @@ class Step(enum.StrEnum):
     BUILD_INDEXES = "build_indexes"
     CHECK_CANARIES = "check_canaries"
     LOOK_BACK = "look_back"
+    MEASURE_SHARDS = "measure_shards"
     REPLAY_BUCKETS = "replay_buckets"
     BUILD_TIMELINES = "build_timelines"
     COUNT_PAIRS = "count_pairs"
@@ -68,6 +69,7 @@ class Counter(enum.StrEnum):
     # merge_snapshot
     USERS_CARRIED_OVER = "users_carried_over"
     USERS_EXPIRED = "users_expired"
+    USERS_LOST = "users_lost"  # of the release before, those that expired among them
     USERS_STALE = "users_stale"
     # shard_pins
     PINS = "pins"

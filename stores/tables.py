@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -199,18 +199,27 @@ def read_drawn(
     Raises:
         StoreError: as `read_files`.
     """
-    total = sum(entry.rows for entry in entries)
-    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
-    start = 0
-    for entry in sorted(entries, key=lambda entry: entry.part):
-        rows = chosen[(chosen >= start) & (chosen < start + entry.rows)] - start
+    ordered = sorted(entries, key=lambda entry: entry.part)
+    for entry, rows in zip(ordered, draw_numbers([entry.rows for entry in ordered], count, seed), strict=True):
         if len(rows):
-            yield _read_numbered(root, entry, rows, columns)
-        start += entry.rows
+            yield read_numbered(root, entry, rows, columns)
 
 
-def _read_numbered(root: Root, entry: FileEntry, rows: np.ndarray, columns: list[str] | None) -> pa.Table:
-    """Rows of a file by their numbers, sorted int64 [N], N > 0."""
+def draw_numbers(sizes: Sequence[int], count: int, seed: int) -> list[np.ndarray]:
+    """Numbers of rows drawn at random without repeats from files of so many rows: of each, sorted int64."""
+    total = sum(sizes)
+    chosen = np.sort(np.random.default_rng(seed).choice(total, size=min(count, total), replace=False))
+    starts = np.append(0, np.cumsum(np.array(sizes, np.int64)))
+    edges = np.searchsorted(chosen, starts)
+    return [chosen[edges[n] : edges[n + 1]] - starts[n] for n in range(len(sizes))]
+
+
+def read_numbered(root: Root, entry: FileEntry, rows: np.ndarray, columns: list[str] | None = None) -> pa.Table:
+    """Rows of a file by their numbers, sorted int64 [N], N > 0.
+
+    Raises:
+        StoreError: as `read_files`.
+    """
     tables, start = [], 0
     with _open_table_file(root, entry, piecewise=True) as file:
         for piece in _pieces(file, list(range(file.metadata.num_row_groups)), columns):

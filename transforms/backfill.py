@@ -224,7 +224,7 @@ def replay_day(
     old, entries = (
         (schema.empty_table(), []) if run.instructions.everyone_active else (hand.snapshot, list(state.embeddings))
     )
-    merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded))
+    merged = merge_bucket(run, bucket, old, entries, pa.concat_tables(embedded), hand.snapshot)
     merged.report.files[VECTORS] = [write_vectors(run, bucket, acts, hand.snapshot, merged.rows)]
     hand.snapshot = merged.rows
     reports[Step.MERGE_SNAPSHOT] = merged.report

@@ -8,7 +8,9 @@ old one, shows here.
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterable, Sequence
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
@@ -23,6 +25,7 @@ from stores.pin_vectors import VectorTable
 from stores.schemas import from_binary_column, to_binary_column
 from stores.tables import read_files, read_rows_of, write_part
 from transforms.model import ModelReference
+from transforms.report_outputs import DayReport
 from transforms.run import Run
 from transforms.sequences import LookUp, assemble
 from transforms.step_reports import StepReport, task_report
@@ -131,28 +134,27 @@ class CanaryCheck:
     dtype: str
     token_budget: int
 
-    def measure(self, run: Run, tables: list[FileEntry], reports: dict[Step, StepReport]) -> StepReport:
+    def measure(
+        self,
+        run: Run,
+        tables: list[FileEntry],
+        frozen_before: list[FileEntry],
+        files: Callable[[str], list[FileEntry]],
+    ) -> StepReport:
         """The canaries' cosines, and the file that holds them.
 
         Args:
             tables: Tonight's pin vectors, one table a shard.
-            reports: Of the run's other steps: they name the files of the staged release.
+            frozen_before: The file of the release before; none where it has none, or another model.
+            files: Of a table, those of the staged release; asked for where canaries are drawn.
         """
         started = time.perf_counter()
         model = self.model.load()
         tonight = VectorTable.open(run.root, tables, self.dtype).look_up
-        entries: list[FileEntry] = []
-        if run.previous is not None:
-            previous = read_manifest(run.root, run.previous)
-            entries = previous.tables["canaries"] if previous.model_digest == model.digest else []
+        entries = frozen_before
         if not entries:
-            drawn = draw_canaries(
-                run.root,
-                reports[Step.UPDATE_HISTORIES].files["histories"],
-                reports[Step.MERGE_SNAPSHOT].files["user_embeddings"],
-                np.datetime64(run.date),
-                tonight,
-            )
+            day = np.datetime64(run.date)
+            drawn = draw_canaries(run.root, files("histories"), files("user_embeddings"), day, tonight)
             entries = [] if drawn is None else [write_part(run.root, "canaries", run.date, 0, drawn)]
         if not entries:
             return task_report(started, {Counter.CANARIES: 0}, files={"canaries": []})
@@ -166,20 +168,41 @@ class CanaryCheck:
         return task_report(started, counters, files={"canaries": entries}, lowest=lowest)
 
 
-@dataclasses.dataclass
-class CachedCanaryCheck:
-    """Looks at the canaries once for many runs of the same model, pin vectors and machine, one built on the other.
+class CheckCanaries(beam.DoFn):
+    """An empty element -> (day, (step, report)) of each day; days are of one model, pin vectors and machine.
 
-    What is frozen does not change from run to run, nor does anything that it is embedded with: the first run with
+    What is frozen does not change from day to day, nor does anything that it is embedded with: the first day with
     canaries bears the time, those after it its findings.
     """
 
-    check: CanaryCheck
-    found: StepReport | None = None
+    def __init__(self, runs: Sequence[Run], check: CanaryCheck):
+        self._runs = runs
+        self._check = check
 
-    def measure(self, run: Run, tables: list[FileEntry], reports: dict[Step, StepReport]) -> StepReport:
-        """As `CanaryCheck.look`."""
-        if self.found is None or not self.found.files["canaries"]:
-            self.found = self.check.measure(run, tables, reports)
-            return self.found
-        return dataclasses.replace(self.found, seconds=0.0)
+    def setup(self):
+        self._runs[0].check_root()
+
+    def process(self, element: bytes, tables: list[FileEntry], reports: Iterable[DayReport]):
+        """As `beam.DoFn`.
+
+        Args:
+            tables: Tonight's pin vectors.
+            reports: That name the files of histories and snapshots; read where canaries are drawn.
+        """
+        first, found = self._runs[0], None
+        entries: list[FileEntry] = []
+        if first.previous is not None:
+            previous = read_manifest(first.root, first.previous)
+            entries = previous.tables["canaries"] if previous.model_digest == self._check.model.digest else []
+        for day, run in enumerate(self._runs):
+            if found is None or not entries:
+
+                def files(table: str, day: int = day) -> list[FileEntry]:
+                    mine = (report for of, (_, report) in reports if of == day)
+                    return [entry for report in mine for entry in report.files.get(table, ())]
+
+                found = self._check.measure(run, tables, entries, files)
+                entries = found.files["canaries"]
+            else:
+                found = dataclasses.replace(found, seconds=0.0)
+            yield day, (Step.CHECK_CANARIES, found)

@@ -1,15 +1,14 @@
-"""The look back: how last night's vectors had foreseen tonight's acts. Measured once, at the barrier, and kept.
+"""The look back: how last night's vectors had foreseen tonight's acts. Measured once, and kept.
 
-What is read: the small files that the night left of its asked users (`transforms.acts`), and of the pin embeddings of
-the previous release and of tonight the rows of the pins that these users took and of `DRAWN` pins drawn by a seed. No
-shard is held in memory: rows are picked as a file passes through (`stores.tables.read_rows_of`).
+What is looked at: what the night left of its asked users (`transforms.acts`), and of the pin embeddings of the previous
+release and of tonight those of the pins that these users took and of `DRAWN` pins drawn by a seed, as shards picked
+them (`transforms.shard_measures`).
 """
 
 import dataclasses
 import datetime
 import time
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,12 @@ import pyarrow as pa
 from pinnerformer_model.config import ModelConfig
 from pinnerformer_model.inference import UserEncoder
 from pinnerformer_model.isolation import encode_healthy
-from stores.files import FileEntry, Root
+from stores.files import FileEntry
 from stores.ids import find_sorted, uniform_of
-from stores.manifests import read_manifest
-from stores.names import Counter, Step
+from stores.names import Counter
 from stores.pin_vectors import VectorTable
 from stores.schemas import from_binary_column
-from stores.tables import read_drawn, read_files, read_rows_of
-from transforms.acts import ACTS, BEFORE, JUDGED_USERS, VECTORS, draw_asked
+from transforms.acts import JUDGED_USERS, draw_asked
 from transforms.gates.hindsight import HINDSIGHT
 from transforms.margins import (
     FEWEST,
@@ -70,38 +67,12 @@ def seed_of(date: datetime.date) -> int:
     return zlib.crc32(f"{HINDSIGHT} {date}".encode())
 
 
-def draw_pin_ids(root: Root, entries: list[FileEntry], seed: int) -> np.ndarray:
-    """Ids of `DRAWN` pins drawn at random without repeats, all if there are fewer: sorted int64."""
-    drawn = [piece["pin_id"].to_numpy() for piece in read_drawn(root, entries, DRAWN, seed, ["pin_id"])]
-    return np.sort(np.concatenate([np.empty(0, np.int64), *drawn]))
-
-
-def pick_pins(root: Root, entries: list[FileEntry], pin_ids: np.ndarray) -> Vectors:
-    """The embeddings of some pins, as far as a release has them.
-
-    Args:
-        entries: Files of pin_embeddings.
-        pin_ids: Sorted distinct int64 ids.
-    """
-    if not entries:
-        return Vectors(np.empty(0, np.int64), np.empty((0, 1), np.float16))
-    rows = read_rows_of(root, entries, "pin_id", pin_ids, ["pin_id", "embedding"])
-    return Vectors.of(rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"]))
-
-
-def read_parts(root: Root, entries: list[FileEntry]) -> pa.Table | None:
-    """The rows of the run's files of one kind, by bucket; None if there is none."""
-    ordered = sorted(entries, key=lambda entry: entry.part)
-    tables = [read_files(root, [entry], verify=True) for entry in ordered if entry.rows]
-    return pa.concat_tables(tables, promote_options="permissive").unify_dictionaries() if tables else None
-
-
-def vectors_of(rows: pa.Table | None, name: str) -> Vectors:
-    """One of the two vector columns of the asked users, without nulls."""
+def vectors_of(rows: pa.Table | None, name: str, key: str = "user_id") -> Vectors:
+    """One of the two vector columns of the asked users, or of the pins picked, without nulls."""
     if rows is None or not pa.types.is_fixed_size_binary(rows.schema.field(name).type):
         return Vectors(np.empty(0, np.int64), np.empty((0, 1), np.float16))
     rows = rows.filter(rows[name].is_valid()).combine_chunks()
-    return Vectors.of(rows["user_id"].to_numpy(), from_binary_column(rows[name]))
+    return Vectors.of(rows[key].to_numpy(), from_binary_column(rows[name]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +209,34 @@ def unseen_users(users: np.ndarray, config: ModelConfig, first_day: str) -> np.n
 
 
 @dataclasses.dataclass(frozen=True)
+class Previous:
+    """The release that is looked back at: its day, and the model that made its vectors."""
+
+    day: datetime.date
+    model_digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What a night left to be looked back on.
+
+    Attributes:
+        acts: Rows `user_id`, `pin_id` of the asked users; None if there are none.
+        asked: Their vectors, `before` and `tonight`.
+        histories: Of some of them, as they stood last night, where the model changes.
+        drawn: Sorted ids of the pins drawn.
+        before, tonight: Embeddings of these and of the pins acted on, in the previous release and in this one.
+    """
+
+    acts: pa.Table | None
+    asked: pa.Table | None
+    histories: pa.Table | None
+    drawn: np.ndarray
+    before: Vectors
+    tonight: Vectors
+
+
+@dataclasses.dataclass(frozen=True)
 class HindsightCheck:
     """Looks back from a run to the release before it; small and picklable."""
 
@@ -246,44 +245,34 @@ class HindsightCheck:
     token_budget: int
 
     def measure(
-        self, run: Run, tables: list[FileEntry], reports: Mapping[Step, StepReport]
+        self, run: Run, previous: Previous | None, left: Left, tables: list[FileEntry]
     ) -> tuple[StepReport, dict[str, Any]]:
         """What it took, and the figures for the manifest.
 
         Args:
+            previous: The release that the run's is built on; None for a first one.
             tables: Tonight's pin vectors, one table per shard.
-            reports: Of the run's other steps: they name its files.
 
         Returns:
             The report; `seed`, `judged` (the date looked back at), `model` (its), `days` (since it), and
             `foresight`, `consistency`, `new_model`, `pins`, `engaged`: None where there is nothing to measure.
         """
-        started, root, seed = time.perf_counter(), run.root, seed_of(run.date)
-        previous = read_manifest(root, run.previous) if run.previous is not None else None
-        tonight_files = reports[Step.EMBED_PINS].files["pin_embeddings"]
-        rows = read_parts(root, reports[Step.UPDATE_HISTORIES].files.get(ACTS, []))
-        asked = read_parts(root, reports[Step.MERGE_SNAPSHOT].files.get(VECTORS, []))
-        acts = acts_of(rows)
-        # Without files that are gone or cut off since, and were made again for tonight.
-        entries = previous.tables["pin_embeddings"] if previous else []
-        before_files = [entry for entry in entries if root.size(entry.path) == entry.bytes]
-        drawn = draw_pin_ids(root, before_files if before_files else tonight_files, seed)
-        wanted = np.unique(np.concatenate([acts.pins, drawn]))
-        after = pick_pins(root, tonight_files, wanted)
+        started, seed = time.perf_counter(), seed_of(run.date)
+        acts, drawn = acts_of(left.acts), left.drawn
         found: dict[str, Any] = {"seed": seed, "judged": None, "model": None, "days": 0}
         found |= {"foresight": None, "new_model": None, "pins": None}
-        found["engaged"] = engaged(acts, after)
-        found["consistency"] = foresee(acts, vectors_of(asked, "tonight"), after, drawn, seed, popularity=False)
+        found["engaged"] = engaged(acts, left.tonight)
+        mine = vectors_of(left.asked, "tonight")
+        found["consistency"] = foresee(acts, mine, left.tonight, drawn, seed, popularity=False)
         if previous is not None:
-            days = (run.date - previous.day).days
-            before, served = pick_pins(root, before_files, wanted), vectors_of(asked, "before")
-            found |= {"judged": previous.date, "model": previous.model_digest, "days": days}
+            days, served = (run.date - previous.day).days, vectors_of(left.asked, "before")
+            found |= {"judged": previous.day.isoformat(), "model": previous.model_digest, "days": days}
             if days > 0:
-                found["foresight"] = foresee(acts, served, before, drawn, seed, popularity=True)
+                found["foresight"] = foresee(acts, served, left.before, drawn, seed, popularity=True)
             if run.instructions.everyone_active and days > 0:
-                found["new_model"] = self._judge_model(run, tables, reports, acts, (served, before), after, drawn, seed)
+                found["new_model"] = self._judge_model(run, tables, left, acts, served, seed)
             if not run.instructions.everyone_active:
-                found["pins"] = pins_moved(before, after)
+                found["pins"] = pins_moved(left.before, left.tonight)
         counters: dict[str, int] = {Counter.ACTS: len(acts.pins)}
         for name, counter in (("foresight", Counter.USERS_FORESIGHT), ("consistency", Counter.USERS_CONSISTENCY)):
             if found[name]:
@@ -291,21 +280,13 @@ class HindsightCheck:
         return task_report(started, counters), found
 
     def _judge_model(
-        self,
-        run: Run,
-        tables: list[FileEntry],
-        reports: Mapping[Step, StepReport],
-        acts: Acts,
-        served: tuple[Vectors, Vectors],
-        pins: Vectors,
-        drawn: np.ndarray,
-        seed: int,
+        self, run: Run, tables: list[FileEntry], left: Left, acts: Acts, served: Vectors, seed: int
     ) -> dict[str, Any]:
         """The new model on histories as they stood last night, against what was served."""
         model = self.model.load()
         assert run.after is not None
         first_day = (np.datetime64(run.after) + 1).astype(str)
-        rows = read_parts(run.root, reports[Step.UPDATE_HISTORIES].files.get(BEFORE, []))
+        rows = left.histories
         users = np.unique(rows["user_id"].to_numpy()) if rows is not None else np.empty(0, np.int64)
         users = draw_asked(users[unseen_users(users, model.config, first_day)], JUDGED_USERS)
         found = {"until": model.config.until, "saw_tonight": model.config.until > first_day, "judged": None}
@@ -318,7 +299,8 @@ class HindsightCheck:
         healthy = np.delete(np.arange(len(sequences.user_ids)), list(encoded.failures))
         new = Vectors.of(sequences.user_ids[healthy], encoded.embeddings[healthy])  # they stand bucket by bucket
         mine = acts.only(np.isin(acts.user_ids, users)[acts.owner])
-        return {**found, "judged": judge(mine, served, (new, pins), drawn, seed)}
+        judged = judge(mine, (served, left.before), (new, left.tonight), left.drawn, seed)
+        return {**found, "judged": judged}
 
 
 def acts_of(rows: pa.Table | None) -> Acts:

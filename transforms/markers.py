@@ -8,7 +8,7 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.names import Step
 from stores.upgrades import FILE_ENTRY, read_record
-from transforms.step_reports import StepReport
+from transforms.step_reports import NAMES_AT_ONCE, StepReport
 
 # Part of every run's name: raised when tasks that an older version of this code finished may not be used any more.
 TASKS_VERSION = 2
@@ -20,6 +20,7 @@ STAGED_FOLDERS = (
     "asked_histories",
     "asked_vectors",
     "embedded",
+    "picked",
     "pin_names",
     "rows",
     "vector_pieces",
@@ -110,9 +111,14 @@ def discard_staged(root: Root, folder: str) -> None:
 
 
 def merge_reports(markers: Iterable[CompletionMarker]) -> list[tuple[Step, StepReport]]:
-    """What finished tasks did, added up: one (step, report) per step."""
+    """What finished tasks did, added up: (step, report) per step, and more where one would name too many files."""
     merged: dict[Step, StepReport] = {}
     for marker in markers:
         for step, report in marker.reports.items():
             merged.setdefault(step, StepReport()).add(report)
-    return sorted(merged.items())
+    found = []
+    for step, report in sorted(merged.items()):
+        first, *more = [*report.names(NAMES_AT_ONCE), StepReport()]
+        first = dataclasses.replace(report, files=first.files, failures=first.failures)
+        found += [(step, first), *((step, piece) for piece in more if piece.count_names())]
+    return found

@@ -47,15 +47,25 @@ FAILED_USERS = "failed_users"  # ids as the logs have them: what `pinnerformer r
 COMMITTED, REFUSED, FAILED = "committed", "refused", "failed"
 
 
-def write_staged(root: Root, name: str, manifest: Manifest, reports: dict[Step, StepReport]) -> None:
+def write_staged(
+    root: Root,
+    name: str,
+    manifest: Manifest,
+    reports: dict[Step, StepReport],
+    figures: Mapping[str, Any] | None = None,
+) -> None:
     """Writes what a run has made so far, for `check_commit_publish` and for whoever looks into a refused run.
 
     Users who failed are named in it as the logs have them, where those are strings: `failures_by_name`.
+
+    Args:
+        figures: What the run's steps measured, as `StagedRelease.figures`.
     """
     failed: dict[int, Id] = {user: user for user in manifest.retry_users}
     content = {
         "manifest": manifest.to_json(),
         "reports": {key: dataclasses.asdict(report) for key, report in sorted(reports.items())},
+        "figures": dict(figures or {}),
     }
     if failed and USERS.kind(manifest) == STRING:
         failed = {**names_of(root, manifest, USERS, failed)}
@@ -72,16 +82,29 @@ def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]
     Raises:
         StoreError: the run did not get that far, there is no such run, or what it wrote is damaged.
     """
-    relative = f"staging/{name}/{STAGED}"
-    try:
-        found = read_json_record(root, relative, STAGED_RUN)
-    except FileNotFoundError:
-        raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
+    relative, found = f"staging/{name}/{STAGED}", _read_staged(root, name)
     manifest = Manifest.from_json(found["manifest"], root.path(relative))
     try:
         return manifest, {key: StepReport.from_json(report) for key, report in found["reports"].items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{root.path(relative)}: not understood ({error}); {STAGED_RUN.way_out}") from None
+
+
+def read_figures(root: Root, name: str) -> dict[str, Any]:
+    """What a run's steps measured; nothing of a run of an older version, whose gates measure themselves.
+
+    Raises:
+        StoreError: as `read_staged`.
+    """
+    return _read_staged(root, name).get("figures", {})
+
+
+def _read_staged(root: Root, name: str) -> dict[str, Any]:
+    relative = f"staging/{name}/{STAGED}"
+    try:
+        return read_json_record(root, relative, STAGED_RUN)
+    except FileNotFoundError:
+        raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
 
 
 def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
@@ -90,7 +113,8 @@ def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     manifest, reports = read_staged(root, name)
     # Trends need a few releases; the chain may have hundreds, and each manifest is a file to read.
     before = chain(root, manifest.previous) if manifest.previous else iter(())
-    staged = StagedRelease(root, manifest, reports, list(itertools.islice(before, COMPARED)), thresholds)
+    compared = list(itertools.islice(before, COMPARED))
+    staged = StagedRelease(root, manifest, reports, compared, thresholds, read_figures(root, name))
     gates = check_gates(GATES, staged)
     index = {**manifest.settings["index"], **index_settings(staged)}
     return dataclasses.replace(

@@ -1,5 +1,7 @@
 """The way of reports through a pipeline: the output `reports` of a DoFn, and their sum."""
 
+import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,9 +10,12 @@ from apache_beam.metrics import Metrics
 
 from stores.files import FileEntry
 from stores.names import Step
-from transforms.step_reports import StepReport, task_report
+from transforms.step_reports import NAMES_AT_ONCE, StepReport, task_report
 
-REPORTS = "reports"
+REPORTS, FIGURES = "reports", "figures"
+
+DayReport = tuple[int, tuple[Step, StepReport]]  # the day's number in a range; 0 of a night
+Figure = tuple[int, tuple[str, Any]]  # (day, (name, value)): what was measured of a day's release
 
 
 def tagged(step: str, report: StepReport) -> beam.pvalue.TaggedOutput:
@@ -57,3 +62,42 @@ class MergeReports(beam.CombineFn):
 
     def extract_output(self, accumulator: dict[Step, StepReport]) -> dict[Step, StepReport]:
         return accumulator
+
+
+@dataclasses.dataclass
+class CollectReports(beam.PTransform):
+    """Adds reports up for the barrier, without making one value of what grows with the parts of a root.
+
+    Input: (day, (step, report)). Output: `sums`, (day, {step: report without names}), and `names`, lists of
+    (day, (step, report of nothing but files and failures)), each list of some `NAMES_AT_ONCE` names.
+    """
+
+    def expand(self, reports: beam.PCollection[DayReport]):
+        return {
+            "sums": reports
+            | "WithoutNames" >> beam.MapTuple(lambda day, of: (day, (of[0], of[1].without_names())))
+            | "MergeReports" >> beam.CombinePerKey(MergeReports()),
+            "names": reports
+            | "NamesOnly" >> beam.FlatMap(names_of_report)
+            | "NamesAtOnce"
+            >> beam.BatchElements(NAMES_AT_ONCE, NAMES_AT_ONCE, element_size_fn=lambda of: of[1][1].count_names()),
+        }
+
+
+def names_of_report(element: DayReport) -> list[DayReport]:
+    """The files and failures that a report names, in reports of their own."""
+    day, (step, found) = element
+    return [(day, (step, piece)) for piece in found.names(NAMES_AT_ONCE)]
+
+
+def with_names(sums: Mapping[Step, StepReport], names: Iterable[list[DayReport]], day: int) -> dict[Step, StepReport]:
+    """The reports of a day as they were before `CollectReports`; files and failures in a fixed order."""
+    reports = {step: dataclasses.replace(found, files={}, failures=[]) for step, found in sums.items()}
+    for of_day, (step, piece) in itertools.chain.from_iterable(names):
+        if of_day == day:
+            reports[step].add(StepReport(files=piece.files, failures=piece.failures))
+    for found in reports.values():
+        found.failures.sort()
+        for entries in found.files.values():
+            entries.sort(key=lambda entry: (entry.part, entry.path))
+    return reports

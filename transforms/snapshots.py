@@ -77,13 +77,16 @@ class MergedBucket:
     report: StepReport
 
 
-def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table) -> MergedBucket:
+def merge_bucket(
+    run: Run, bucket: int, old: pa.Table, entries: list[FileEntry], new: pa.Table, released: pa.Table | None = None
+) -> MergedBucket:
     """Merges a night's embeddings into a bucket of the snapshot, lets idle users go, and writes it if it changed.
 
     Args:
         old: The bucket before.
         entries: The files that hold it; none before the first night and under a new model.
         new: The night's rows, in any order; as `merge_snapshot` takes them.
+        released: The bucket in the release before, whatever its model; `old` where nothing else is said.
     """
     started = time.perf_counter()
     # Nothing new, nothing written: an unchanged bucket keeps yesterday's file and its name.
@@ -98,6 +101,7 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
         Counter.USERS: rows.num_rows,
         Counter.USERS_CARRIED_OVER: rows.num_rows - embedded,
         Counter.USERS_EXPIRED: int(idle.sum()),
+        Counter.USERS_LOST: _count_lost(old if released is None else released, rows),
         Counter.USERS_STALE: pc.sum(rows["stale"]).as_py() or 0,
     }
     run.note_progress(Step.MERGE_SNAPSHOT, rows.num_rows)
@@ -106,6 +110,12 @@ def merge_bucket(run: Run, bucket: int, old: pa.Table, entries: list[FileEntry],
     moved = {HISTOGRAM: cosine_histogram(old, acted)}
     report = task_report(started, counters, files={"user_embeddings": entries}, histograms=moved)
     return MergedBucket(rows, entries, report)
+
+
+def _count_lost(before: pa.Table, after: pa.Table) -> int:
+    """Users of a bucket of the release before that it has no more; both sorted by user_id."""
+    _, there = find_sorted(after["user_id"].to_numpy(), before["user_id"].to_numpy())
+    return int((~there).sum())
 
 
 def acts_of(run: Run, bucket: int) -> list[FileEntry]:
@@ -144,7 +154,7 @@ class MergeBucket(beam.DoFn):
         # Verified as the histories are: what a slice's file says is served from tomorrow on.
         written = [read_files(run.root, [entry], verify=True) for entry in slices if entry is not None]
         new = pa.concat_tables([self._schema.empty_table(), *written])
-        merged = merge_bucket(run, bucket, old, entries, new)
+        merged = merge_bucket(run, bucket, old, entries, new, before)
         done = merged.report
         acts = acts_of(run, bucket)
         if acts:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from stores.files import FileEntry
 from stores.upgrades import FILE_ENTRY, REPORT, read_record
+
+NAMES_AT_ONCE = 1_000  # files and failures that one element of a pipeline names at most, 0.3 MB
 
 
 @dataclasses.dataclass
@@ -52,6 +54,22 @@ class StepReport:
             self.files.setdefault(table, []).extend(entries)
         self.failures += other.failures
         self.facts |= other.facts
+
+    def without_names(self) -> "StepReport":
+        """The report without what grows with the parts of a root: files and failures."""
+        return dataclasses.replace(self, files={}, failures=[])
+
+    def names(self, limit: int) -> Iterator["StepReport"]:
+        """Reports of nothing but the files and failures of this one, at most `limit` of them in each."""
+        for table, entries in self.files.items():
+            for start in range(0, len(entries), limit):
+                yield StepReport(files={table: entries[start : start + limit]})
+        for start in range(0, len(self.failures), limit):
+            yield StepReport(failures=self.failures[start : start + limit])
+
+    def count_names(self) -> int:
+        """Files and failures."""
+        return sum(map(len, self.files.values())) + len(self.failures)
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "StepReport":

@@ -4,45 +4,15 @@ import dataclasses
 import datetime
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pinnerformer_model.config import preset
-from stores.files import FileEntry, Root
 from stores.ids import uniform_of
-from stores.schemas import to_binary_column
-from stores.tables import write_part
 from transforms import hindsight
-from transforms.hindsight import Vectors, draw_pin_ids, foresee, judge, pick_pins, pins_moved, unseen_users
+from transforms.hindsight import Vectors, foresee, judge, pins_moved, unseen_users
 from transforms.margins import FEWEST, Acts
 
 CONFIG = preset("tiny", action_vocabulary=("a",), surface_vocabulary=("s",), pinsage_version="v1")
-
-
-def write_pins(root: Root, shards: list[list[int]]) -> list[FileEntry]:
-    """Pins whose vector is their id, twice."""
-    return [
-        write_part(
-            root,
-            "pin_embeddings",
-            datetime.date(2026, 11, 1),
-            part,
-            pa.table({"pin_id": ids, "embedding": to_binary_column(np.array(ids, np.float16)[:, None].repeat(2, 1))}),
-        )
-        for part, ids in enumerate(shards)
-    ]
-
-
-def test_pins_are_picked_and_drawn(tmp_path, monkeypatch):
-    root = Root(str(tmp_path))
-    entries = write_pins(root, [[1, 4, 9], [2, 3]])
-    found = pick_pins(root, entries, np.array([2, 4, 5, 9]))
-    assert found.ids.tolist() == [2, 4, 9] and found.vectors[:, 1].tolist() == [2, 4, 9]
-    assert found.rows(np.array([9, 5, 2])).tolist() == [2, -1, 0]
-    assert draw_pin_ids(root, entries, 1).tolist() == [1, 2, 3, 4, 9]
-    monkeypatch.setattr(hindsight, "DRAWN", 3)
-    drawn = [draw_pin_ids(root, entries[::order], 5).tolist() for order in (1, -1)]
-    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 3 and set(drawn[0]) <= {1, 2, 3, 4, 9}
 
 
 def unit(count: int, seed: int) -> np.ndarray:

@@ -99,3 +99,12 @@ def test_reports_add_up_by_stage():
         ("embed", StepReport(2.0, 1, {"users": 1})),
         ("join", StepReport(1.5, 2, {"tokens": 8, "cut": 1})),
     ]
+
+
+def test_what_was_done_before_is_named_in_pieces():
+    """The first has the sums; none names more than a thousand files."""
+    entries = [FileEntry(f"histories/{n}", n, 1, 1, "") for n in range(2300)]
+    reports = [StepReport(tasks=1, counters={"rows": 1}, files={"histories": [entry]}) for entry in entries]
+    found = merge_reports([CompletionMarker({"join": report}) for report in reports])
+    assert [report.count_names() for _, report in found] == [1000, 1000, 300]
+    assert [report.tasks for _, report in found] == [2300, 0, 0] and {step for step, _ in found} == {"join"}

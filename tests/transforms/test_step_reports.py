@@ -3,8 +3,12 @@
 import dataclasses
 import random
 
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
 from stores.files import FileEntry
-from transforms.report_outputs import MergeReports
+from stores.names import Step
+from transforms.report_outputs import CollectReports, MergeReports, with_names
 from transforms.step_reports import StepReport
 
 
@@ -88,3 +92,47 @@ def test_the_engine_may_merge_them_in_any_grouping():
         found = merge.extract_output(merge.merge_accumulators(accumulators))
         assert plain(found) == plain(expected)
     assert ONE.counters["rows"] == 5 and len(ONE.failures) == 1, "what was added is left as it was"
+
+
+SEEN: dict[str, list] = {}
+
+
+def remember(element, name: str) -> None:
+    SEEN.setdefault(name, []).append(element)
+
+
+def many(count: int) -> StepReport:
+    """A report that names so many files, and as many failures."""
+    files = {"histories": [FileEntry(f"histories/{n}", n, 1, 1, "") for n in range(count)]}
+    return StepReport(
+        seconds=1.0, tasks=count, counters={"rows": count}, files=files, failures=[(n, "x") for n in range(count)]
+    )
+
+
+def test_names_come_in_bounded_pieces_and_add_up():
+    report = many(700)
+    pieces = list(report.names(500))
+    assert [piece.count_names() for piece in pieces] == [500, 200, 500, 200]
+    assert added(report.without_names(), *pieces) == report
+    assert list(StepReport(counters={"rows": 1}).names(500)) == []
+
+
+def test_what_reaches_the_barrier_is_bounded_and_whole():
+    """Reports of a hundred thousand files are not one element: sums without names, and names a thousand at a time."""
+    elements = [
+        (day, (step, many(40))) for day in range(2) for step in (Step.EMBED_USERS, Step.JOIN_VECTORS) for _ in range(30)
+    ]
+    elements.append((0, (Step.EMBED_USERS, many(2500))))  # what a run that goes on had done before
+    seen: dict[str, list] = {"sums": [], "names": []}
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        collected = pipeline | beam.Create(elements) | CollectReports()
+        for name in seen:
+            _ = collected[name] | f"See {name}" >> beam.Map(remember, name=name)
+    seen = {name: SEEN.pop(name) for name in seen}
+    assert all(report.count_names() == 0 for _, sums in seen["sums"] for report in sums.values())
+    sizes = [sum(report.count_names() for _, (_, report) in batch) for batch in seen["names"]]
+    assert sum(sizes) == 2 * (120 * 40 + 2500) and max(sizes) < 2000
+    whole = with_names(dict(seen["sums"])[0], seen["names"], 0)
+    assert whole[Step.EMBED_USERS].tasks == len(whole[Step.EMBED_USERS].files["histories"]) == 30 * 40 + 2500
+    assert len(with_names(dict(seen["sums"])[1], seen["names"], 1)[Step.EMBED_USERS].failures) == 30 * 40
+    assert with_names(dict(seen["sums"])[0], seen["names"][::-1], 0) == whole

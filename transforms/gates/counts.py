@@ -17,6 +17,7 @@ MAX_FAILED_SHARE = Threshold(
 MAX_LOST_SHARE = Threshold(
     "max_lost_share", 0.05, "share of the previous release's users, or pins, that may be missing"
 )
+LOST = "lost"  # of the figures that are kept with a run: table -> ids that it no longer has
 JOB_AT_FAULT = "a fault of the job: keep the run's folder, report it"
 
 
@@ -133,7 +134,9 @@ def lost_share(staged: StagedRelease, table: str, key: str, what: str, expected:
     before = staged.previous
     if before is None:
         return None
-    lost = count_lost(staged.root, before.parts(table), staged.manifest.parts(table), key)
+    lost = staged.figures.get(LOST, {}).get(table)
+    if lost is None:
+        lost = count_lost(staged.root, before.parts(table), staged.manifest.parts(table), key)
     share = max(0, lost - expected) / max(1, before.rows(table))
     return Measured(share, f"share of {what} lost since {before.release}")
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pinnerformer_model.collapse import most_covering_pins
 from transforms.gates.gate import Measured, at_least, at_most
-from transforms.gates.sample import RECALL_USERS, Sample, find_ef_of, sample_of, seed_of
+from transforms.gates.sample import RECALL_USERS, Sample, SampleFigures, find_ef_of, sample_of, seed_of
 from transforms.gates.staged import StagedRelease
 from transforms.gates.thresholds import Threshold
 
@@ -47,7 +47,7 @@ def coverage_share(staged: StagedRelease) -> Measured | None:
     sample = sample_of(staged)
     if sample is None or not tells_coverage(sample):
         return None
-    most = most_covering_pins(sample.users, sample.found.pin_ids.shape[1], sample.pins)
+    most = most_covering_pins(sample.users, sample.answers, sample.pins)
     reads = f"of {most:,} pins that 90 % of the top 10 of {sample.users:,} users could be, {sample.covering_pins:,} are"
     return Measured(sample.covering_pins / most, f"{reads}, as a share")
 
@@ -67,7 +67,7 @@ def coverage_fall(staged: StagedRelease) -> Measured | None:
     return Measured(fall, reads)
 
 
-def tells_coverage(sample: Sample) -> bool:
+def tells_coverage(sample: Sample | SampleFigures) -> bool:
     """Whether coverage says anything: of one user, or of fewer than twenty pins, it does not."""
     return sample.users >= 2 and sample.pins >= 20
 

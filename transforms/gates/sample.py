@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from transforms.gates.thresholds import Threshold
 RECALL_USERS = Threshold("recall_users", 1000, "users drawn to measure it; all, if there are fewer", least=1)
 EF_TARGET = 0.99  # of recall@10; the first width that reaches it is served
 QUERIES = 100  # searched at a time
+TOP = 10  # pins that a user is answered
+SAMPLE = "sample"  # of the figures that are kept with a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Sample:
     found: Neighbours
     best: Neighbours
 
+    @property
+    def answers(self) -> int:
+        """Pins that each user is answered."""
+        return self.found.pin_ids.shape[1]
+
     @functools.cached_property
     def recall(self) -> float:
         """recall@10 of what was found against exact search."""
@@ -56,9 +64,52 @@ class Sample:
         return covering_pins(self.found.pin_ids)
 
 
-def seed_of(staged: StagedRelease) -> int:
+@dataclasses.dataclass(frozen=True)
+class SampleFigures:
+    """What gates ask of a `Sample`, under the same names: it was measured by a run's steps, and is kept with the run.
+
+    Attributes:
+        wanted: How many users were to be drawn.
+    """
+
+    wanted: int
+    seed: int
+    users: int
+    user_sum: np.ndarray
+    pins: int
+    pin_sum: np.ndarray
+    ef: int
+    recall: float
+    covering_pins: int
+    answers: int
+
+    def to_json(self) -> dict[str, Any]:
+        found = dataclasses.asdict(self)
+        return {**found, "user_sum": self.user_sum.tolist(), "pin_sum": self.pin_sum.tolist()}
+
+    @classmethod
+    def of(cls, wanted: int, sample: Sample) -> "SampleFigures":
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "wanted"]
+        return cls(wanted, **{name: getattr(sample, name) for name in names})
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> "SampleFigures":
+        """Reads what `to_json` gave.
+
+        Raises:
+            TypeError, KeyError, ValueError: it is something else.
+        """
+        sums = {name: np.array(found[name], np.float64) for name in ("user_sum", "pin_sum")}
+        return cls(**{**found, **sums})
+
+
+def seed_of_release(release: str) -> int:
     """What a release's users are drawn with: the same whenever it is checked again."""
-    return zlib.crc32(staged.manifest.release.encode())
+    return zlib.crc32(release.encode())
+
+
+def seed_of(staged: StagedRelease) -> int:
+    return seed_of_release(staged.manifest.release)
 
 
 def find_ef_of(staged: StagedRelease) -> int:
@@ -67,13 +118,18 @@ def find_ef_of(staged: StagedRelease) -> int:
 
 
 @measured_once
-def sample_of(staged: StagedRelease) -> Sample | None:
-    """Draws the users and searches for them; None without users or without pins."""
+def sample_of(staged: StagedRelease) -> Sample | SampleFigures | None:
+    """What a run's steps measured, where they drew as many users; else measured now, in one process.
+
+    None without users or without pins.
+    """
     root, manifest, seed = staged.root, staged.manifest, seed_of(staged)
-    pins = manifest.rows("pin_embeddings")
+    pins, count = manifest.rows("pin_embeddings"), int(staged.thresholds[RECALL_USERS])
     if not manifest.rows("user_embeddings") or not pins:
         return None
-    count = int(staged.thresholds[RECALL_USERS])
+    measured = staged.figures.get(SAMPLE)
+    if measured is not None and measured["wanted"] == count:
+        return SampleFigures.from_json(measured)
     queries = draw_users(root, manifest.tables["user_embeddings"], count, seed)  # [Q, d]
     # Exact search goes shard by shard, so that one shard's vectors are in memory at a time, and takes the sum of all
     # pins along: nothing else reads every pin.
@@ -81,9 +137,9 @@ def sample_of(staged: StagedRelease) -> Sample | None:
     for entry in manifest.tables["pin_embeddings"]:
         rows = read_files(root, [entry])
         embeddings = from_binary_column(rows["embedding"])
-        exact.append(exact_top_k(queries, rows["pin_id"].to_numpy(), embeddings, 10))
+        exact.append(exact_top_k(queries, rows["pin_id"].to_numpy(), embeddings, TOP))
         total += embeddings.sum(axis=0, dtype=np.float64)
-    best = merge_top_k(exact, 10)
+    best = merge_top_k(exact, TOP)
     shards = load_shards(root, manifest.tables["indexes"], queries.shape[1])
     found, ef = search_well_enough(shards, queries, best, find_ef_of(staged))
     return Sample(seed, len(queries), queries.sum(axis=0, dtype=np.float64), pins, total, ef, found, best)
@@ -119,7 +175,7 @@ def search_well_enough(
         pieces, missed = [], 0
         for start in range(0, len(queries), QUERIES):
             rows = slice(start, start + QUERIES)
-            pieces.append(search_shards(shards, queries[rows], 10, ef))
+            pieces.append(search_shards(shards, queries[rows], TOP, ef))
             hits, wanted = count_found(pieces[-1], best.take(rows))
             missed += wanted - hits
             if missed > allowed and ef != widths[-1]:

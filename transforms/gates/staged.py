@@ -28,6 +28,7 @@ class StagedRelease:
         reports: Step -> what the step did; gates read the extremes here and the counters in the manifest.
         chain: The releases that it was built on, newest first; the last `COMPARED` are enough. Empty for a first one.
         thresholds: Where the gates close.
+        figures: What the run's steps measured of it, name -> JSON; what is not there is measured on its files.
         measured: What `measured_once` keeps.
     """
 
@@ -36,6 +37,7 @@ class StagedRelease:
     reports: Mapping[Step, StepReport]
     chain: Sequence[Manifest]
     thresholds: ThresholdValues
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     measured: dict[Callable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
