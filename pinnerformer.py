@@ -26,6 +26,17 @@ _HOME = os.path.dirname(os.path.abspath(__file__))
 _PACKAGES = ("pinnerformer_model", "stores", "transforms", "pipelines")
 _EXPORTS = {"EmbeddingClient": "stores.embedding_client", "Retriever": "stores.retriever"}
 
+# Jobs whose processes have one thread each, as many processes as pay: threads of one process go in lockstep, and wait
+# for the slowest where other work has a core. What is said to libraries before they are loaded; spinning is waiting
+# that takes the core from whoever is waited for.
+_ONE_THREAD_EACH = ("daily", "backfill", "repair", "item-vectors", "training-data")
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
@@ -104,6 +115,9 @@ def main() -> int:
     if shadow:
         print(f"pinnerformer: {shadow}", file=sys.stderr)
         return 2
+    if sys.argv[1:2] and sys.argv[1] in _ONE_THREAD_EACH:
+        for name, value in _ONE_THREAD.items():
+            os.environ.setdefault(name, value)
     from pipelines import cli
 
     try:

@@ -1,6 +1,7 @@
 """The backfill: many days of logs in, one release per day out, every bucket replayed through all days by one worker."""
 
 import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.beam_options import is_local
+from pipelines.launch.crew import Crew, choose_crew
+from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.operations.outcomes import open_target, raise_for_outcome, warn
@@ -29,13 +32,14 @@ from pipelines.planning.backfill_plan import (
 )
 from pipelines.planning.backfill_request import BackfillRequest, parse
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
+from pipelines.planning.rates import Rates
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
 from stores.names import Step
-from stores.releases import current_release, move_current, read_current, refuse_held
+from stores.releases import chain, current_release, move_current, read_current, refuse_held
 from stores.tables import PIN_NAMES
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
@@ -238,12 +242,14 @@ def run_pass(
     target: PublishTarget | None,
     options: PipelineOptions,
     lease: str,
+    workers: LocalWorkers,
     shown: bool,
 ) -> None:
     """Runs what is not done yet of some days and sees them committed.
 
     Args:
         lease: Who must still hold the root whenever a day is committed.
+        workers: That the job may have.
 
     Raises:
         PinnerFormerError: a worker failed, a release was refused, or the last one could not be published.
@@ -279,6 +285,7 @@ def run_pass(
             f"backfill-{runs[0].date}",
             options,
             lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, replayed, target),
+            runner=workers.runner(options),
         )
     for run in runs:
         raise_for_outcome(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
@@ -291,22 +298,33 @@ def main(argv: list[str]) -> int:
         PinnerFormerError: with the exit code and the line to show.
     """
     request = parse(argv)
+    if request.dry_run:
+        open_target(request.target)
+        plan = plan_backfill(request, read_job_inputs(request.job, join="broadcast"))
+        crew = choose_crew(request.job.workers, work_of(plan), plan.layout.user_buckets, request.job.device)
+        announce(plan, request, crew, file=sys.stdout)
+        return 0
+    # Workers are forks: what makes them is there before a store, a lease or a thread is.
+    with local_workers(request.job.workers) as workers:
+        return run_backfill(request, workers)
+
+
+def run_backfill(request: BackfillRequest, workers: LocalWorkers) -> int:
+    """Runs the job with the workers that it may have; returns the exit code."""
     open_target(request.target)
     given = read_job_inputs(request.job, join="broadcast")
-    if request.dry_run:
-        announce(plan_backfill(request, given), request, file=sys.stdout)
-        return 0
     started, shown = time.perf_counter(), not request.job.quiet
     root, target = request.job.root, request.target
     with hold_lease(root, f"backfill {request.start} .. {request.end}") as lease:
         refuse_held(root)
         plan = plan_backfill(request, given)
         # Printed before anything is removed, so that whoever reads it can still stop.
-        passes = announce(plan, request, file=sys.stderr if shown else None)
+        crew = workers.settle(work_of(plan), plan.layout.user_buckets, given.model)
+        passes = announce(plan, request, crew, file=sys.stderr if shown else None)
         clear_up(plan)
         for number, days in enumerate(passes):
             last = number == len(passes) - 1 and not plan.replaces
-            run_pass(plan, days, target if last else None, request.job.beam, lease, shown)
+            run_pass(plan, days, target if last else None, request.job.beam, lease, workers, shown)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
         # The new chain becomes visible at once and whole, after its last day: before, readers have the old one.
         if plan.replaces and tip and not plan.stopped:
@@ -344,14 +362,21 @@ def print_releases(plan: BackfillPlan, seconds: float) -> None:
     console.print(release_table(made, current_release(root), title))
 
 
-def announce(plan: BackfillPlan, request: BackfillRequest, file: TextIO | None) -> list[Pass]:
+def work_of(plan: BackfillPlan) -> float:
+    """Seconds of work that a plan is likely to be, one after the other."""
+    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
+    rows = estimate(plan).rows
+    return Rates.of(before).work_s(None, rows, plan.given.vectors.rows)
+
+
+def announce(plan: BackfillPlan, request: BackfillRequest, crew: Crew, file: TextIO | None) -> list[Pass]:
     """Cuts a plan into passes and prints it, if there is somewhere to."""
     beam_options, budget = request.job.beam, None
     if is_local(beam_options):
         budget = request.memory_gib << 30 if request.memory_gib else available_memory() // 2
     passes = split_into_passes(plan.days, estimate(plan).shuffled_bytes, budget, request.days_per_pass)
     if file is not None:
-        print_plan(plan, passes, worker_count(beam_options), where_to(request), file)
+        print_plan(plan, passes, crew.count or worker_count(beam_options), where_to(request), file)
     return passes
 
 

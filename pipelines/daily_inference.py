@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.daily_launch import Define, execute, submit
+from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.waiting import wait_for_day
 from pipelines.operations.outcomes import open_target, raise_for_outcome
 from pipelines.operations.summary import print_summary
@@ -150,7 +151,7 @@ def on_embedding_workers(step: beam.PTransform, given: JobInputs) -> beam.PTrans
     return step.with_resource_hints(**given.embed_on) if given.embed_on else step
 
 
-def repair_rewritten(request: DailyRequest, define: Define, lease: str) -> None:
+def repair_rewritten(request: DailyRequest, define: Define, lease: str, workers: LocalWorkers) -> None:
     """Before a night: does again what log files of its lookback touched that have changed since they were read.
 
     The result is a release of its own, gated and published like any other; without such files nothing happens.
@@ -158,6 +159,7 @@ def repair_rewritten(request: DailyRequest, define: Define, lease: str) -> None:
     Args:
         define: Puts a launched plan on a pipeline.
         lease: Under which the caller holds the root.
+        workers: That the job may have.
 
     Raises:
         PinnerFormerError: names the file, row or flag, and what to do; RefusedError where a gate closed.
@@ -176,7 +178,7 @@ def repair_rewritten(request: DailyRequest, define: Define, lease: str) -> None:
     plan = plan_repair(job, given, None, {one.date for one in changed})
     if not job.quiet:
         print(f"{said}; what they touched is done again first, as release {plan.run.release}", file=sys.stderr)
-    raise_for_outcome(job.root, plan.run.name, execute(plan, define, lease, job.beam, shown=not job.quiet))
+    raise_for_outcome(job.root, plan.run.name, execute(plan, define, lease, job.beam, workers, shown=not job.quiet))
 
 
 def say(text: str) -> None:
@@ -191,6 +193,13 @@ def main(argv: list[str]) -> int:
         PinnerFormerError: with the exit code and the line to show.
     """
     request = parse(argv)
+    # Workers are forks: what makes them is there before a store, a lease or a thread is.
+    with local_workers(request.night.job.workers) as workers:
+        return run_night(request, workers)
+
+
+def run_night(request: DailyRequest, workers: LocalWorkers) -> int:
+    """Runs the job with the workers that it may have; returns the exit code."""
     job, target = request.night.job, request.target
     open_target(target)
     if request.wait_s:
@@ -204,7 +213,7 @@ def main(argv: list[str]) -> int:
         # Under the lease: `rollback` takes it too, so that no hold is set between this look and the end of the run.
         refuse_held(root)
         if request.night.repair_rewritten:
-            repair_rewritten(request, define, lease)
+            repair_rewritten(request, define, lease, workers)
         plan = plan_daily(request.night)
         outcome: dict[str, Any] | None
         if request.detach and not plan.committed:
@@ -214,7 +223,7 @@ def main(argv: list[str]) -> int:
         if plan.committed:
             outcome = check_commit_publish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
-            outcome = execute(plan, define, lease, job.beam, shown=not job.quiet)
+            outcome = execute(plan, define, lease, job.beam, workers, shown=not job.quiet)
     outcome = raise_for_outcome(root, plan.run.name, outcome)
     if not job.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)

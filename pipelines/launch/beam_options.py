@@ -44,6 +44,7 @@ def parse_flags(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, Pi
     """
     parser.refuse_unknown(argv, beam_actions())
     found, rest = parser.parse_known_args(argv)
+    found.beam_words = rest
     return found, parse_beam_options(parser, rest)
 
 
@@ -94,11 +95,17 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def worker_threads(options: PipelineOptions) -> int:
-    """torch threads a worker process: the machine's cores shared between the local workers; 0 elsewhere (torch's)."""
+    """torch threads a worker process; 0 where an engine decides.
+
+    One, whatever the number of cores: threads go in lockstep, and on a busy machine each waits for the slowest. Where
+    Beam's own flags ask for fewer processes than there are cores, they share the cores out.
+    """
     from apache_beam.options.pipeline_options import DirectOptions
 
     direct = options.view_as(DirectOptions)
-    if not is_local(options) or direct.direct_running_mode != "multi_processing":
+    if not is_local(options):
         return 0
+    if direct.direct_running_mode != "multi_processing":
+        return 1
     cores = multiprocessing.cpu_count()
     return max(1, cores // (direct.direct_num_workers or cores))

@@ -1,5 +1,6 @@
 """Hands a planned night to Beam: to its end, or to an engine that goes on alone."""
 
+import itertools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,23 +9,28 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.launch.detached import note_submitted
+from pipelines.launch.local_workers import LocalWorkers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.planning.daily_plan import DailyPlan
+from pipelines.planning.daily_plan import DailyPlan, same_model
 from pipelines.planning.lacking import say_lacking
+from pipelines.planning.rates import Rates, users_to_embed
+from stores.releases import chain
+from transforms.gates.trends import WEEK
 from transforms.release import OUTCOME, STAGED, read_outcome
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
 
 
 def execute(
-    plan: DailyPlan, define: Define, lease: str, options: PipelineOptions, *, shown: bool
+    plan: DailyPlan, define: Define, lease: str, options: PipelineOptions, workers: LocalWorkers, *, shown: bool
 ) -> dict[str, Any] | None:
     """Runs what is not done yet of a plan; returns how it ended, None if nothing says so.
 
     Args:
         define: Puts a launched plan on a pipeline.
         lease: Who must still hold the root when the release is committed.
+        workers: That the job may have.
 
     Raises:
         PinnerFormerError: in the words of the worker that failed.
@@ -38,9 +44,22 @@ def execute(
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease)
     rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows
+    crew = workers.settle(work_of(plan, rows), run.layout.user_buckets, plan.given.model)
+    if shown and crew.count:
+        print(crew.describe(), file=sys.stderr)
     with Progress(plan.run, run.layout.user_buckets, rows=rows, pins=pins, shown=shown):
-        run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan))
+        run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan), runner=workers.runner(options))
     return read_outcome(run.root, run.name)
+
+
+def work_of(plan: DailyPlan, rows: int) -> float:
+    """Seconds of work that a plan is likely to be, one after the other, as `pinnerformer plan` foretells it."""
+    run, given = plan.run, plan.given
+    before = list(itertools.islice(chain(run.root, run.previous), WEEK)) if run.previous else []
+    rates, current = Rates.of(before), before[0] if before else None
+    everybody, refresh_days = not same_model(current, given), given.settings.ageing.refresh_days
+    users = users_to_embed(rates, run.date, rows, current, everybody=everybody, refresh_days=refresh_days)
+    return rates.work_s(users, rows, given.vectors.rows)
 
 
 def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult
+from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from pipelines.launch.beam_options import choose_runner
 from stores.errors import InputError, LeaseLostError, OvertakenError, PinnerFormerError, StoreError, UsageError
@@ -24,7 +24,11 @@ LOG = logging.getLogger(__name__)
 
 
 def run_pipeline(
-    name: str, options: PipelineOptions, define: Callable[[beam.Pipeline], None], wait: bool = True
+    name: str,
+    options: PipelineOptions,
+    define: Callable[[beam.Pipeline], None],
+    wait: bool = True,
+    runner: PipelineRunner | None = None,
 ) -> PipelineResult:
     """Builds and runs a pipeline to its end, or hands it to its engine.
 
@@ -33,6 +37,7 @@ def run_pipeline(
         options: As `arguments.parse_beam_options` gave them.
         define: Puts the steps on the pipeline.
         wait: For its end; the result knows the engine's name for the job all the same.
+        runner: To run it with; None: as the options say.
 
     Raises:
         PinnerFormerError: what a step raised, under its own type and with its own message, or a `StoreError` that
@@ -41,7 +46,7 @@ def run_pipeline(
     # Outermost the log: what the interrupter or a dying worker prints belongs into it.
     with engine_log(name) as log, notice_dead_workers() as died:
         try:
-            pipeline = beam.Pipeline(runner=choose_runner(options), options=options)
+            pipeline = beam.Pipeline(runner=runner or choose_runner(options), options=options)
             define(pipeline)
             result = pipeline.run()
             if wait:

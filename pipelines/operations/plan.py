@@ -2,18 +2,18 @@
 
 import dataclasses
 import datetime
-import statistics
 import sys
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.launch.crew import WorkersWish, choose_crew
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
+from pipelines.planning.rates import Rates, users_to_embed
 from stores.errors import UsageError
 from stores.layout import FIRST_BUCKET_ROWS, Layout, advise_buckets, choose_counts
 from stores.logs import InputSelection
@@ -22,66 +22,6 @@ from stores.names import Counter, Step
 from stores.releases import chain, read_current, refuse_held
 from transforms.gates import COMPARED, Gate, StagedRelease, check_gates
 from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
-
-USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
-PIN_STAGES = (Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """Medians over the last releases; None where none tells.
-
-    Attributes:
-        active_per_row: Users embedded for each log row read.
-        tokens_per_user: Tokens the model saw for each of them.
-        user_s: Seconds of work per user, joined and embedded.
-        row_s: Seconds of work per log row: read, merged into the histories and the snapshot.
-        pin_s: Seconds of work per pin: sorted, embedded, indexed.
-    """
-
-    active_per_row: float | None
-    tokens_per_user: float | None
-    user_s: float | None
-    row_s: float | None
-    pin_s: float | None
-
-    @classmethod
-    def of(cls, releases: list[Manifest]) -> "Rates":
-        """Reads them off manifests, newest first."""
-
-        def median(figure: Any) -> float | None:
-            found = []
-            for manifest in releases:
-                users = manifest.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED)
-                rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
-                of_pins = (Counter.PINS_EMBEDDED, Counter.PINS_REUSED)
-                pins = sum(manifest.count(Step.EMBED_PINS, counter) for counter in of_pins)
-                above, below = figure(manifest, users, rows, pins)
-                if below:
-                    found.append(above / below)
-            return statistics.median(found) if found else None
-
-        def seconds(manifest: Manifest, steps: tuple[str, ...]) -> float:
-            return sum(manifest.timings.get(step, 0.0) for step in steps)
-
-        row_stages = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
-        daily = [m for m in releases if m.previous is not None]
-        return cls(
-            active_per_row=cls.of_daily(daily),
-            tokens_per_user=median(lambda m, users, rows, pins: (m.count(Step.EMBED_USERS, Counter.TOKENS), users)),
-            user_s=median(lambda m, users, rows, pins: (seconds(m, USER_STAGES), users)),
-            row_s=median(lambda m, users, rows, pins: (seconds(m, row_stages), rows)),
-            pin_s=median(lambda m, users, rows, pins: (seconds(m, PIN_STAGES), pins)),
-        )
-
-    @staticmethod
-    def of_daily(releases: list[Manifest]) -> float | None:
-        found = []
-        for manifest in releases:
-            rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
-            if rows:
-                found.append(manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED) / rows)
-        return statistics.median(found) if found else None
 
 
 def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
@@ -123,12 +63,12 @@ def describe(
     inputs: InputSelection,
     layout: Layout,
     releases: list[Manifest],
+    wish: WorkersWish,
 ) -> list[tuple[str, str, str]]:
     """(what, figure, remark) of everything there is to say."""
     rates, rows = Rates.of(releases), sum(file.rows for file in inputs.files)
     size = sum(file.bytes for file in inputs.files)
     everybody = not same_model(current, given)
-    known = current.rows("user_embeddings") if current else 0
     lines = [
         (
             "log files",
@@ -144,18 +84,13 @@ def describe(
     ]
     lacking = describe_lacking(inputs.files, given.columns)
     lines += [("absent", column, f"{where}; {instead}") for column, where, instead in lacking]
-    users: float | None = known if everybody and current else None
-    if not everybody and rates.active_per_row is not None:
-        users = min(known + rows, rates.active_per_row * rows)
+    ageing = given.settings.ageing
+    users = users_to_embed(rates, date, rows, current, everybody=everybody, refresh_days=ageing.refresh_days)
     if inputs.rewritten:
         days = ", ".join(sorted({str(one.date) for one in inputs.rewritten}))
         lines.append(
             ("repaired first", f"{len(inputs.rewritten):,} log files", f"changed since they were read: {days}")
         )
-    ageing = given.settings.ageing
-    if users is not None and not everybody and current and ageing.refresh_days:
-        due = known * min(1.0, (date - current.day).days / ageing.refresh_days)
-        users = min(known + rows, users + due)
     why = "everybody: first release, or another model" if everybody else "whose history changes, at the usual rate"
     lines.append(("users to embed", "not known yet" if users is None else f"about {users:,.0f}", why))
     if ageing.describe(date):
@@ -179,6 +114,8 @@ def describe(
             f"of pin vectors, shared by a machine's workers; join {given.settings.join}",
         )
     )
+    crew = choose_crew(wish, rates.work_s(users, rows, given.vectors.rows), layout.user_buckets, given.model.device)
+    lines.append(("workers", f"{crew.count:,}" if crew.count else "", crew.why))
     return lines
 
 
@@ -201,8 +138,8 @@ class Foretold:
 
     def describe(self) -> list[tuple[str, str, str]]:
         """(what, figure, remark) of everything there is to say."""
-        recent = self.releases[:WEEK]
-        return describe(self.given, self.request.date, self.current, self.inputs, self.layout, recent)
+        recent, wish = self.releases[:WEEK], self.request.job.workers
+        return describe(self.given, self.request.date, self.current, self.inputs, self.layout, recent, wish)
 
     def closed_gates(self) -> list[Gate]:
         """The gates that would close, of those that need no more than the number of rows."""

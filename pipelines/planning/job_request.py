@@ -22,6 +22,7 @@ from pipelines.arguments import (
     column_names,
     positive,
 )
+from pipelines.launch.crew import WorkersWish, add_workers, workers_wish
 from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.files import Root
@@ -54,6 +55,7 @@ class JobRequest:
         index: How the index is built.
         reindex: Whether all pins are embedded and indexed anew, whatever the release before has of them.
         thresholds: Where the gates close.
+        workers: How many on this machine.
         beam: Beam's own options.
         quiet: Without progress display and summary.
     """
@@ -75,6 +77,7 @@ class JobRequest:
     index: IndexParameters
     reindex: bool
     thresholds: Thresholds
+    workers: WorkersWish
     beam: PipelineOptions
     quiet: bool
 
@@ -126,6 +129,7 @@ def add_job_flags(parser: Parser) -> JobFlags:
         help="of every file under a local root (default as the umask says)",
     )
     how = parser.add_argument_group("how to compute")
+    add_workers(how)
     how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what the towers run on")
     how.add_argument(
         "--embed-accelerator", metavar="HINT", help="Dataflow: type:nvidia-l4;count:1;install-nvidia-driver"
@@ -201,6 +205,7 @@ def job_request(found: argparse.Namespace, beam: PipelineOptions) -> JobRequest:
         index=_index_parameters(found.index_m, found.index_ef_construction),
         reindex=found.reindex == "all",
         thresholds=read_thresholds(found.gates),
+        workers=workers_wish(found, beam, found.beam_words),
         beam=beam,
         quiet=found.quiet,
     )
