@@ -68,31 +68,32 @@ BUCKET_HISTORY_ROWS = 4_000_000  # a merge holds a bucket about four times: 0.6 
 ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes, a float
 
 
-FIRST_BUCKET_ROWS = 1 << 17  # of the first release's log rows: histories may grow 30 times before a bucket is large
+FIRST_BUCKET_ROWS = 1 << 18  # of the first release's log rows: histories may grow 15 times before a bucket is large
 FIRST_SHARD_PINS = 1 << 20  # a shard is indexed by one thread: minutes; it may grow five times before that is an hour
-SPREAD_SHARD_PINS = 1 << 12  # of fewer, shards cost more than workers that build them side by side save
+# Of fewer rows or pins there are enough parts to be spread over a few workers, where each is worth a task.
+SPREAD_BUCKETS, SPREAD_BUCKET_ROWS = 8, 1 << 12
+SPREAD_SHARDS, SPREAD_SHARD_PINS = 4, 1 << 15
 MOST_PARTS = 1 << 15
 
 
 def choose_counts(first_rows: int, pins: int) -> dict[str, int]:
     """How many buckets and shards a root gets that is told nothing; docs/design.md says what was measured.
 
-    A bucket or a shard is a few files and tasks of every night, however few rows it has; too large, one is too much
-    for a worker's memory, and there are too few to be spread.
+    A bucket is a few files and tasks of every night, however few rows it has, and every shard is searched for every
+    user. Too large, one is too much for a worker's memory or for one thread, and there are too few to be spread.
 
     Args:
         first_rows: Log rows that the chain's first release reads, whoever makes it.
         pins: Vectors given with it.
 
     Returns:
-        Powers of two by field of `Layout`: `user_buckets` of at most `FIRST_BUCKET_ROWS`, `pin_shards` of at most
-        `FIRST_SHARD_PINS`, and four of them already where each gets `SPREAD_SHARD_PINS`; at most `MOST_PARTS`.
+        Powers of two by field of `Layout`: `user_buckets` of at most `FIRST_BUCKET_ROWS` and `pin_shards` of at most
+        `FIRST_SHARD_PINS`; `SPREAD_BUCKETS` and `SPREAD_SHARDS` of them as soon as each gets more than half of
+        `SPREAD_BUCKET_ROWS` and `SPREAD_SHARD_PINS`; at most `MOST_PARTS`.
     """
-    spread = min(4, pins // SPREAD_SHARD_PINS)
-    return {
-        "user_buckets": _power_of_two(first_rows / FIRST_BUCKET_ROWS),
-        "pin_shards": _power_of_two(max(pins / FIRST_SHARD_PINS, spread)),
-    }
+    buckets = max(first_rows / FIRST_BUCKET_ROWS, min(SPREAD_BUCKETS, first_rows / SPREAD_BUCKET_ROWS))
+    shards = max(pins / FIRST_SHARD_PINS, min(SPREAD_SHARDS, pins / SPREAD_SHARD_PINS))
+    return {"user_buckets": _power_of_two(buckets), "pin_shards": _power_of_two(shards)}
 
 
 def _power_of_two(least: float) -> int:

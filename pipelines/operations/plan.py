@@ -15,7 +15,7 @@ from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
 from pipelines.planning.rates import Rates, users_to_embed
 from stores.errors import UsageError
-from stores.layout import FIRST_BUCKET_ROWS, Layout, advise_buckets, choose_counts
+from stores.layout import Layout, advise_buckets, choose_counts
 from stores.logs import InputSelection
 from stores.manifests import Manifest
 from stores.names import Counter, Step
@@ -50,7 +50,7 @@ def judge_counts(given: JobInputs, layout: Layout, rows: int, current: Manifest 
     # Only where this night decides; what was asked for needs no reason.
     counts = choose_counts(rows, pins)
     if current is None and "user_buckets" not in given.requested_layout and counts["user_buckets"] == buckets:
-        of_buckets = f"1 per {FIRST_BUCKET_ROWS:,} of the {rows:,} rows; --user-buckets asks for another number"
+        of_buckets = f"for {rows:,} rows; --user-buckets asks for another number"
     if current is None and "pin_shards" not in given.requested_layout:
         of_shards = f"{of_shards}; --pin-shards asks for another number"
     return [("user buckets", f"{buckets:,}", of_buckets), ("pin shards", f"{shards:,}", of_shards)]

@@ -27,7 +27,6 @@ from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.files import Root
 from stores.indexes import IndexParameters
-from stores.layout import FIRST_BUCKET_ROWS, FIRST_SHARD_PINS
 from stores.partitions import PartitionDays
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds, read_thresholds
@@ -109,18 +108,10 @@ def add_job_flags(parser: Parser) -> JobFlags:
         parser.add_argument_group("how long things last; part of a run's identity, so give a root the same every night")
     )
     made = parser.add_argument_group("fixed when the root is made")
-    made.add_argument(
-        "--user-buckets",
-        type=positive,
-        metavar="N",
-        help=f"parts of histories and user embeddings (default 1 per {FIRST_BUCKET_ROWS:,} rows of the first release)",
-    )
-    made.add_argument(
-        "--pin-shards",
-        type=positive,
-        metavar="N",
-        help=f"parts of pin embeddings and the index (default 1 to 4, past {4 * FIRST_SHARD_PINS:,} pins more)",
-    )
+    text = "parts of histories and user embeddings (default by the rows of the first release)"
+    made.add_argument("--user-buckets", type=positive, metavar="N", help=text)
+    text = "parts of pin embeddings and the index (default by the number of pins)"
+    made.add_argument("--pin-shards", type=positive, metavar="N", help=text)
     made.add_argument("--history-length", type=positive, metavar="N", help="engagements kept per user (default 256)")
     made.add_argument(
         "--file-mode",

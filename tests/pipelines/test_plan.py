@@ -45,8 +45,8 @@ def test_it_says_what_a_night_would_do_and_writes_nothing(kept_nights, tmp_path,
 def test_it_says_how_many_buckets_the_rows_need():
     assert judge_buckets(64, 50_000_000, None).startswith("enough")
     # 4 G rows of 36 bytes, at most 32 MB a bucket: 4,292 of them, and the next power of two
-    assert "--user-buckets 32768" in judge_buckets(64, 4_000_000_000, None)
     assert advise_buckets(4_000_000_000, 4_000_000_000) == 8_192
+    assert "--user-buckets 16384" in judge_buckets(64, 4_000_000_000, None)  # and those that a new root would get
 
 
 ROWS_PER_BUCKET, PINS_PER_SHARD = 100, 40  # in place of the real ones: then these nights get several of each
@@ -63,7 +63,7 @@ def test_every_command_chooses_the_same_counts(tmp_path, capsys, monkeypatch):
     daily = [f"--root={roots[0]}", *flags, f"--date={day(2)}"]
     assert main(["plan", *daily]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "user buckets 16 1 per 131,072 of the 816 rows; --user-buckets asks for another number" in said
+    assert "user buckets 16 for 816 rows; --user-buckets asks for another number" in said
     assert "pin shards 4 for 81 pins; --pin-shards asks for another number" in said
     assert main(["check-inputs", *daily, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["night"]

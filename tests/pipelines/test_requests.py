@@ -34,6 +34,7 @@ FLAGS = {
     "rollback": ["--root=/root", KV],
     "verify": ["--root=/root"],
     "gc": ["--root=/root"],
+    "rebucket": ["--root=/root", "--out=/out", "--user-buckets=8"],
     "erase": ["--root=/root", "--users=/users"],
     "init-model": ["--logs=/world/logs", "--out=/out"],
     "training-data": ["--logs=/logs", "--pins=/pins", "--out=/out", "--start=2026-11-01", "--end=2026-11-24"],

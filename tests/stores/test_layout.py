@@ -10,6 +10,7 @@ from stores.layout import (
     BUCKET_DAY_BYTES,
     BUCKET_HISTORY_ROWS,
     ROW_BYTES,
+    SPREAD_BUCKET_ROWS,
     SPREAD_SHARD_PINS,
     Layout,
     advise_buckets,
@@ -35,10 +36,12 @@ def test_buckets_keep_a_bucket_small_in_the_shuffle_and_in_memory():
 def test_counts_follow_the_rows_and_pins_of_the_first_release():
     chosen = {
         (0, 0): (1, 1),
-        (ROOM, SPREAD_SHARD_PINS - 1): (1, 1),
-        (ROOM + 1, 2 * SPREAD_SHARD_PINS): (2, 2),
-        (100 * ROOM, 4 * SPREAD_SHARD_PINS): (128, 4),
-        (8_500_000, 4 << 20): (128, 4),
+        (SPREAD_BUCKET_ROWS, SPREAD_SHARD_PINS): (1, 1),
+        (SPREAD_BUCKET_ROWS + 1, SPREAD_SHARD_PINS + 1): (2, 2),
+        (7 * SPREAD_BUCKET_ROWS, 3 * SPREAD_SHARD_PINS): (8, 4),
+        (8 * ROOM, 4 << 20): (8, 4),
+        (8 * ROOM + 1, (4 << 20) + 1): (16, 8),
+        (8_500_000, 200_000): (64, 4),
         (75_000_000_000, 5_000_000_000): (32_768, 8_192),
     }
     for (rows, pins), (buckets, shards) in chosen.items():

@@ -117,7 +117,7 @@ def test_config_shows_every_value_and_where_it_comes_from(tmp_path, monkeypatch,
     assert found["--date"] == ("2026-11-05", "flag")
     assert found["--quiet"] == ("false", "flag")
     assert found["--min-age"] == ("6h", "default")
-    assert found["--user-buckets"] == ("1 per 131,072 rows of the first release", "default")
+    assert found["--user-buckets"] == ("by the rows of the first release", "default")
     assert found["--logs"] == ("", "missing")
     assert found["--detach"] == ("false", "default")
     assert found["--direct_num_workers"] == ("2", "pinnerformer.yaml:6")
