@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks.measuring import Cost
 from benchmarks.night_world import ONE_THREAD, slices_of
 from benchmarks.peers.tower import NightInputs
 from pinnerformer_model.checkpoint import load_model
@@ -13,10 +14,10 @@ from pinnerformer_model.inference import UserEncoder
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def bare_seconds(inputs: NightInputs, folder: str, processes: int = 2) -> float:
-    """Seconds that the model takes for all slices of a night, in processes that start at the same moment.
+def bare_cost(inputs: NightInputs, folder: str, processes: int = 2) -> Cost:
+    """What the model takes for all slices of a night, in processes that start at the same moment.
 
-    Every process has its share of the buckets. Reading, joining, imports and loading are not in them.
+    Every process has its share of the buckets. Reading, joining, imports and loading are not in it, nor is memory.
 
     Args:
         folder: For a small file.
@@ -42,7 +43,8 @@ def bare_seconds(inputs: NightInputs, folder: str, processes: int = 2) -> float:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    return max(float(process.communicate()[0]) for process in started)
+    found = [process.communicate()[0].split() for process in started]
+    return Cost(max(float(wall) for wall, _ in found), sum(float(cpu) for _, cpu in found), 0)
 
 
 def main() -> int:
@@ -54,10 +56,10 @@ def main() -> int:
         encoder.encode(slices[0])  # what a first call allocates
     print("ready", flush=True)
     sys.stdin.readline()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     for sequences in slices:
         encoder.encode(sequences)
-    print(time.perf_counter() - started, flush=True)
+    print(time.perf_counter() - started, time.process_time() - before, flush=True)
     return 0
 
 

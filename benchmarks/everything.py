@@ -54,7 +54,11 @@ PIECES = (
         "",
         "--users 1000000 --active 50000 --rows 30000000 --pins 1000000 --rounds 1 --large --no-one-worker",
     ),
-    Piece("small_nights", "--users 1000 --active 50 --rows 30000 --pins 1000 --heavy-rows 10000 --rounds 1"),
+    Piece(
+        "small_nights",
+        "--users 1000 --active 50 --rows 30000 --pins 1000 --heavy-rows 10000 --rounds 1",
+        "--rounds 2",
+    ),
     Piece("start_up"),
     Piece("workers"),
     Piece("tower"),

@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.bare import HOME, bare_seconds
+from benchmarks.bare import HOME, bare_cost
 from benchmarks.measuring import Cost, median_ratio, run_measured
 from benchmarks.night_world import MEASURED, ONE_THREAD, Night, World, make_world, run_night, select_day
 from benchmarks.records import record
@@ -44,7 +44,7 @@ class Rounds:
 
     Attributes:
         seconds: Side -> wall seconds.
-        costs: Side -> what its command took; the bare model has none.
+        costs: Side -> what its command took; of the bare model no memory is known.
         nights: Ours, with two workers.
         cosines: Peer -> the lowest cosine of a user's vector with ours.
     """
@@ -57,18 +57,19 @@ class Rounds:
 
     def add(self, side: str, cost: Cost) -> None:
         self.costs.setdefault(side, []).append(cost)
-        self.add_seconds(side, cost.wall_s, f", {cost.cpu_s:.1f} s of CPU, peak {cost.peak_bytes / 2**30:.2f} GiB")
-
-    def add_seconds(self, side: str, seconds: float, more: str = "") -> None:
-        self.seconds.setdefault(side, []).append(seconds)
-        print(f"  round {len(self.seconds[side])}: {side}: {seconds:.1f} s{more}", flush=True)
+        self.seconds.setdefault(side, []).append(cost.wall_s)
+        peak = f", peak {cost.peak_bytes / 2**30:.2f} GiB" if cost.peak_bytes else ""
+        number = len(self.costs[side])
+        print(f"  round {number}: {side}: {cost.wall_s:.1f} s, {cost.cpu_s:.1f} s of CPU{peak}", flush=True)
 
     def peak(self, side: str) -> float:
         """GiB, the median of the rounds."""
         return median(cost.peak_bytes for cost in self.costs[side]) / 2**30
 
     def note(self, *sides: str) -> str:
-        return ", ".join(f"{side} {median(self.seconds[side]):.1f} s" for side in sides)
+        """Seconds of the clock and of CPU, medians of the rounds."""
+        cpu = {side: median(cost.cpu_s for cost in self.costs[side]) for side in sides}
+        return ", ".join(f"{side} {median(self.seconds[side]):.1f} s, CPU {cpu[side]:.1f} s" for side in sides)
 
 
 def run_peer(world: World, night: str, python: str, module: str) -> tuple[Cost, tuple[np.ndarray, np.ndarray]]:
@@ -112,7 +113,7 @@ def run_round(world: World, night: str, rounds: Rounds, daft: bool, one_worker: 
         if first:
             assert ours.embedded is not None
             rounds.cosines[side] = worst_cosine(ours.embedded, found)
-    rounds.add_seconds(BARE, bare_seconds(world.inputs(night), world.folder))
+    rounds.add(BARE, bare_cost(world.inputs(night), world.folder))
     if one_worker:
         rounds.add(ONE, run_night(world, night, workers=1).cost)
 

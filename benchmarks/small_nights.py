@@ -15,7 +15,7 @@ import sys
 import tempfile
 from statistics import median
 
-from benchmarks.bare import bare_seconds
+from benchmarks.bare import bare_cost
 from benchmarks.measuring import median_ratio, run_measured
 from benchmarks.night_world import ONE_THREAD, World, make_world, run_night
 from benchmarks.nights import Rounds, steps_of
@@ -42,7 +42,7 @@ def run_round(world: World, large: World, rounds: Rounds) -> None:
         rounds.add(side, found.cost)
         if side == TWO:
             rounds.nights.append(found)
-    rounds.add_seconds(BARE, bare_seconds(world.inputs("active"), world.folder))
+    rounds.add(BARE, bare_cost(world.inputs("active"), world.folder))
     rounds.add(TENFOLD, run_night(large, "active", workers=1).cost)
 
 

@@ -1,5 +1,6 @@
 """`make bench`: benchmarks one after another, and what they found in one table."""
 
+import subprocess
 import sys
 
 import pytest
@@ -53,3 +54,14 @@ def test_figures_of_the_run_before_are_replaced_and_those_of_others_not_shown(pi
 def test_what_has_no_large_size_is_left_out_of_it(pieces, monkeypatch, capsys):
     assert run(monkeypatch, "--size", "large", "--out", str(pieces / "out")) == 0
     assert "== " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tiny_nights_leave_their_figures(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.everything", "--size", "small", "--only", "nights", "small_nights"]
+    subprocess.run([*command, "--out", str(tmp_path)], check=True, timeout=290)
+    found = {(figure.benchmark, figure.what): figure for figure in read_figures(str(tmp_path))}
+    night = "200 active of 2,000 users, 2,000 pins"
+    assert found["nights", f"{night}: whole night / bare inference"].value > 1
+    assert found["nights", f"{night}: lowest cosine of a user's vectors, ours and the loop's"].reached
+    assert found["small_nights", "ten users, CPU"].value > 1
