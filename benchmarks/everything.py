@@ -69,7 +69,7 @@ PIECES = (
     Piece("ingest", "--rows 100000 --rowwise-rows 20000 --rounds 1", "--rows 1500000 --rowwise-rows 150000"),
     Piece(
         "training",
-        "--cache .cache/training-small --users 300 --pins 2000 --steps 1 --rounds 1",
+        "--cache .cache/training-small --users 300 --pins 2000 --random-negatives 512 --steps 1 --rounds 1",
         "--cache .cache/training --steps 2 --rounds 3 --clock cpu",
     ),
     Piece(
