@@ -19,7 +19,7 @@ import sys
 import time
 
 from benchmarks.nights import DAFT_PYTHON
-from benchmarks.records import FOLDER, read_figures
+from benchmarks.records import FILE, read_figures
 from benchmarks.table import MACHINE, describe_machine, format_table, replace_table
 
 SMALL, USUAL, LARGE = "small", "usual", "large"
@@ -62,7 +62,7 @@ PIECES = (
     Piece("start_up"),
     Piece("workers"),
     Piece("tower"),
-    Piece("reuse"),
+    Piece("reuse", "--pins 1000 --rounds 1", "--pins 20000 --rounds 2", "--pins 200000 --rounds 1"),
     Piece("index"),
     Piece("retrieval"),
     Piece("kv", "--users 20000 --runs 1", "--users 200000 --runs 3", "--users 1000000"),
@@ -82,13 +82,16 @@ PIECES = (
 
 
 def run_piece(piece: Piece, arguments: list[str], out: str) -> float | None:
-    """Runs one; its lines are shown and kept in `out`. Returns its seconds, None if it failed."""
+    """Runs one; its lines are shown and kept in `out`, with its figures. Returns its seconds, None if it failed."""
+    figures = os.path.abspath(f"{out}/{PIECES.index(piece):02d}-{piece.module}.jsonl")
+    if os.path.exists(figures):
+        os.unlink(figures)  # of the run before
     print(f"\n== {piece.module} {' '.join(arguments)}", flush=True)
     started = time.perf_counter()
     command = [sys.executable, "-m", f"benchmarks.{piece.module}", *arguments]
     with open(f"{out}/{piece.module}.log", "w") as log:
         process = subprocess.Popen(
-            command, env={**os.environ, FOLDER: out}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, env={**os.environ, FILE: figures}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert process.stdout is not None
         for line in process.stdout:
@@ -132,9 +135,6 @@ def main() -> int:
         if importlib.util.find_spec(f"benchmarks.{piece.module}") is None:
             print(f"\n== {piece.module}: not in this checkout", flush=True)
             continue
-        figures = f"{arguments.out}/{piece.module}.jsonl"
-        if os.path.exists(figures):
-            os.unlink(figures)  # of the run before
         seconds[piece.module] = run_piece(piece, given, arguments.out)
     facts = describe_run(arguments.size, seconds)
     with open(f"{arguments.out}/{MACHINE}", "w") as file:

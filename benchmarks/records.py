@@ -9,7 +9,7 @@ import glob
 import json
 import os
 
-FOLDER = "BENCHMARK_FIGURES"  # environment: where figures are kept
+FILE = "BENCHMARK_FIGURES"  # environment: the file that gets them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +63,9 @@ def record(
     figure = Figure(benchmark, what, float(value), at_least, at_most, unit, note)
     goal = f" (to be {figure.goal})" if figure.goal else ""
     print(f"{what}: {shown(figure)}{goal}{'; ' + note if note else ''}", flush=True)
-    folder = os.environ.get(FOLDER)
-    if folder:
-        with open(f"{folder}/{benchmark}.jsonl", "a") as file:
+    path = os.environ.get(FILE)
+    if path:
+        with open(path, "a") as file:
             file.write(json.dumps(dataclasses.asdict(figure)) + "\n")
     return figure
 
@@ -78,7 +78,7 @@ def shown(figure: Figure) -> str:
 
 
 def read_figures(folder: str) -> list[Figure]:
-    """Every figure in a folder, by benchmark, in the order in which they were recorded."""
+    """Every figure in a folder, file by file in the order of their names."""
     found = []
     for path in sorted(glob.glob(f"{glob.escape(folder)}/*.jsonl")):
         with open(path) as file:

@@ -46,7 +46,7 @@ def test_figures_of_the_run_before_are_replaced_and_those_of_others_not_shown(pi
     for _ in range(2):
         assert run(monkeypatch, "--only", "one", "--out", out) == 0
     assert [figure.what for figure in read_figures(out)] == ["--some"]
-    (pieces / "out" / "old.jsonl").write_text('{"benchmark": "old", "what": "of another day", "value": 1}\n')
+    (pieces / "out" / "09-old.jsonl").write_text('{"benchmark": "old", "what": "of another day", "value": 1}\n')
     assert run(monkeypatch, "--only", "one", "--out", out) == 0
     assert "of another day" not in capsys.readouterr().out
 

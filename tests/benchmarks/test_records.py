@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import table
-from benchmarks.records import FOLDER, Figure, read_figures, record
+from benchmarks.records import FILE, Figure, read_figures, record
 
 FACTS = {"machine": "a laptop", "versions": "torch 2"}
 ROWS = """| | |
@@ -21,11 +21,12 @@ ROWS = """| | |
 
 
 def test_a_figure_is_printed_and_kept_where_that_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv(FOLDER, raising=False)
+    monkeypatch.delenv(FILE, raising=False)
     record("tower", "by hand", 1)
     assert read_figures(str(tmp_path)) == []
-    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setenv(FILE, str(tmp_path / "01-tower.jsonl"))
     record("tower", "padded / ours", 6.85, at_least=6.8)
+    monkeypatch.setenv(FILE, str(tmp_path / "00-nights.jsonl"))
     record("nights", "Daft / ours", 0.731, at_least=1.0, note="43 and 59 s")
     record("nights", "seconds", 1234.4, unit="s")
     assert "Daft / ours: 0.731 (to be >= 1); 43 and 59 s\n" in capsys.readouterr().out
@@ -41,7 +42,7 @@ def test_the_table_takes_the_place_of_the_one_on_the_page(tmp_path, monkeypatch)
     page = tmp_path / "page.md"
     page.write_text(f"# Speed\n\n{table.BEGIN}\nold\n{table.END}\n\nAfter.\n")
     (tmp_path / table.MACHINE).write_text(json.dumps(FACTS))
-    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setenv(FILE, str(tmp_path / "00-tower.jsonl"))
     record("tower", "padded / ours", 6.85)
     monkeypatch.setattr("sys.argv", ["table", str(tmp_path), "--write", str(page)])
     assert table.main() == 0
