@@ -43,6 +43,7 @@ from stores.releases import chain, current_release, move_current, read_current, 
 from stores.tables import PIN_NAMES
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
+from transforms.gates.trends import WEEK
 from transforms.markers import discard_staged, read_markers
 from transforms.pin_names import NamePinsOfDays
 from transforms.pin_reuse import kept_whole
