@@ -50,6 +50,7 @@ class Rebucketing:
         source: The old root, of which nobody removes a file meanwhile.
         manifest: Of the release; the files it names are sound.
         out: The new root.
+        before: The old root's layout.
         layout: Of the new root; all but the counts as the old one's.
         file_mode: Of both roots' files, octal digits; None: what the umask says.
         say: Is told how far the work is, in words.
@@ -58,6 +59,7 @@ class Rebucketing:
     source: Root
     manifest: Manifest
     out: Root
+    before: Layout
     layout: Layout
     file_mode: str | None
     say: Callable[[str], None]
@@ -65,7 +67,7 @@ class Rebucketing:
     def counts(self, key: str) -> tuple[int, int]:
         """Old and new number of parts of tables of a key."""
         name = "user_buckets" if key == "user_id" else "pin_shards"
-        return int(self.manifest.settings["layout"][name]), int(getattr(self.layout, name))
+        return getattr(self.before, name), getattr(self.layout, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +202,10 @@ def with_tables(job: Rebucketing) -> Manifest:
             raise StoreError(
                 f"{job.out.url}: {table} has {rows:,} rows, {old.release} has {wanted:,}; nothing was made"
             )
-    layout, settings = old.settings["layout"], {**old.settings, "layout": job.layout.to_json()}
+    settings = {**old.settings, "layout": job.layout.to_json()}
     # The run that made it has no folder here: nothing may advise to release it again.
     came = {"root": read_root_id(job.source), "run": settings.pop("run", None)}
-    settings["rebucketed"] = {**came, "user_buckets": layout["user_buckets"], "pin_shards": layout["pin_shards"]}
+    settings["rebucketed"] = {**came, "user_buckets": job.before.user_buckets, "pin_shards": job.before.pin_shards}
     made = dataclasses.replace(old, tables=tables, settings=settings)
     return with_index_figures(job, made, figures) if figures else made
 

@@ -79,7 +79,7 @@ def plan_rebucket(request: RebucketRequest) -> Rebucketing:
     if problems:
         raise StoreError("\n".join([*problems[:20], "restore these files, or give another --release"]))
     file_mode = source.read_json("layout.json").get(FILE_MODE)
-    return Rebucketing(source, manifest, request.out, wanted, file_mode, say)
+    return Rebucketing(source, manifest, request.out, layout, wanted, file_mode, say)
 
 
 def find_made(source: Root, out: Root) -> Manifest | None:

@@ -1,10 +1,12 @@
 """Rebucket: a root of other counts with the same rows, on which nights and readers go on."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+import tests.old_roots as old_roots
 import transforms.rebucket as rebucketing
 from pipelines.cli import main
 from stores.embedding_client import EmbeddingClient
@@ -281,3 +283,16 @@ def test_groups_hold_every_part_once():
         ids = np.arange(1000)
         pairs = set(zip((ids % old).tolist(), (ids % new).tolist(), strict=True))
         assert pairs == {(a, b) for before, after in groups for a in before for b in after}
+
+
+def test_a_root_of_the_version_before_is_taken_over(tmp_path):
+    root, out = str(tmp_path / "root"), str(tmp_path / "out")
+    old = os.path.join(os.path.dirname(old_roots.__file__), "v1")
+    shutil.copytree(f"{old}/root", root)
+    shutil.copy(f"{old}/PINNED", root)
+    assert rebucket(root, out, "--user-buckets=4", "--pin-shards=2") == 1  # it is held
+    assert main(["rollback", f"--root={root}", "--lift-hold"]) == 0
+    assert rebucket(root, out, "--user-buckets=4", "--pin-shards=2") == 0
+    assert main(["verify", f"--root={out}"]) == 0
+    for table, key in TABLES.items():
+        assert sorted_rows(root, table, key) == sorted_rows(out, table, key) != []
