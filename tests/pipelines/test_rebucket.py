@@ -20,6 +20,7 @@ from stores.releases import chain, current_release, read_current
 from stores.retriever import Retriever
 from tests.pipelines.nights import first_night, make_world, read_table, run_night
 from tests.pipelines.test_string_ids import renamed
+from tests.redis_server import running_redis
 from tests.s3_server import running_s3
 from tests.worlds import day
 
@@ -223,9 +224,18 @@ def answers(root: str, kv: str, user: int) -> tuple[list[int], list[float]]:
         return found.pin_ids.tolist(), found.scores.tolist()
 
 
-def test_readers_follow_by_one_switch(kept_nights, tmp_path, capsys):
+@pytest.fixture(params=["lmdb", "redis"])
+def kv(request, tmp_path):
+    if request.param == "lmdb":
+        yield f"lmdb://{tmp_path}/kv"
+    else:
+        with running_redis(str(tmp_path)) as port:
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+def test_readers_follow_by_one_switch(kept_nights, tmp_path, kv, capsys):
     world, root = kept_nights.copy(1, str(tmp_path / "kept"))
-    out, kv = str(tmp_path / "out"), f"lmdb://{tmp_path}/kv"
+    out = str(tmp_path / "out")
     run_night(world, root, 1, f"--kv={kv}")
     assert rebucket(root, out, "--user-buckets=6", "--pin-shards=3") == 0
     users = sorted({row["user_id"] for row in sorted_rows(root, "user_embeddings", "user_id")})
