@@ -356,16 +356,20 @@ def _search_alive(shard: IndexShard, queries: np.ndarray, k: int, ef: int, threa
     return pin_ids, scores
 
 
-def search_shards(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int) -> Neighbours:
+def search_shards(
+    shards: list[IndexShard], queries: np.ndarray, k: int, ef: int, threads: int | None = None
+) -> Neighbours:
     """Searches every shard; what they found is ordered once, over all of them, and twins are put beside it.
 
     Args:
         queries: float32 [Q, d].
         k: How many pins per query.
         ef: Candidates kept during the search of one shard (Malkov and Yashunin, algorithm 5); at least k is used.
+        threads: Of this process; None: as many as there are cores where there are many queries. Answers are the same.
     """
     # One user's query is not worth starting threads; a batch, as a gate asks it, takes all cores.
-    threads = -1 if len(queries) > 16 else 1
+    if threads is None:
+        threads = -1 if len(queries) > 16 else 1
     searched = [_search_shard(shard, queries, k, ef, threads) for shard in shards]
     blocks = [block for found, _ in searched for block in found]
     pin_ids = np.concatenate([np.empty((len(queries), 0), np.int64), *(ids for ids, _ in blocks)], axis=1)

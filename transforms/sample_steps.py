@@ -102,12 +102,8 @@ def search_exactly(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndar
 
 
 def search_index(shard: IndexShard, queries: np.ndarray, ef: int) -> Neighbours:
-    """The ten best that a shard's index finds."""
-    pieces = [
-        search_shards([shard], queries[start : start + sample.QUERIES], TOP, ef)
-        for start in range(0, len(queries), sample.QUERIES)
-    ]
-    return Neighbours(*(np.concatenate([getattr(p, name) for p in pieces]) for name in ("pin_ids", "scores")))
+    """The ten best that a shard's index finds; with one thread, since other workers search other shards."""
+    return search_shards([shard], queries, TOP, ef, threads=1)
 
 
 def merge_answers(parts: Iterable[Answers]) -> Answers:
@@ -124,6 +120,16 @@ def widths_from(find_ef: int) -> list[int]:
     return [ef for ef in sample.EF_CANDIDATES if ef >= find_ef] or [find_ef]
 
 
+def first_widths(find_ef: int, served: int) -> list[int]:
+    """Those that are searched before it is known whether wider ones are needed.
+
+    Args:
+        served: The width that the release before is served with: as a rule it is tonight's too. 0 for none.
+    """
+    widths = widths_from(find_ef)
+    return [ef for ef in widths if ef <= max(served, widths[0])]
+
+
 def is_good(best: Neighbours, found: Neighbours) -> bool:
     """Whether the index finds enough of the best."""
     hits, wanted = count_found(found, best)
@@ -131,7 +137,7 @@ def is_good(best: Neighbours, found: Neighbours) -> bool:
 
 
 def needs_wider(answers: Answers | None) -> bool:
-    """Whether the width that was searched first, by all shards, finds too little."""
+    """Whether the widths that were searched first, by all shards, find too little."""
     if answers is None or answers.best is None:
         return False
     return not any(is_good(answers.best, found) for found in answers.found.values())

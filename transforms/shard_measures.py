@@ -25,6 +25,7 @@ from transforms.sample_steps import (
     Drawn,
     FileSizes,
     drawn_of,
+    first_widths,
     needs_wider,
     queries_of,
     search_exactly,
@@ -159,9 +160,12 @@ class MeasureShard(beam.DoFn):
         """(day, answers of the shard) to the users drawn of every day."""
         if not drawn:
             return
-        index, ef = open_index(self._runs[0].root, values, embeddings.shape[1]), widths_from(find_ef)[0]
+        index = open_index(self._runs[0].root, values, embeddings.shape[1])
+        served = self._before.settings.get("index", {}).get("ef_search", 0) if self._before else 0
+        widths = first_widths(find_ef, served)
         for day, queries in queries_of(drawn).items():
-            yield day, Answers(search_exactly(queries, ids, embeddings), {ef: search_index(index, queries, ef)})
+            found = {ef: search_index(index, queries, ef) for ef in widths}
+            yield day, Answers(search_exactly(queries, ids, embeddings), found)
 
     def _count_lost(self, shard: int, tonight: list[FileEntry]) -> int:
         """Pins of the previous release that the first day has no more; on the days after it none."""
@@ -244,11 +248,12 @@ class WidenShard(beam.DoFn):
 
     def process(self, group: ShardGroup, answers: Mapping[int, Answers], facts: list[ShardFacts], drawn: list[Drawn]):
         """As `beam.DoFn`; `answers` are those of all shards, by day."""
-        wider = widths_from(add_facts(facts).find_ef)[1:]
-        days = [day for day, found in answers.items() if wider and needs_wider(found)]
+        widths = widths_from(add_facts(facts).find_ef)
+        wider = {day: set(widths) - set(found.found) for day, found in answers.items() if needs_wider(found)}
+        days = [day for day, left in wider.items() if left]
         if not days:
             return
         queries = queries_of(drawn)
         index = open_index(self._runs[0].root, list(group[1]), queries[days[0]].shape[1])
         for day in days:
-            yield day, Answers(None, {ef: search_index(index, queries[day], ef) for ef in wider})
+            yield day, Answers(None, {ef: search_index(index, queries[day], ef) for ef in sorted(wider[day])})

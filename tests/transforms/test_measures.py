@@ -23,12 +23,20 @@ from tests.pipelines.nights import run_night
 from tests.stores.test_indexes import unit_vectors
 from tests.transforms.gates.releases import manifest_of
 from tests.worlds import day, write_model, write_vectors
-from transforms import hindsight
+from transforms import hindsight, shard_measures
 from transforms.gates import GATES, StagedRelease, Thresholds, check_gates, sample
 from transforms.gates.sample import SampleFigures, sample_of, search_well_enough
 from transforms.release import check, read_figures, read_staged
 from transforms.run import Instructions, Run
-from transforms.sample_steps import Answers, choose_width, merge_answers, needs_wider, search_exactly, search_index
+from transforms.sample_steps import (
+    Answers,
+    choose_width,
+    first_widths,
+    merge_answers,
+    needs_wider,
+    search_exactly,
+    search_index,
+)
 from transforms.shard_measures import EMBEDDINGS, MeasureShard, ShardFacts, add_facts
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -144,6 +152,26 @@ def test_shards_searched_apart_are_shards_searched_together(monkeypatch, target)
     assert chosen == ef
     np.testing.assert_array_equal(found.pin_ids, expected.pin_ids)
     np.testing.assert_array_equal(found.pin_ids, search_shards(shards, queries, 10, ef).pin_ids)
+
+
+def test_the_widths_of_the_night_before_are_searched_at_once():
+    assert first_widths(64, 0) == first_widths(64, 64) == [64] and first_widths(64, 256) == [64, 128, 256]
+    assert first_widths(128, 64) == [128] and first_widths(1024, 64) == [1024]
+
+
+def test_a_night_that_needs_a_wider_search_gets_it(one_night, monkeypatch):
+    """Graphs of two links each find little at first: both looks at the shards are taken, by the steps and plainly."""
+    world, path = one_night
+    monkeypatch.setattr(sample, "EF_CANDIDATES", (2, 4, 8, 64))
+    monkeypatch.setattr(shard_measures, "add_facts", lambda facts: dataclasses.replace(add_facts(facts), find_ef=2))
+    monkeypatch.setattr(shard_measures, "first_widths", lambda find_ef, served: [find_ef])
+    monkeypatch.setattr(sample, "find_ef_of", lambda staged: 2)
+    widened = []
+    monkeypatch.setattr(shard_measures, "needs_wider", lambda found: widened.append(needs_wider(found)) or widened[-1])
+    run_night(world, path, 1, "--publish=none", "--index-m=2", "--reindex=all")
+    assert_same_figures(path, 1)
+    with_figures, _ = measured_and_read(path, 1)
+    assert any(widened) and sample_of(with_figures).ef > 2
 
 
 def write_pins(root: Root, date, shards: list[list[int]], factor: int = 1) -> list[FileEntry]:
