@@ -15,7 +15,6 @@ that of the process which takes the most, without what the processes wait for on
 """
 
 import argparse
-import dataclasses
 import multiprocessing
 import os
 import statistics
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from benchmarks.floor import Floor, Product
 from benchmarks.measuring import alternate, median_ratio
 from benchmarks.records import record
 from pinnerformer_model.checkpoint import new_model
@@ -52,16 +52,6 @@ def make_timelines(cache: str, users: int, pins: int) -> str:
     return timelines
 
 
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """x [rows, inputs] times W' [inputs, outputs], and in the backward the gradients of W and, if asked, of x."""
-
-    rows: int
-    inputs: int
-    outputs: int
-    input_gradient: bool = True
-
-
 def products_of(batch: StepBatch, config: ModelConfig) -> list[Product]:
     """The matrix products of a step, attention's left out."""
     hidden, ffn, out = config.hidden_size, config.ffn_size, config.embedding_dim
@@ -69,44 +59,17 @@ def products_of(batch: StepBatch, config: ModelConfig) -> list[Product]:
     found = []
     for windows, row, _ in batch.windows:
         tokens, queries = len(windows.age), len(row)
-        found.append(Product(tokens, features, hidden))
+        found.append((tokens, features, hidden))
         for layer in range(config.num_layers):
             rest = queries if layer == config.num_layers - 1 else tokens
             # Keys and values of every token; queries and what comes after them of those that are asked for.
-            found += [Product(tokens, hidden, 2 * hidden), Product(rest, hidden, hidden), Product(rest, hidden, hidden)]
-            found += [Product(rest, hidden, ffn), Product(rest, ffn, hidden)]
-        found += [Product(queries, hidden, 4 * hidden), Product(queries, 4 * hidden, out)]
+            found += [(tokens, hidden, 2 * hidden), (rest, hidden, hidden), (rest, hidden, hidden)]
+            found += [(rest, hidden, ffn), (rest, ffn, hidden)]
+        found += [(queries, hidden, 4 * hidden), (queries, 4 * hidden, out)]
     pins = len(batch.pins)
-    found.append(Product(pins, config.pin_vector_dim, config.pin_hidden_size, input_gradient=False))
-    found.append(Product(pins, config.pin_hidden_size, out))
-    return [*found, Product(len(batch.query_order), out, pins)]
-
-
-class Floor:
-    """Runs products in memory that is made beforehand."""
-
-    def __init__(self, steps: list[list[Product]]):
-        self._steps = steps
-        shapes = {(p.inputs, p.outputs) for products in steps for p in products}
-        rows = {shape: max(p.rows for s in steps for p in s if (p.inputs, p.outputs) == shape) for shape in shapes}
-        self._memory = {
-            (i, o): tuple(torch.randn(*size) for size in ((n, i), (o, i), (n, o), (n, i), (o, i)))
-            for (i, o), n in rows.items()
-        }
-
-    @property
-    def flops(self) -> int:
-        """Of all products, forward and backward."""
-        return sum(2 * p.rows * p.inputs * p.outputs * (2 + p.input_gradient) for s in self._steps for p in s)
-
-    def __call__(self) -> None:
-        for products in self._steps:
-            for p in products:
-                x, weight, y, x_gradient, weight_gradient = self._memory[p.inputs, p.outputs]
-                torch.mm(x[: p.rows], weight.T, out=y[: p.rows])
-                torch.mm(y[: p.rows].T, x[: p.rows], out=weight_gradient)
-                if p.input_gradient:
-                    torch.mm(y[: p.rows], weight, out=x_gradient[: p.rows])
+    found += [(pins, config.pin_hidden_size, out), (len(batch.query_order), out, pins)]
+    of_vectors = Product(pins, config.pin_vector_dim, config.pin_hidden_size, weight_gradient=True)
+    return [of_vectors, *(Product(*shape, weight_gradient=True, input_gradient=True) for shape in found)]
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -206,7 +169,7 @@ def main() -> int:
     trainer, maker = make_trainer(arguments)
     batches = [maker.make(step) for step in range(arguments.steps)]
     tokens = sum(batch.tokens for batch in batches)
-    floor = Floor([products_of(batch, trainer.config) for batch in batches])
+    floor = Floor([product for batch in batches for product in products_of(batch, trainer.config)])
     waits = []
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
 
