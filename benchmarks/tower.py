@@ -27,6 +27,7 @@ from torch import nn
 from benchmarks.daily import LONGEST, MEAN, MEDIAN, draw_lengths
 from benchmarks.floor import Floor, Product
 from benchmarks.measuring import alternate, median_ratio
+from benchmarks.records import record
 from pinnerformer_model.checkpoint import new_model
 from pinnerformer_model.config import PRESETS, ModelConfig, preset
 from pinnerformer_model.days import DAY_MS
@@ -36,6 +37,11 @@ from pinnerformer_model.sequences import Sequences, form_batches
 from pinnerformer_model.user_tower import UserTower
 
 ACTIONS, SURFACES = ("click", "closeup", "repin"), ("board", "home", "search")
+COMPARED = {
+    "sorted": "`nn.TransformerEncoder`, batches of like lengths",
+    "padded": "`nn.TransformerEncoder`, batches as they come",
+    "floor": "bare matrix products of the same tokens",
+}
 USERS_A_BATCH = 64
 NOW_MS = 1_790_000_000_000
 
@@ -172,8 +178,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="small")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 16, 78, 376], metavar="N", help="users of a slice")
-    parser.add_argument("--users", type=int, default=160, help="a round, at least a slice (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--users", type=int, default=80, help="a round, at least a slice (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = preset(arguments.preset, action_vocabulary=ACTIONS, surface_vocabulary=SURFACES, pinsage_version="v")
@@ -183,10 +189,11 @@ def main() -> int:
         slices = [draw_slice(size, seed) for seed in range(max(1, arguments.users // size))]
         print(f"\nslices of {size} users, {len(slices)} a round; load {os.getloadavg()[0]:.1f}; tokens per CPU second:")
         figures = measure(slices, tower, config, arguments.rounds)
-        for name in ("sorted", "padded", "floor"):
+        for name, what in COMPARED.items():
             ratios = sorted(a / b for a, b in zip(figures["tower"], figures[name], strict=True))
-            ratio = median_ratio(figures["tower"], figures[name])
-            print(f"tower / {name}: {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+            ratio, spread = median_ratio(figures["tower"], figures[name]), f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+            print(f"tower / {name}: {ratio:.2f} ({spread})")
+            record("tower", f"tower / {what}, slices of {size} users", ratio, note=spread)
     return 0
 
 
