@@ -164,10 +164,7 @@ def night_command(world_folder: str, place: str, logs: str, date: datetime.date,
 
 def worker_flags(workers: int) -> list[str]:
     """How the product is told a number of workers; 0: it chooses."""
-    # One worker is the command's own process: Beam's multi_processing with one is two processes that take turns.
-    if workers < 2:
-        return []
-    return ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
+    return [f"--workers={workers}"] if workers else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -188,4 +188,6 @@ def run_command(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    import pinnerformer
+
+    sys.exit(pinnerformer.main())  # which says to libraries, before they are loaded, what jobs want of them
