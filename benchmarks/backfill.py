@@ -251,6 +251,7 @@ def main() -> int:
         with open(f"{folder}/gates", "w") as file:  # vectors are random: answers change, recall is about 0.95
             file.write(
                 "max_coverage_fall: 1000000\nmin_coverage_pins: 0\nmin_coverage_share: 0\nmin_recall_at_10: 0.9\n"
+                "max_users_alike: 1\n"
             )
         if arguments.memory_days:
             measure_memory(folder, arguments.memory_days, arguments.days_per_pass, beam_flags)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks.night_world import ONE_THREAD
 from benchmarks.nights import DAFT_PYTHON
 from benchmarks.records import FILE, read_figures
 from benchmarks.table import MACHINE, describe_machine, format_table, replace_table
@@ -91,7 +92,11 @@ def run_piece(piece: Piece, arguments: list[str], out: str) -> float | None:
     command = [sys.executable, "-m", f"benchmarks.{piece.module}", *arguments]
     with open(f"{out}/{piece.module}.log", "w") as log:
         process = subprocess.Popen(
-            command, env={**os.environ, FILE: figures}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env={**os.environ, **ONE_THREAD, FILE: figures},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert process.stdout is not None
         for line in process.stdout:
