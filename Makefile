@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 DEMO ?= demo
+PEERS := .cache/peers/daft
 STUDY ?= study
 SIZE ?=
 
@@ -84,10 +85,10 @@ test-fuzz: $(STAMP)  ## Damages roots, logs, vectors and models thousands of tim
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pipelines.test_fuzz 3000
 
 peers: $(STAMP)  ## Makes the environment of what the product is compared with (Daft), apart from .venv.
-	@VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh
+	@VENV="$(VENV)" PEERS="$(PEERS)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh
 
 peers-lock: $(STAMP)  ## Writes benchmarks/peers/requirements.lock again.
-	@VENV="$(VENV)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh lock
+	@VENV="$(VENV)" PEERS="$(PEERS)" TORCH_INDEX="$(TORCH_INDEX)" benchmarks/peers/setup.sh lock
 
 bench: peers  ## Measures speed beside peers and floors, in under half an hour on two quiet cores; ends with a table.
 	$(BIN)/python -m benchmarks.everything

@@ -62,10 +62,15 @@ PIECES = (
     ),
     Piece("start_up", "--rounds 1", "--rounds 3"),
     Piece("workers", "--users 1000 --active 50 --rows 30000 --pins 1000 --rounds 1", "--rounds 2"),
-    Piece("tower"),
+    Piece("tower", "--sizes 10 --users 10 --rounds 1", "--sizes 10 78 --rounds 3"),
     Piece("reuse", "--pins 1000 --rounds 1", "--pins 20000 --rounds 2", "--pins 200000 --rounds 1"),
-    Piece("index"),
-    Piece("retrieval"),
+    Piece("index", "--pins 2000 --clusters 100 --rounds 1", "--pins 40000 --rounds 2"),
+    Piece(
+        "retrieval",
+        "--pins 2000 --clusters 100 --users 50 --other-users 100 --rounds 1",
+        "",
+        "--pins 1000000 --clusters 30000",
+    ),
     Piece("kv", "--users 20000 --runs 1", "--users 200000 --runs 3", "--users 1000000"),
     Piece("ingest", "--rows 100000 --rowwise-rows 20000 --rounds 1", "--rows 1500000 --rowwise-rows 150000"),
     Piece(

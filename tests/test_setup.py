@@ -32,12 +32,12 @@ def write_program(path: pathlib.Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def set_up(machine: pathlib.Path, *choices: str) -> tuple[int, str, list[str]]:
-    """(exit code, what is on the screen, what uv and the .venv's Python were asked for) of `make setup`."""
+def set_up(machine: pathlib.Path, *choices: str, goal: str = "setup") -> tuple[int, str, list[str]]:
+    """(exit code, what is on the screen, what uv and the .venv's Python were asked for) of `make setup`, or a goal."""
     log = machine / "log"
     log.write_text("")
     done = subprocess.run(
-        [machine / "path" / "make", "setup", f"VENV={machine}/venv", *choices],
+        [machine / "path" / "make", goal, f"VENV={machine}/venv", *choices],
         env={"PATH": f"{machine}/path", "LOG": str(log)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -140,3 +140,22 @@ def test_the_image_is_built_as_the_lock_and_for_a_named_baseline():
     ]
     assert step.startswith("HNSWLIB_NO_NATIVE=1 CFLAGS=${HNSWLIB_MARCH:+-march=$HNSWLIB_MARCH}     CXXFLAGS=")
     assert "--no-deps --require-hashes -r requirements.lock" in step and "\nARG HNSWLIB_MARCH=x86-64-v3\n" in text
+
+
+def test_peers_are_installed_from_a_lock_of_their_own_apart_from_venv(machine):
+    peers = f"PEERS={machine}/peers"
+    set_up(machine)
+    (machine / "peers").mkdir()
+    code, _, asked = set_up(machine, peers, goal="peers")
+    assert code == 0 and len(asked) == 2
+    assert asked[0].startswith(f"uv venv --quiet --python {machine}/venv/bin/python {machine}/peers ")
+    assert asked[1].startswith(f"uv pip sync --quiet --python {machine}/peers/bin/python --require-hashes")
+    assert " benchmarks/peers/requirements.lock " in asked[1]
+    assert set_up(machine, peers, goal="peers") == (0, "", [])
+
+
+def test_peers_have_the_products_own_torch():
+    locks = [open(path).read() for path in ("requirements.lock", "benchmarks/peers/requirements.lock")]
+    for name in ("torch", "numpy", "pyarrow"):
+        (version,) = {next(line for line in lock.splitlines() if line.startswith(f"{name}==")) for lock in locks}
+        assert version.startswith(f"{name}==")

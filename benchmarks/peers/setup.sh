@@ -1,8 +1,8 @@
 #!/bin/bash
-# What `make peers` does: .cache/peers/daft, an environment of its own for what the product is compared with.
+# What `make peers` does: .cache/peers/daft ($PEERS), an environment of its own for what the product is compared with.
 # `lock`: pins requirements.in again, with the product's own torch, numpy and pyarrow. The Makefile sets variables.
 set -euo pipefail
-HERE=benchmarks/peers PLACE=.cache/peers/daft PIP="$VENV/bin/uv pip"
+HERE=benchmarks/peers PIP="$VENV/bin/uv pip"
 
 lock() {
   $PIP compile $HERE/requirements.in --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
@@ -14,12 +14,12 @@ lock() {
 install() {
   local wanted=$HERE/requirements.lock
   if [ -n "$TORCH_INDEX" ]; then
-    wanted=$PLACE/.requirements
+    wanted=$PEERS/.requirements
     awk '/^[^ ]/ { keep = !/^(torch|(nvidia|cuda)-[a-z0-9-]*)==/ } keep' $HERE/requirements.lock >"$wanted"
   fi
-  $PIP sync --quiet --python $PLACE/bin/python --require-hashes --compile-bytecode "$wanted"
+  $PIP sync --quiet --python $PEERS/bin/python --require-hashes --compile-bytecode "$wanted"
   if [ -n "$TORCH_INDEX" ]; then
-    $PIP install --quiet --python $PLACE/bin/python --no-deps --index "$TORCH_INDEX" \
+    $PIP install --quiet --python $PEERS/bin/python --no-deps --index "$TORCH_INDEX" \
       "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' $HERE/requirements.lock)"
   fi
 }
@@ -29,7 +29,7 @@ if [ "${1:-}" = lock ]; then
   exit
 fi
 WANTED=$(cat $HERE/requirements.lock $HERE/setup.sh - <<<"$TORCH_INDEX" | sha256sum)
-if [ -f $PLACE/.set-up ] && [ "$(cat $PLACE/.set-up)" = "$WANTED" ]; then exit; fi
-[ -x $PLACE/bin/python ] || "$VENV/bin/uv" venv --quiet --python "$VENV/bin/python" $PLACE
+if [ -f $PEERS/.set-up ] && [ "$(cat $PEERS/.set-up)" = "$WANTED" ]; then exit; fi
+[ -x $PEERS/bin/python ] || "$VENV/bin/uv" venv --quiet --python "$VENV/bin/python" $PEERS
 install
-echo "$WANTED" >$PLACE/.set-up
+echo "$WANTED" >$PEERS/.set-up
