@@ -61,7 +61,11 @@ PIECES = (
         "--rounds 2",
     ),
     Piece("start_up", "--rounds 1", "--rounds 3"),
-    Piece("workers", "--users 1000 --active 50 --rows 30000 --pins 1000 --rounds 1", "--rounds 2"),
+    Piece(
+        "workers",
+        "--users 500 --active 20 --rows 10000 --pins 500 --rounds 1 --no-busy",
+        "--active 1000 --rows 900000 --rounds 2",
+    ),
     Piece("tower", "--sizes 10 --users 10 --rounds 1", "--sizes 10 78 --rounds 3"),
     Piece("reuse", "--pins 1000 --rounds 1", "--pins 20000 --rounds 2", "--pins 200000 --rounds 1"),
     Piece("index", "--pins 2000 --clusters 100 --rounds 1", "--pins 40000 --rounds 2"),

@@ -35,7 +35,12 @@ OURS, ONE, DAFT, LOOP, BARE = "ours", "ours, 1 worker", "Daft", "the loop", "bar
 PIN_STEPS = (Step.CUT_VECTORS, Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
 PIN_TABLES = ("pin_embeddings", "indexes")
 CHECK = "check"  # the gates, among a manifest's timings
-OF_OURS_ALONE = (*PIN_STEPS, Step.CHECK_CANARIES, Step.LOOK_BACK)  # steps that no peer has, beside the gates
+OF_OURS_ALONE = (
+    *PIN_STEPS,
+    Step.CHECK_CANARIES,
+    Step.LOOK_BACK,
+    Step.MEASURE_SHARDS,
+)  # steps that no peer has, beside the gates
 ALIKE = 0.9999  # cosine of the same user's vectors; float16 and other batches are all that tells them apart
 
 
@@ -119,7 +124,7 @@ def run_round(world: World, night: str, rounds: Rounds, daft: bool, one_worker: 
 
 
 def shared_part(night: Night, workers: int) -> float:
-    """Wall seconds of a night, less what no peer does: pins, index, canaries, the look back, the gates.
+    """Wall seconds of a night, less what no peer does: pins, index, measures of the gates, canaries, the gates.
 
     Work of steps is shared by the workers, gates are one process's. Histories are written and the store is filled all
     the same.
