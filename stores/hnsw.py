@@ -91,11 +91,33 @@ class HnswGraph:
             threads: -1: as many as there are cores.
 
         Returns:
-            pin ids int64 [Q, k]; inner products float32 [Q, k].
+            pin ids int64 [Q, k]; inner products float32 [Q, k]. -1 and -inf at the end, where links lead to fewer.
         """
         self._index.set_ef(max(ef, k))
-        labels, distances = self._index.knn_query(queries, k=k, num_threads=threads)
-        return labels.astype(np.int64), 1.0 - distances
+        try:
+            labels, distances = self._index.knn_query(queries, k=k, num_threads=threads)
+        except RuntimeError:
+            return self._search_reachable(queries, k)
+        return labels.view(np.int64), 1.0 - distances
+
+    def _search_reachable(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Asks each query for as many as there are: hnswlib answers nobody where one finds fewer than k."""
+        pin_ids = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for number in range(len(queries)):
+            least, most = 0, k
+            while least < most:
+                count = (least + most + 1) // 2
+                try:
+                    labels, distances = self._index.knn_query(queries[number : number + 1], k=count, num_threads=1)
+                except RuntimeError:
+                    if count == 1:
+                        raise
+                    most = count - 1
+                    continue
+                least = count
+                pin_ids[number, :count], scores[number, :count] = labels[0], 1.0 - distances[0]
+        return pin_ids, scores
 
     def save(self, path: str) -> None:
         """Writes a file that any hnswlib reads (space `ip`)."""

@@ -12,6 +12,8 @@ Which library makes and searches a graph is said in `LIBRARIES`; all else here i
 
 import dataclasses
 import datetime
+import functools
+import math
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +23,12 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.hnsw import HnswGraph, IndexParameters
+from stores.ids import find_sorted
 from stores.index_files import CHANGED, MASKED, has_role, read_masked, stem_of
 from stores.masks import NO_IDS, NO_MASK, Mask, mask_pins
 from stores.neighbours import TIE, Neighbours, ordered_top_k
 from stores.tables import part_stem, read_files
+from stores.twins import NO_TWINS, Twins, add_twins, split_twins
 
 # Doubled each time, so that the width kept is at most twice what is needed.
 EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be served with
@@ -34,6 +38,7 @@ _PROBES = (4, 12, 32)
 REBUILDS = 2
 _CHUNK = 4096
 _SPARE = 2  # nodes asked for beyond those that are masked on average
+SPREAD = 4.0  # standard deviations: one in 30,000 queries finds more in a shard than it was asked for
 Candidates = tuple[np.ndarray, np.ndarray]  # pin ids and scores of queries, in any order
 
 
@@ -93,22 +98,6 @@ class BuildReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class Twins:
-    """Pins that have the vector of another pin of their shard, to the last bit.
-
-    Attributes:
-        pin_id: int64 [T].
-        twin_of: int64 [T], ascending, then by `pin_id`: the lowest pin_id of that vector, the one in the graph.
-    """
-
-    pin_id: np.ndarray
-    twin_of: np.ndarray
-
-
-NO_TWINS = Twins(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-@dataclasses.dataclass(frozen=True)
 class IndexShard:
     """One graph of a shard, open for search.
 
@@ -130,30 +119,6 @@ class IndexShard:
         nodes = self.graph.pin_ids()
         served, _ = self.mask.apply(nodes, np.zeros(len(nodes), np.float32))
         return np.sort(np.concatenate([served[served >= 0], self.twins.pin_id]))
-
-
-def split_twins(ids: np.ndarray, embeddings: np.ndarray) -> tuple[np.ndarray, Twins]:
-    """Finds pins of equal vectors.
-
-    Args:
-        ids: int64 [N], ascending.
-        embeddings: [N, d]; compared by their bytes.
-
-    Returns:
-        The rows of the graph, int64, ascending; the twins of all other rows.
-    """
-    if not len(ids):
-        return np.empty(0, np.int64), NO_TWINS
-    # By their bytes, as one opaque value per row: float comparison would call -0.0 and 0.0 equal, and would compare 256
-    # columns one by one.
-    rows = np.ascontiguousarray(embeddings).view(np.dtype((np.void, embeddings.shape[1] * embeddings.itemsize)))[:, 0]
-    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
-    # `ids` ascend and `unique` gives the first place, so this is the lowest pin_id of each vector, whatever the order
-    # of files.
-    twin_of = ids[first[group]]
-    others = np.flatnonzero(twin_of != ids)
-    others = others[np.lexsort((ids[others], twin_of[others]))]
-    return np.sort(first), Twins(ids[others], twin_of[others])
 
 
 def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters) -> IndexShard:
@@ -357,7 +322,12 @@ def _search_alive(shard: IndexShard, queries: np.ndarray, k: int, ef: int, threa
 
 
 def search_shards(
-    shards: list[IndexShard], queries: np.ndarray, k: int, ef: int, threads: int | None = None
+    shards: list[IndexShard],
+    queries: np.ndarray,
+    k: int,
+    ef: int,
+    exclude: np.ndarray | None = None,
+    threads: int | None = None,
 ) -> Neighbours:
     """Searches every shard; what they found is ordered once, over all of them, and twins are put beside it.
 
@@ -365,59 +335,95 @@ def search_shards(
         queries: float32 [Q, d].
         k: How many pins per query.
         ef: Candidates kept during the search of one shard (Malkov and Yashunin, algorithm 5); at least k is used.
+        exclude: Pins that no answer may hold, int64 [E], sorted.
         threads: Of this process; None: as many as there are cores where there are many queries. Answers are the same.
     """
     # One user's query is not worth starting threads; a batch, as a gate asks it, takes all cores.
     if threads is None:
         threads = -1 if len(queries) > 16 else 1
-    searched = [_search_shard(shard, queries, k, ef, threads) for shard in shards]
-    blocks = [block for found, _ in searched for block in found]
-    pin_ids = np.concatenate([np.empty((len(queries), 0), np.int64), *(ids for ids, _ in blocks)], axis=1)
-    scores = np.concatenate([np.empty((len(queries), 0), np.float32), *(scores for _, scores in blocks)], axis=1)
-    twins = [one for _, beside in searched for one in beside if len(one.pin_id)]
-    return _add_twins(ordered_top_k(pin_ids, scores, k), twins, k)
+    exclude = np.empty(0, np.int64) if exclude is None else exclude
+    ef = max(ef, k)
+    asked, *wider = _rounds(tuple(map(len, shards)), k, len(exclude), ef)
+    best, worst = _search_once(shards, queries, k, ef, exclude, asked, threads)
+    rows = np.arange(len(queries))
+    for more in wider:
+        # A shard of which all that was asked for is as good as the last of the answer may have more such pins.
+        rows = rows[worst >= best.scores[rows, -1]]
+        if not len(rows):
+            break
+        again, worst = _search_once(shards, queries[rows], k, ef, exclude, more, threads)
+        best.pin_ids[rows], best.scores[rows] = again.pin_ids, again.scores
+    return best
 
 
-def _add_twins(found: Neighbours, twins: list[Twins], k: int) -> Neighbours:
-    """Puts the twins of the pins found beside them, and keeps the k best.
+@functools.lru_cache(1024)
+def _rounds(sizes: tuple[int, ...], k: int, excluded: int, ef: int) -> list[list[int]]:
+    """How many pins each shard is asked for, and how many by those queries to which that was too few.
+
+    Ids are spread over shards by a hash: of the best pins each has its share, with the spread of a binomial
+    distribution. A search that keeps `ef` candidates hands out as many at no cost.
 
     Args:
-        found: [Q, k], best first.
-        twins: Of all graphs; a pin has twins in one of them at most.
+        sizes: Pins of each shard.
     """
-    if not twins or not found.pin_ids.size:
-        return found
-    pins = found.pin_ids.ravel()
-    begin, owner, count = np.zeros((3, len(pins)), np.int64)
-    for number, one in enumerate(twins):
-        first = np.searchsorted(one.twin_of, pins, side="left")
-        crowd = np.searchsorted(one.twin_of, pins, side="right") - first
-        begin[crowd > 0], owner[crowd > 0] = first[crowd > 0], number
-        # No more of them are laid out than an answer can hold: a crowd may have thousands.
-        count += np.minimum(crowd, k - 1)
-    if not count.any():
-        return found
-    counts = (count + 1).reshape(found.pin_ids.shape)  # every pin found stands for itself and its twins
-    # A pin may be left out where k better ones stand before it. Of pins that score the same none may: which ids are the
-    # lowest is known when their twins are there.
-    better = np.cumsum(counts, axis=1) - counts
-    tied = np.zeros(counts.shape, bool)
-    tied[:, 1:] = found.scores[:, 1:] == found.scores[:, :-1]
-    better = np.maximum.accumulate(np.where(tied, 0, better), axis=1)
-    counts = np.where((better < k) & (found.pin_ids >= 0), counts, 0)
-    # The twins of all pins of all queries at once: `cell` says whose place is filled, `rank` which of the crowd fills
-    # it; 0 is the pin in the graph.
-    each = counts.ravel()
-    cell = np.repeat(np.arange(len(each)), each)
-    rank = np.arange(len(cell)) - np.repeat(np.cumsum(each) - each, each)
-    ids = pins[cell]
-    for number, one in enumerate(twins):
-        mine = np.flatnonzero((rank > 0) & (owner[cell] == number))
-        ids[mine] = one.pin_id[begin[cell[mine]] + rank[mine] - 1]
-    place = np.cumsum(counts, axis=1) - counts  # of each pin found, among those of its query
-    at = (cell // found.pin_ids.shape[1], place.ravel()[cell] + rank)
-    width = int(counts.sum(axis=1).max())
-    pin_ids = np.full((len(counts), width), -1, np.int64)
-    scores = np.full((len(counts), width), -np.inf, np.float32)
-    pin_ids[at], scores[at] = ids, found.scores.ravel()[cell]
-    return ordered_top_k(pin_ids, scores, k)
+
+    def likely(wanted: int, size: int) -> int:
+        share = size / max(1, sum(sizes))
+        return min(wanted, size, math.ceil(wanted * share + SPREAD * math.sqrt(wanted * share * (1 - share))))
+
+    every = k + excluded  # of these k are left, whoever is excluded
+    rounds = [
+        [min(likely(every, size), max(likely(k, size), ef)) for size in sizes],
+        [likely(every, size) for size in sizes],
+        [min(every, size) for size in sizes],
+    ]
+    return [asked for number, asked in enumerate(rounds) if asked not in rounds[:number]]
+
+
+def _search_once(
+    shards: list[IndexShard],
+    queries: np.ndarray,
+    k: int,
+    ef: int,
+    exclude: np.ndarray,
+    asked: list[int],
+    threads: int,
+) -> tuple[Neighbours, np.ndarray]:
+    """One round of `search_shards`.
+
+    Returns:
+        The k best of what was found; of each query, float32 [Q], the best of the worst that a shard found. One that
+        found fewer than it was asked for has no more, and counts for nothing.
+    """
+    blocks, asks, twins = [(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))], [], []
+    for shard, count in zip(shards, asked, strict=True):
+        found, beside = _search_shard(shard, queries, count, ef, threads)
+        blocks += found
+        asks += [count] * len(found)
+        twins += [one for one in beside if len(one.pin_id)]
+    pin_ids, scores = (np.concatenate(columns, axis=1) for columns in zip(*blocks, strict=True))
+    every = k + len(exclude)
+    best = add_twins(ordered_top_k(pin_ids, scores, every), twins, every)
+    widths = [ids.shape[1] for ids, _ in blocks[1:]]
+    return (_without(best, exclude, k) if len(exclude) else best), _worst(pin_ids, scores, widths, asks)
+
+
+def _worst(pin_ids: np.ndarray, scores: np.ndarray, widths: list[int], asked: list[int]) -> np.ndarray:
+    """The second of what `_search_once` returns, of blocks side by side."""
+    filled = [(end, width, count) for end, width, count in zip(np.cumsum(widths), widths, asked, strict=True) if width]
+    if not filled:
+        return np.full(len(scores), -np.inf, np.float32)
+    begin = [end - width for end, width, _ in filled]
+    some = pin_ids >= 0
+    worst = np.minimum.reduceat(scores if some.all() else np.where(some, scores, np.inf), begin, axis=1)
+    full = np.add.reduceat(some, begin, axis=1, dtype=np.int64) >= [count for _, _, count in filled]
+    return np.where(full, worst, -np.inf).max(axis=1)
+
+
+def _without(best: Neighbours, exclude: np.ndarray, k: int) -> Neighbours:
+    """The first k of answers that are not excluded."""
+    rows = np.arange(len(best.pin_ids))[:, None]
+    excluded = find_sorted(exclude, best.pin_ids.ravel())[1].reshape(best.pin_ids.shape)
+    kept = np.argsort(excluded, axis=1, kind="stable")[:, :k]  # those that stay come first, in their order
+    pin_ids = np.where(excluded, -1, best.pin_ids)[rows, kept]
+    return Neighbours(pin_ids, np.where(pin_ids < 0, np.float32(-np.inf), best.scores[rows, kept]))

@@ -32,30 +32,26 @@ def ordered_top_k(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours
         pin_ids: int64 [Q, C]; -1 where there is none.
         scores: float32 [Q, C]; -inf where there is none.
     """
+    rows = np.arange(len(scores))[:, None]
     if 0 < k < scores.shape[1]:
         # Only the best are sorted, unless some tie for the last place: which of those stay, their ids decide.
         at = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        best = np.take_along_axis(scores, at, 1)
+        best = scores[rows, at]
         if np.count_nonzero(scores >= best.min(axis=1, keepdims=True)) == best.size:
-            pin_ids, scores = np.take_along_axis(pin_ids, at, 1), best
-    order = _order(pin_ids, scores)[:, :k]
-    pin_ids, scores = np.take_along_axis(pin_ids, order, 1), np.take_along_axis(scores, order, 1)
+            pin_ids, scores = pin_ids[rows, at], best
+    order = np.argsort(-scores, axis=1)
+    ordered = scores[rows, order]
+    # Two keys cost thirty times one: only rows that have a tie are sorted by both.
+    tied = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)
+    if tied.any():
+        again = tied.any(axis=1)
+        order[again] = np.lexsort((pin_ids[again], -scores[again]), axis=-1)
+    pin_ids, scores = pin_ids[rows, order[:, :k]], ordered[:, :k]
     lacking = k - pin_ids.shape[1]
     if lacking > 0:
         pin_ids = np.pad(pin_ids, ((0, 0), (0, lacking)), constant_values=-1)
         scores = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
-    return Neighbours(pin_ids.astype(np.int64), scores.astype(np.float32))
-
-
-def _order(pin_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """int64 [Q, C]: the columns of each row, best score first, equal scores by pin_id."""
-    order = np.argsort(-scores, axis=1)
-    ordered = np.take_along_axis(scores, order, 1)
-    # Two keys cost thirty times one: only rows that have a tie are sorted by both.
-    tied = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] > -np.inf)).any(axis=1)
-    if tied.any():
-        order[tied] = np.lexsort((pin_ids[tied], -scores[tied]), axis=-1)
-    return order
+    return Neighbours(pin_ids.astype(np.int64, copy=False), scores.astype(np.float32, copy=False))
 
 
 def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray, k: int) -> Neighbours:

@@ -127,11 +127,9 @@ class Retriever:
         opened = self._open(current)
         user = inner_ids([user_id], current.user_ids)
         engaged = self._engaged(opened, user) if exclude_engaged else np.empty(0, np.int64)
-        # As many more as may be taken away again: the index cannot leave pins out while it searches.
-        wanted = k + len(engaged)
-        best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), wanted, max(opened.ef, wanted))
-        kept = (best.pin_ids[0] >= 0) & ~np.isin(best.pin_ids[0], engaged)
-        pins, scores = best.pin_ids[0][kept][:k], best.scores[0][kept][:k]
+        best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), k, opened.ef, engaged)
+        kept = best.pin_ids[0] >= 0
+        pins, scores = best.pin_ids[0][kept], best.scores[0][kept]
         return Retrieved(user_id, current.release, days[0], self._named(opened, pins), scores)
 
     def _named(self, opened: _Opened, pins: np.ndarray) -> np.ndarray:

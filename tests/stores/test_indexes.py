@@ -127,6 +127,71 @@ def test_shards_and_twins_are_ordered_as_one_list(k):
     np.testing.assert_array_equal(one.pin_ids, found.pin_ids[3:4])
 
 
+def shards_of_clusters() -> tuple[list[IndexShard], np.ndarray, np.ndarray]:
+    """Six shards of a cluster each, so that the best pins of a query lie in one of them; a fifth of the pins has
+    another one's vector. Ids and vectors beside them."""
+    vectors = clustered(1800, 6, 0.5)
+    vectors = vectors[np.argsort((vectors @ vectors[:6].T.astype(np.float32)).argmax(axis=1), kind="stable")]
+    vectors[5::5] = vectors[3::5][: len(vectors[5::5])]
+    ids = np.random.default_rng(1).permutation(10_000)[:1800]
+    shards = []
+    for rows in np.split(np.arange(1800), 6):
+        rows = rows[np.argsort(ids[rows])]
+        shards.append(build_index(ids[rows], vectors[rows], IndexParameters(16, 300)))
+    return shards, ids, vectors
+
+
+@pytest.mark.parametrize("k", [5, 60, 200])
+@pytest.mark.parametrize("excluded", [0, 90, 600])
+def test_a_shard_that_has_most_of_the_best_is_asked_for_all_of_them(k, excluded):
+    shards, ids, vectors = shards_of_clusters()
+    for seed in range(3):
+        query = vectors[seed * 700 : seed * 700 + 1].astype(np.float32)
+        # The nearest above all: whose history is full of what is near is asked for far more than k.
+        exact = exact_top_k(query, ids, vectors, excluded + k + 100)
+        near = np.random.default_rng(seed).permutation(exact.pin_ids[0])[:excluded]
+        left = np.flatnonzero(~np.isin(exact.pin_ids[0], near))[:k]
+        found = search_shards(shards, query, k, 600, np.sort(near))
+        np.testing.assert_allclose(found.scores[0], exact.scores[0, left], atol=1e-6)
+        assert not np.isin(found.pin_ids, near).any() and len(np.unique(found.pin_ids)) == k
+        batch = search_shards(shards, np.repeat(query, 20, axis=0), k, 600, np.sort(near))
+        np.testing.assert_array_equal(batch.pin_ids, np.repeat(found.pin_ids, 20, axis=0))
+
+
+def test_a_query_of_which_all_is_excluded_is_left_without_an_answer():
+    ids, vectors = crowded()
+    shard = build_index(ids, vectors, PARAMETERS)
+    found = search_shards([shard], vectors[:1].astype(np.float32), 3, 64, ids[:-1])
+    assert found.pin_ids.tolist() == [[ids[-1], -1, -1]]
+    assert np.isneginf(found.scores[0, 1:]).all()
+
+
+def test_shards_are_not_asked_for_what_they_hardly_have(monkeypatch):
+    """Of 100 pins a shard of four has 25, give or take: the rest of a hundred from each would be thrown away."""
+    ids, vectors = np.arange(4000), unit_vectors(4000)
+    shards = [build_index(ids[i::4], vectors[i::4], PARAMETERS) for i in range(4)]
+    asked, search = [], HnswGraph.search
+    monkeypatch.setattr(HnswGraph, "search", lambda self, q, k, *rest: asked.append(k) or search(self, q, k, *rest))
+    queries = unit_vectors(200, seed=1).astype(np.float32)
+    whole = search_shards(shards, queries, 100, 100)
+    assert asked == [43] * 4
+    asked.clear()
+    near = np.sort(whole.pin_ids[0])
+    search_shards(shards, queries[:1], 100, 100, near)
+    assert max(asked) == 75  # 200 pins of which 100 are excluded
+
+
+def test_pins_that_no_link_leads_to_are_left_out_of_an_answer_and_do_not_stop_it():
+    vectors, ids = clustered(300, 30, 0.1), np.arange(300)
+    shard = build_index(ids, vectors, IndexParameters(2, 2))
+    queries = vectors[::30].astype(np.float32)
+    found = search_shards([shard], queries, 300, 300)
+    reached = (found.pin_ids >= 0).sum(axis=1)
+    assert (0 < reached).all() and (reached < 300).any()
+    for row, scores in zip(found.pin_ids, found.scores, strict=True):
+        assert len(np.unique(row[row >= 0])) == (row >= 0).sum() == np.isfinite(scores).sum()
+
+
 def test_no_shard_and_no_query_are_answered():
     assert search_shards([], np.zeros((2, 8), np.float32), 3, 64).pin_ids.tolist() == [[-1] * 3] * 2
     shard = build_index(*crowded(), PARAMETERS)
