@@ -7,7 +7,7 @@ import numpy as np
 
 from stores.embedding_client import EmbeddingClient
 from stores.errors import StoreError
-from stores.files import Root
+from stores.files import FileEntry, Root
 from stores.id_names import PINS, USERS, Id, Names, inner_ids, names_of, quoted
 from stores.ids import bucket_of
 from stores.indexes import IndexShard, load_shards, search_shards
@@ -15,9 +15,10 @@ from stores.kv import Current
 from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
 from stores.neighbours import Neighbours
+from stores.plain_columns import read_numbers_of
 from stores.releases import read_move
 from stores.string_ids import STRING
-from stores.tables import read_dim, read_drawn, read_rows_of
+from stores.tables import read_dim, read_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +56,17 @@ class KnownUsers:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """One release, open for search; `root` is the one that it lies under."""
+    """One release, open for search.
+
+    Attributes:
+        root: The one that it lies under.
+        histories: Bucket -> its files.
+    """
 
     root: Root
     current: Current
     manifest: Manifest
+    histories: dict[int, list[FileEntry]]
     shards: list[IndexShard]
     ef: int
     pin_names: Names | None  # of string ids
@@ -172,7 +179,8 @@ class Retriever:
             dim = read_dim(root, entry)
         shards = load_shards(root, manifest.tables["indexes"], dim)
         names = Names.load(root, manifest, PINS)
-        return _Opened(root, current, manifest, shards, int(manifest.settings["index"]["ef_search"]), names)
+        ef = int(manifest.settings["index"]["ef_search"])
+        return _Opened(root, current, manifest, manifest.parts("histories"), shards, ef, names)
 
     def _root_of(self, current: Current) -> Root:
         """This root, or the one that took its place, as far as the store serves that one."""
@@ -201,21 +209,23 @@ class Retriever:
         `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
         """
         try:
-            return self._read_engaged(opened.root, opened.manifest, user)
+            return self._read_engaged(opened, user)
         except StoreError:
             manifest = read_manifest(opened.root, opened.manifest.release)
             if manifest.revision == opened.manifest.revision:
                 raise
+            newer = dataclasses.replace(opened, manifest=manifest, histories=manifest.parts("histories"))
             with self._lock:
                 if self._opened is opened:
-                    self._opened = dataclasses.replace(opened, manifest=manifest)
-            return self._read_engaged(opened.root, manifest, user)
+                    self._opened = newer
+            return self._read_engaged(newer, user)
 
-    def _read_engaged(self, root: Root, manifest: Manifest, user: np.ndarray) -> np.ndarray:
-        """Reads two columns of the user's bucket, a fraction 1 / user_buckets of the histories, up to the user."""
-        bucket = int(bucket_of(user, manifest.settings["layout"]["user_buckets"])[0])
-        entries = manifest.parts("histories").get(bucket, [])
-        return np.unique(read_rows_of(root, entries, "user_id", user, ["pin_id"])["pin_id"].to_numpy())
+    def _read_engaged(self, opened: _Opened, user: np.ndarray) -> np.ndarray:
+        """From the files of the user's bucket, int64, sorted, each once."""
+        bucket = int(bucket_of(user, opened.manifest.settings["layout"]["user_buckets"])[0])
+        entries = opened.histories.get(bucket, [])
+        found = [read_numbers_of(opened.root, entry, "user_id", int(user[0]), "pin_id") for entry in entries]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
     def close(self) -> None:
         """Gives the connection to the store back."""

@@ -74,13 +74,13 @@ def read_files(
     """
     tables = []
     for entry in entries:
-        with _open_table_file(root, entry, verify=verify) as file:
+        with open_table_file(root, entry, verify=verify) as file:
             tables.append(file.read(columns=columns, use_threads=False))
     return pa.concat_tables(tables)
 
 
 @contextlib.contextmanager
-def _open_table_file(
+def open_table_file(
     root: Root, entry: FileEntry, *, verify: bool = False, piecewise: bool = False
 ) -> Iterator[pq.ParquetFile]:
     """Opens a file that a manifest names, once its size and its rows are known to be those that the manifest says.
@@ -142,7 +142,7 @@ def read_rows_of(
     """
     tables = []
     for entry in entries:
-        with _open_table_file(root, entry, piecewise=True) as file:
+        with open_table_file(root, entry, piecewise=True) as file:
             schema = file.schema_arrow
             wanted = schema.names if columns is None else columns
             tables.append(schema.empty_table().select(wanted))
@@ -181,7 +181,7 @@ def read_dim(root: Root, entry: FileEntry) -> int:
     Raises:
         StoreError: as `read_files`.
     """
-    with _open_table_file(root, entry) as file:
+    with open_table_file(root, entry) as file:
         kind = file.schema_arrow.field("embedding").type
         if not pa.types.is_fixed_size_binary(kind):
             raise ValueError(f"column 'embedding' is {kind}")
@@ -221,7 +221,7 @@ def read_numbered(root: Root, entry: FileEntry, rows: np.ndarray, columns: list[
         StoreError: as `read_files`.
     """
     tables, start = [], 0
-    with _open_table_file(root, entry, piecewise=True) as file:
+    with open_table_file(root, entry, piecewise=True) as file:
         for piece in _pieces(file, list(range(file.metadata.num_row_groups)), columns):
             mine = rows[(rows >= start) & (rows < start + piece.num_rows)] - start
             if len(mine):
