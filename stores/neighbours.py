@@ -33,12 +33,6 @@ def ordered_top_k(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours
         scores: float32 [Q, C]; -inf where there is none.
     """
     rows = np.arange(len(scores))[:, None]
-    if 0 < k < scores.shape[1]:
-        # Only the best are sorted, unless some tie for the last place: which of those stay, their ids decide.
-        at = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        best = scores[rows, at]
-        if np.count_nonzero(scores >= best.min(axis=1, keepdims=True)) == best.size:
-            pin_ids, scores = pin_ids[rows, at], best
     order = np.argsort(-scores, axis=1)
     ordered = scores[rows, order]
     # Two keys cost thirty times one: only rows that have a tie are sorted by both.

@@ -123,7 +123,8 @@ class Retriever:
             raise ValueError(f"k must be positive, got {k}")
         # Vector and `current` in one call: asked one after the other, a publish between the two would pair a vector
         # with the index of another model.
-        embeddings, days, found, current = self._client.get_many_of(self._client.current, [user_id])
+        known = self._opened.current if self._opened else self._client.current
+        embeddings, days, found, current = self._client.get_many_of(known, [user_id])
         if not found[0]:
             shown = quoted(user_id) if isinstance(user_id, str) else str(user_id)
             raise StoreError(
