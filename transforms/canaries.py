@@ -7,6 +7,7 @@ old one, shows here.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -168,6 +169,12 @@ class CanaryCheck:
         return task_report(started, counters, files={"canaries": entries}, lowest=lowest)
 
 
+def files_of_day(reports: Iterable[DayReport], day: int, table: str) -> list[FileEntry]:
+    """The files of a table that the reports of a day name."""
+    mine = (report for of, (_, report) in reports if of == day)
+    return [entry for report in mine for entry in report.files.get(table, ())]
+
+
 class CheckCanaries(beam.DoFn):
     """An empty element -> (day, (step, report)) of each day; days are of one model, pin vectors and machine.
 
@@ -196,12 +203,7 @@ class CheckCanaries(beam.DoFn):
             entries = previous.tables["canaries"] if previous.model_digest == self._check.model.digest else []
         for day, run in enumerate(self._runs):
             if found is None or not entries:
-
-                def files(table: str, day: int = day) -> list[FileEntry]:
-                    mine = (report for of, (_, report) in reports if of == day)
-                    return [entry for report in mine for entry in report.files.get(table, ())]
-
-                found = self._check.measure(run, tables, entries, files)
+                found = self._check.measure(run, tables, entries, functools.partial(files_of_day, reports, day))
                 entries = found.files["canaries"]
             else:
                 found = dataclasses.replace(found, seconds=0.0)

@@ -23,7 +23,7 @@ from transforms.canaries import CanaryCheck, CheckCanaries
 from transforms.gates.sample import SAMPLE
 from transforms.hindsight import HindsightCheck
 from transforms.look_back import LookBack, ReadLeft
-from transforms.report_outputs import FIGURES, REPORTS, DayReport
+from transforms.report_outputs import FIGURES, REPORTS
 from transforms.run import Run
 from transforms.sample_steps import Answers, Drawn, ReadDrawn, describe_sample, merge_answers, queries_of, sizes_of
 from transforms.shard_measures import (
@@ -83,7 +83,7 @@ class MeasureReleases(beam.PTransform):
     tables: beam.PCollection[FileEntry]
     count: int
 
-    def expand(self, inputs: dict[str, beam.PCollection[DayReport]]):
+    def expand(self, inputs):  # Beam warns of a hint that is a dict
         users, pins, tables = inputs["users"], inputs["pins"], beam.pvalue.AsList(self.tables)
         # Which rows are drawn of a bucket depends on how many all have: a second look at them, once all are written.
         sizes = users | "SizesOfBuckets" >> beam.FlatMap(sizes_of)

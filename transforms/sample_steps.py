@@ -101,9 +101,9 @@ def search_exactly(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndar
     return exact_top_k(queries, pin_ids, embeddings, TOP)
 
 
-def search_index(shard: IndexShard, queries: np.ndarray, ef: int) -> Neighbours:
-    """The ten best that a shard's index finds; with one thread, since other workers search other shards."""
-    return search_shards([shard], queries, TOP, ef, threads=1)
+def search_index(graphs: list[IndexShard], queries: np.ndarray, ef: int) -> Neighbours:
+    """The ten best that a shard's graphs find; with one thread, since other workers search other shards."""
+    return search_shards(graphs, queries, TOP, ef, threads=1)
 
 
 def merge_answers(parts: Iterable[Answers]) -> Answers:

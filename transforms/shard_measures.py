@@ -88,10 +88,9 @@ def files_of(values: Iterable[tuple[str, Any]], table: str) -> list[FileEntry]:
     return sorted((entry for name, entry in values if name == table), key=lambda entry: entry.path)
 
 
-def open_index(root: Root, values: Iterable[tuple[str, Any]], dim: int) -> IndexShard:
-    """The index of a shard."""
-    (shard,) = load_shards(root, files_of(values, INDEXES), dim)
-    return shard
+def open_index(root: Root, values: Iterable[tuple[str, Any]], dim: int) -> list[IndexShard]:
+    """The index of a shard: one graph, or the old one and a small one of what changed."""
+    return load_shards(root, files_of(values, INDEXES), dim)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,7 +139,7 @@ def test_shards_searched_apart_are_shards_searched_together(monkeypatch, target)
     best = exact_top_k(queries, ids, vectors, 10)
     expected, ef = search_well_enough(shards, queries, best, widths[0])
     parts = [
-        Answers(search_exactly(queries, ids[i::3], vectors[i::3]), {2: search_index(shards[i], queries, 2)})
+        Answers(search_exactly(queries, ids[i::3], vectors[i::3]), {2: search_index([shards[i]], queries, 2)})
         for i in range(3)
     ]
     dice = random.Random(3)
@@ -147,7 +147,7 @@ def test_shards_searched_apart_are_shards_searched_together(monkeypatch, target)
     first = merge_answers([merge_answers(parts[:2]), parts[2]])
     np.testing.assert_array_equal(first.best.pin_ids, best.pin_ids)
     assert needs_wider(first) == (ef > 2)
-    wider = [Answers(None, {w: search_index(shard, queries, w) for w in widths[1:]}) for shard in shards[::-1]]
+    wider = [Answers(None, {w: search_index([shard], queries, w) for w in widths[1:]}) for shard in shards[::-1]]
     chosen, found = choose_width(merge_answers([merge_answers([first]), *wider]))
     assert chosen == ef
     np.testing.assert_array_equal(found.pin_ids, expected.pin_ids)
