@@ -121,6 +121,7 @@ def test_a_bucket_of_the_night(case, tmp_path):
         "users": len(expected),
         "users_carried_over": carried_over,
         "users_expired": expired,
+        "users_lost": expired,
         "users_stale": stale,
     }
     assert merged.report.files == {"user_embeddings": merged.entries}
