@@ -100,7 +100,7 @@ def test_the_barrier_opens_no_table(two_nights, monkeypatch):
     for name in ("read_files", "read_drawn", "count_lost", "load_shards"):
         for module in (tables, sample):
             monkeypatch.setattr(module, name, refuse, raising=False)
-    monkeypatch.setattr(tables, "_open_table_file", refuse)
+    monkeypatch.setattr(tables, "open_table_file", refuse)
     checked = check(Root(path), run_of(path, 1), Thresholds())
     committed = read_manifest(Root(path), manifest.release)
     assert checked.gates == committed.gates and checked.settings["index"] == committed.settings["index"]
