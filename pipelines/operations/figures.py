@@ -45,6 +45,7 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "tokens_out_of_vocabulary": count(Step.JOIN_VECTORS, Counter.TOKENS_OUT_OF_VOCABULARY),
         "pins": manifest.rows("pin_embeddings"),
         "pins_reused": count(Step.EMBED_PINS, Counter.PINS_REUSED),
+        "shards": len(manifest.parts("pin_embeddings")),
         "shards_reused": count(Step.BUILD_INDEXES, Counter.SHARDS_REUSED),
         "shards_damaged": max(count(step, Counter.SHARDS_DAMAGED) for step in (Step.EMBED_PINS, Step.BUILD_INDEXES)),
         "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),

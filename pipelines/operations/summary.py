@@ -37,7 +37,8 @@ def summary_rows(facts: dict[str, Any], published: dict[str, Any] | None) -> lis
         ("pins", f"{facts['pins']:,}", index),
     ]
     if facts["pins_reused"]:
-        whole = f"as they were in {facts['previous']}; the files of {facts['shards_reused']:,} shards are its"
+        shards = f"{facts['shards_reused']:,} of {facts['shards']:,} shards keep their files"
+        whole = f"as they were in {facts['previous']}; {shards}"
         rows.append(("pins reused", f"{facts['pins_reused']:,}", whole))
     if facts["engaged_pins"]:
         without = f"{facts['engaged_pins_without_vector']:,} without a vector"
@@ -76,8 +77,9 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console.print(f"{seconds:.1f} s in all; seconds of work per step: {work}", highlight=False)
     if facts["shards_damaged"]:
         console.print(
-            f"WARNING: {facts['shards_damaged']:,} shards of {facts['previous']} were damaged or gone, and were made "
-            f"again; look with: pinnerformer verify --root {root.url} --release {facts['previous']}",
+            f"WARNING: {facts['shards_damaged']:,} of {facts['shards']:,} shards of {facts['previous']} were damaged "
+            "or gone, and were made again; look with: "
+            f"pinnerformer verify --root {root.url} --release {facts['previous']}",
             highlight=False,
             soft_wrap=True,
         )

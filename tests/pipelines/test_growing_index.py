@@ -180,7 +180,7 @@ def test_a_damaged_file_of_a_pair_is_not_built_upon(one_night, role, capsys):
     assert main(["daily", *arguments]) == 0
     manifest = read_current(Root(root))
     assert manifest is not None and counted(manifest, Counter.SHARDS_DAMAGED) == [0, 1]
-    assert "WARNING: 1 shards of" in capsys.readouterr().err
+    assert "WARNING: 1 of 2 shards of" in capsys.readouterr().err
     assert [e.path.split("/")[2][:10] for e in manifest.tables["indexes"] if e.part == 0] == ["part-00000"]
     assert main(["verify", f"--root={root}", "--this-only"]) == 0
 

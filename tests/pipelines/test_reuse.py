@@ -101,7 +101,7 @@ def test_a_damaged_shard_is_made_again_and_that_is_said(one_night, table, how, c
     damaged = [int(step is (Step.EMBED_PINS if table == "pin_embeddings" else Step.BUILD_INDEXES)) for step in STEPS]
     assert counted(manifest, Counter.SHARDS_DAMAGED) == damaged
     assert counted(manifest, Counter.SHARDS_REUSED) == [2 - number for number in damaged]
-    assert f"WARNING: 1 shards of {day(0)} were damaged or gone" in capsys.readouterr().err
+    assert f"WARNING: 1 of 2 shards of {day(0)} were damaged or gone" in capsys.readouterr().err
     assert paths(manifest) == paths(first) and verified(root)  # of the same content: both releases are whole again
 
 
