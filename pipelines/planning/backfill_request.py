@@ -26,7 +26,7 @@ A release of day D reads what had been ingested by D: rows that came late count 
 in, never earlier.
 
 Beam's own options pass through, for example:
-  --direct_running_mode=multi_processing --direct_num_workers=2     two worker processes on this machine
+  --runner=FlinkRunner --flink_master=HOST:8081                     an engine of your own
 
 exit codes: 0 done, 1 failed or stopped at a hole, 2 wrong use, 3 refused by a gate (the releases before it stand)
 

@@ -28,7 +28,6 @@ missed is caught up. Nothing is visible before every gate is passed.
 
 EPILOG = """\
 Beam's own options pass through, for example:
-  --direct_running_mode=multi_processing --direct_num_workers=2     two worker processes on this machine
   --runner=FlinkRunner --flink_master=HOST:8081                     an engine of your own
 
 exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate (what was served before is still served)
