@@ -373,7 +373,8 @@ def _rounds(sizes: tuple[int, ...], k: int, excluded: int, ef: int) -> list[list
 
     every = k + excluded  # of these k are left, whoever is excluded
     rounds = [
-        [min(likely(every, size), max(likely(k, size), ef)) for size in sizes],
+        # Most of what a user engaged with is not among the best.
+        [min(likely(every, size), max(likely(k + excluded // 4, size), ef)) for size in sizes],
         [likely(every, size) for size in sizes],
         [min(every, size) for size in sizes],
     ]
