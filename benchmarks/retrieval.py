@@ -32,7 +32,7 @@ from stores.layout import open_layout
 from stores.manifests import Manifest, write_manifest
 from stores.neighbours import Neighbours, exact_top_k, ordered_top_k, tie_aware_recall
 from stores.retriever import Retriever
-from stores.schemas import to_binary_column
+from stores.schemas import pin_embeddings_schema, to_binary_column
 from stores.tables import TABLES, write_part
 from tests.worlds import FIRST
 
