@@ -97,7 +97,9 @@ def _fork(task: dict) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         for descriptor, path in ((0, os.devnull), (1, task["out"]), (2, task["err"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
+        # Not closed with these objects: where code puts others in their place, descriptor 2 would be somebody's socket.
+        sys.stdin = open(0, closefd=False)
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
         sys.argv = task["argv"]
         os.environ.clear()
         os.environ.update(task["env"])
