@@ -12,6 +12,7 @@ from stores.column_names import LOG_COLUMNS, MAY_BE_ABSENT, TEXT_COLUMNS, Column
 from stores.errors import InputError, MissingPartitionError
 from stores.footers import check_footer, find_unreadable, footer_mark, rows_before, why_unreadable
 from stores.id_columns import OTHER_KIND, id_kind
+from stores.page_headers import column_chunks
 from stores.partitions import (
     LEAVE_ALONE,
     DataFile,
@@ -92,10 +93,14 @@ def open_log_file(path: str, columns: ColumnNames, *, dictionaries: bool = True)
         ) from None
     for ours in COLUMNS:
         _check_column(path, schema, ours, columns)
+    try:
+        read_dictionary = _dictionary_columns(metadata, schema, columns) if dictionaries else None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; it is damaged, write it again or remove it, or {LEAVE_ALONE}") from None
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        read_dictionary=_dictionary_columns(metadata, schema, columns) if dictionaries else None,
+        read_dictionary=read_dictionary,
         page_checksum_verification=True,
         coerce_int96_timestamp_unit="ms",  # in ns, which is the default, the years after 2262 come out as others
     )
@@ -111,8 +116,7 @@ def _dictionary_columns(metadata: pq.FileMetaData, schema: pa.Schema, columns: C
     for name in (columns.theirs(name) for name in ID_COLUMNS):
         if id_kind(schema.field(name).type) == STRING:
             at = [n for n in range(metadata.num_columns) if metadata.schema.column(n).path == name]
-            groups = range(metadata.num_row_groups)
-            size = sum(metadata.row_group(g).column(n).total_uncompressed_size for g in groups for n in at)
+            size = sum(chunk.unpacked for n in at for chunk in column_chunks(metadata, n))
             if size < DICTIONARY_BYTES * metadata.num_rows:
                 found.append(name)
     return found

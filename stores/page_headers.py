@@ -1,14 +1,20 @@
-"""Headers of Parquet pages, which stand in front of their values: what pyarrow reads and hands to nobody.
+"""What pyarrow reads of a Parquet file and hands to nobody, or not safely: headers of pages, chunks of columns.
 
-A header is a struct of the compact protocol of Thrift (parquet.thrift, `PageHeader`): fields of a kind and a number,
-integers in seven bits a byte, the lowest first.
+Both are structs of the compact protocol of Thrift (parquet.thrift, `PageHeader` and `FileMetaData`): fields of a kind
+and a number, integers in seven bits a byte, the lowest first.
 """
 
 import dataclasses
+import struct
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _DATA_PAGE, _PLAIN = 0, 0  # of parquet.thrift: PageType, Encoding
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 12
-_DEPTH = 4  # structs in one another: a header has two
+_INT64, _UNCOMPRESSED = 2, 0  # Type, CompressionCodec
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12
+_DEPTH = 12  # structs and lists in one another: a footer has eight
+_TAIL = 8  # bytes behind a footer: its length, and PAR1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +30,58 @@ class PlainPage:
     begin: int
     end: int
     values: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnChunk:
+    """A column of a row group, as the footer has it.
+
+    Attributes:
+        is_plain: int64 without compression and without a dictionary.
+        begin: Byte of the file of its first data page.
+        bytes: Of all its pages in the file.
+        unpacked: Of all its pages without compression.
+        range: Smallest and largest value of an int64 column, None where it does not say.
+    """
+
+    is_plain: bool
+    begin: int
+    bytes: int
+    unpacked: int
+    range: tuple[int, int] | None
+
+
+def column_chunks(metadata: pq.FileMetaData, number: int) -> list[ColumnChunk]:
+    """The chunks of a column, by row group.
+
+    Asked for the chunk of a damaged footer, pyarrow ends the process (`std::terminate`: its binding catches nothing
+    there). So the footer is read here.
+
+    Args:
+        number: Of the column among the leaves of the schema.
+
+    Raises:
+        ValueError: the footer says what cannot be.
+    """
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)
+    footer = memoryview(sink.getvalue()).cast("B")[4:-_TAIL]
+    try:
+        fields, _ = _read_struct(footer, 0, _DEPTH)
+        return [_column_chunk(group[1][number][3]) for group in fields[4]]
+    except (IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ValueError(f"its footer has no chunk of column {number} that can be read") from error
+
+
+def _column_chunk(fields: dict) -> ColumnChunk:
+    is_int64, statistics = fields[1] == _INT64, fields.get(12, {})
+    known = is_int64 and {5, 6} <= statistics.keys()
+    lowest, highest = (struct.unpack("<q", statistics[field]) if known else (0,) for field in (6, 5))
+    is_plain = is_int64 and fields[4] == _UNCOMPRESSED and 11 not in fields
+    begin, size, unpacked = fields[9], fields[7], fields[6]
+    if not all(isinstance(one, int) and one >= 0 for one in (begin, size, unpacked)):
+        raise ValueError(f"its footer says that a column of {size} bytes begins at byte {begin}")
+    return ColumnChunk(is_plain, begin, size, unpacked, (*lowest, *highest) if known else None)
 
 
 def read_plain_page(data: memoryview, begin: int, end: int) -> PlainPage | None:
@@ -49,30 +107,54 @@ def read_plain_page(data: memoryview, begin: int, end: int) -> PlainPage | None:
 
 
 def _read_struct(data: memoryview, at: int, depth: int) -> tuple[dict, int]:
-    """Fields of a struct by their numbers, integers and structs only; the byte behind it."""
+    """Fields of a struct by their numbers, all but fractions and truths; the byte behind it."""
     if not depth:
         raise ValueError("structs in structs")
     fields: dict = {}
     number = 0
     while byte := data[at]:
         at += 1
-        kind = byte & 15
         if byte >> 4:
             number += byte >> 4
         else:
             number, at = _read_integer(data, at)
-        if kind in (_I16, _I32, _I64):
-            fields[number], at = _read_integer(data, at)
-        elif kind == _STRUCT:
-            fields[number], at = _read_struct(data, at, depth - 1)
-        elif kind == _BINARY:
-            length, at = _read_varint(data, at)
-            at += length
-        elif kind in (_TRUE, _FALSE, _BYTE, _DOUBLE):
-            at += {_BYTE: 1, _DOUBLE: 8}.get(kind, 0)
-        else:
-            raise ValueError(f"a field of kind {kind}")
+        kind = byte & 15
+        if kind not in (_TRUE, _FALSE):  # they are the kind, and no byte more
+            fields[number], at = _read_value(data, at, kind, depth)
     return fields, at + 1
+
+
+def _read_value(data: memoryview, at: int, kind: int, depth: int) -> tuple:
+    """A value of a kind, None for one that nobody asks for; the byte behind it."""
+    if kind in (_I16, _I32, _I64):
+        return _read_integer(data, at)
+    if kind == _BINARY:
+        length, at = _read_varint(data, at)
+        return data[at : at + length], at + length
+    if kind == _STRUCT:
+        return _read_struct(data, at, depth - 1)
+    if kind in (_LIST, _SET):
+        return _read_list(data, at, depth - 1)
+    if kind in (_TRUE, _FALSE, _BYTE, _DOUBLE):
+        return None, at + (8 if kind == _DOUBLE else 1)
+    raise ValueError(f"a field of kind {kind}")
+
+
+def _read_list(data: memoryview, at: int, depth: int) -> tuple[list, int]:
+    if not depth:
+        raise ValueError("lists in lists")
+    count, kind = data[at] >> 4, data[at] & 15
+    at += 1
+    if count == 15:
+        count, at = _read_varint(data, at)
+    found: list = []
+    # An element has a byte at least: of more than there are bytes reading ends with the data.
+    while len(found) < count:
+        value, at = _read_value(data, at, kind, depth)
+        if at > len(data):
+            raise ValueError("a list without an end")
+        found.append(value)
+    return found, at
 
 
 def _read_integer(data: memoryview, at: int) -> tuple[int, int]:

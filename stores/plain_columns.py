@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stores.files import FileEntry, Root
-from stores.page_headers import read_plain_page
+from stores.page_headers import column_chunks, read_plain_page
 from stores.tables import open_table_file, read_rows_of
 
 KNOWN_FILES = 4096  # whose pages are remembered: some hundred bytes each
@@ -102,12 +102,11 @@ def _plain_columns(root: Root, entry: FileEntry, *names: str) -> tuple[PlainColu
 def _plain_column(file: pq.ParquetFile, content: memoryview, number: int) -> PlainColumn | None:
     rows, offsets = [0], []
     has_levels = file.schema.column(number).max_definition_level > 0
-    for group in (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)):
-        chunk = group.column(number)
-        if chunk.physical_type != "INT64" or chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
+    for index, chunk in enumerate(column_chunks(file.metadata, number)):
+        if not chunk.is_plain:
             return None
-        at, last = chunk.data_page_offset, rows[-1] + group.num_rows
-        end = min(at + chunk.total_compressed_size, len(content))
+        at, last = chunk.begin, rows[-1] + file.metadata.row_group(index).num_rows
+        end = min(at + chunk.bytes, len(content))
         while rows[-1] < last:
             page = read_plain_page(content, at, end)
             if page is None or not 0 < page.values <= last - rows[-1]:

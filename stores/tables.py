@@ -13,6 +13,7 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.footers import check_footer
 from stores.ids import find_sorted
+from stores.page_headers import column_chunks
 
 TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries")
 # Only of roots whose ids are strings: what the ids stand for.
@@ -159,11 +160,11 @@ def read_rows_of(
 def _groups_with(file: pq.ParquetFile, key: str, ids: np.ndarray) -> list[int]:
     """The row groups that may hold a row of one of some sorted ids, by their statistics where they have any."""
     column, found = file.schema_arrow.names.index(key), []
-    for number in range(file.metadata.num_row_groups if len(ids) else 0):
-        known = file.metadata.row_group(number).column(column).statistics
-        if known is not None and known.has_min_max and isinstance(known.min, int) and isinstance(known.max, int):
-            at = np.searchsorted(ids, known.min)
-            if at == len(ids) or ids[at] > known.max:
+    for number, chunk in enumerate(column_chunks(file.metadata, column) if len(ids) else ()):
+        if chunk.range is not None:
+            lowest, highest = chunk.range
+            at = np.searchsorted(ids, lowest)
+            if at == len(ids) or ids[at] > highest:
                 continue
         found.append(number)
     return found

@@ -10,6 +10,7 @@ import pytest
 
 from stores.errors import InputError
 from stores.logs import COLUMNS, ColumnNames, describe_files, open_log_file, read_row_group
+from tests.warm import run_python
 
 NO_NAMES = ColumnNames()
 ROWS = 4000
@@ -166,3 +167,39 @@ def test_a_column_in_the_name_of_a_folder_is_not_absent(tmp_path):
     pq.write_table(table().drop_columns(["surface"]), path)
     with pytest.raises(InputError, match="no column 'surface' but in the name of its folder"):
         open_log_file(path, ColumnNames.parse([], ["surface"]))
+
+
+# In a process of its own: asked for a column of a damaged footer, pyarrow would end the process.
+DAMAGED_FOOTERS = """
+import sys
+import numpy as np
+from stores.column_names import ColumnNames
+from stores.errors import InputError
+from stores.logs import open_log_file
+
+whole = open(sys.argv[1], "rb").read()
+draw, found = np.random.default_rng(4), {"opened": 0, "refused": 0}
+footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for number in range(200):
+    damaged = bytearray(whole)
+    damaged[draw.integers(footer, len(whole) - 8)] = draw.integers(256)
+    with open(f"{sys.argv[1]}-{number}", "wb") as file:
+        file.write(damaged)
+    try:
+        open_log_file(f"{sys.argv[1]}-{number}", ColumnNames()).close()
+        found["opened"] += 1
+    except InputError:
+        found["refused"] += 1
+assert min(found.values()) > 20, found
+"""
+
+
+def test_a_damaged_footer_of_string_ids_ends_no_process(tmp_path):
+    path, rows = tmp_path / "a.parquet", 500
+    columns = {name: pa.array([f"{name}-{number % 90}" for number in range(rows)]) for name in ("user_id", "pin_id")}
+    words = {name: pa.array(["click"] * rows) for name in ("action", "surface")}
+    times = pa.array([1_762_000_000_000 + number for number in range(rows)])
+    table = pa.table({**columns, **words, "timestamp_ms": times, "duration_s": pa.array([1.0] * rows, pa.float32())})
+    pq.write_table(table, path, row_group_size=200)
+    done = run_python(DAMAGED_FOOTERS, str(path))
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -11,9 +11,10 @@ import pytest
 from stores import plain_columns
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
-from stores.page_headers import read_plain_page
+from stores.page_headers import ColumnChunk, column_chunks, read_plain_page
 from stores.plain_columns import read_numbers_of
 from stores.tables import read_rows_of, write_part
+from tests.warm import run_python
 from tests.worlds import day
 
 PLAIN = {"compression": "none", "use_dictionary": False, "data_page_size": 4096, "write_batch_size": 64}
@@ -130,3 +131,59 @@ def test_a_damaged_page_header_raises_nothing_of_its_own(root):
     for end in range(at, page.begin):
         assert read_plain_page(memoryview(whole), at, end) is None
     assert read_plain_page(memoryview(b"\x1c" * 99), 0, 99) is None  # structs without an end
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zstd"}, {"use_dictionary": True}])
+def test_chunks_are_those_of_the_footer(root, options):
+    entry = written(root, histories(), row_group_size=1000, **options)
+    metadata = pq.ParquetFile(root.path(entry.path)).metadata
+    for number in range(3):
+        groups = [metadata.row_group(index).column(number) for index in range(metadata.num_row_groups)]
+        assert column_chunks(metadata, number) == [
+            ColumnChunk(
+                not options,
+                chunk.data_page_offset,
+                chunk.total_compressed_size,
+                chunk.total_uncompressed_size,
+                (chunk.statistics.min, chunk.statistics.max),
+            )
+            for chunk in groups
+        ]
+
+
+# In a process of its own: what pyarrow ends for a damaged footer is the process.
+DAMAGED_FOOTERS = """
+import sys
+import numpy as np
+from stores.errors import StoreError
+from stores.files import FileEntry, Root
+from stores.plain_columns import read_numbers_of
+from stores.tables import read_rows_of
+
+root, name, rows = Root(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+whole = open(root.path(name), "rb").read()
+draw, found = np.random.default_rng(4), {"read": 0, "refused": 0}
+footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for number in range(200):
+    damaged = bytearray(whole)
+    damaged[draw.integers(footer, len(whole) - 8)] = draw.integers(256)
+    entry = FileEntry(f"{number}.parquet", 0, rows, len(whole), "")
+    with open(root.path(entry.path), "wb") as file:
+        file.write(damaged)
+    for read in (
+        lambda: read_numbers_of(root, entry, "user_id", 900, "pin_id"),
+        lambda: read_rows_of(root, [entry], "user_id", np.array([900]), ["pin_id"]),
+    ):
+        try:
+            read()
+            found["read"] += 1
+        except StoreError:
+            found["refused"] += 1
+assert min(found.values()) > 30, found
+"""
+
+
+def test_a_damaged_footer_is_refused_and_ends_no_process(root):
+    entry = written(root, histories().select(["user_id", "pin_id"]), row_group_size=1000)
+    done = run_python(DAMAGED_FOOTERS, root.path(""), entry.path, str(entry.rows))
+    assert done.returncode == 0, done.stderr[-2000:]
