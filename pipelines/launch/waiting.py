@@ -42,7 +42,7 @@ def wait_for_day(
             return
         if now() >= until:
             raise InputError(
-                f"--wait: {missing}, after {wait_s / 3600:g} h; look at what writes the logs, and run this again"
+                f"--wait: {missing}, after {_shown(wait_s)}; look at what writes the logs, and run this again"
             )
         if missing != said or now() >= next_said:
             say(f"waiting until {_clock(until)} UTC at most: {missing}")
@@ -59,6 +59,12 @@ def _look(logs: str, day: datetime.date, min_age_s: float) -> tuple[float | None
         return None, f"{logs}: ds={day} is not there"
     ready = complete_at(folder, list_data_files(folder), min_age_s)
     return ready, f"{folder} has no _SUCCESS; left alone it is complete at {_clock(ready)} UTC, by --min-age"
+
+
+def _shown(seconds: float) -> str:
+    """A duration in words: 2 h, 15 min, 90 s."""
+    size, unit = next((one for one in ((3600, "h"), (60, "min")) if seconds % one[0] == 0), (1, "s"))
+    return f"{seconds / size:g} {unit}"
 
 
 def _clock(seconds: float) -> str:

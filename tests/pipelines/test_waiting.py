@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from pipelines.launch import waiting
 from pipelines.launch.waiting import wait_for_day
 from stores.errors import InputError
 
@@ -89,3 +90,8 @@ def test_it_says_so_every_quarter_of_an_hour_and_gives_up_in_time(logs):
         wait(logs, clock, 2)
     assert clock.time == pytest.approx(102 * HOUR, abs=1)
     assert 7 <= len(clock.said) <= 9
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7200, "2 h"), (900, "15 min"), (4, "4 s"), (5400, "90 min")])
+def test_how_long_it_waited_is_said_as_it_is_typed(seconds, words):
+    assert waiting._shown(seconds) == words
