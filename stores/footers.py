@@ -16,8 +16,8 @@ _KINDS = {b"\x1f\x8b": "gzip around the whole file", b"PK": "a zip archive", b"O
 def check_footer(metadata: pq.FileMetaData, values_a_row: int = 1) -> None:
     """Refuses a footer of impossible counts: a reader makes room for as many rows as it is told of.
 
-    What a footer says of single columns is read by `stores.page_headers`: asked for a damaged column's, pyarrow ends
-    the process.
+    What a footer says of single columns `stores.page_headers` reads: asked for a damaged column's, pyarrow ends the
+    process.
 
     Args:
         values_a_row: Of the widest column.

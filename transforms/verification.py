@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pinnerformer_model.plain import PlainModel
 from stores.errors import PinnerFormerError
@@ -16,6 +17,7 @@ from stores.kv.base import Current, KeyValueStore
 from stores.kv.codec import decode_what_can_be
 from stores.manifests import Manifest, manifest_path
 from stores.names import Step
+from stores.pin_shards import PIN_SHARDS
 from stores.pin_vectors import VectorSet, read_vectors
 from stores.releases import chain
 from stores.schemas import from_binary_column
@@ -182,6 +184,31 @@ def vectors_of(vectors: VectorSet, pins: np.ndarray) -> dict[int, np.ndarray]:
             mine = np.flatnonzero(np.isin(ids, pins) & rows.any(axis=1))
             found |= dict(zip(ids[mine].tolist(), rows[mine], strict=True))
     return found
+
+
+def with_vectors_of_then(root: Root, manifest: Manifest, drawn: pa.Table) -> pa.Table:
+    """Rows of users without those who were carried over from a release that had other PinSage vectors.
+
+    Theirs were made of what is not there any more, and nobody can make them again. A release that does not say what its
+    shards were made of tells of no difference.
+
+    Args:
+        drawn: Rows of user_embeddings.
+    """
+    tonight = _vectors_of_shards(manifest)
+    other = [
+        older.day
+        for older in chain(root, manifest.release)
+        if tonight and _vectors_of_shards(older) not in ({}, tonight) and older.day < manifest.day
+    ]
+    return drawn.filter(pc.invert(pc.is_in(drawn["embedding_date"], pa.array(other, pa.date32()))))
+
+
+def _vectors_of_shards(manifest: Manifest) -> dict[str, str]:
+    """Shard -> checksum of its table of PinSage vectors; none where one is not known, as after `rebucket`."""
+    facts = manifest.statistics.get(PIN_SHARDS)
+    found = {part: str(one.get("vectors") or "") for part, one in facts.items()} if isinstance(facts, dict) else {}
+    return found if all(found.values()) else {}
 
 
 def check_users(

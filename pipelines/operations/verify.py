@@ -35,6 +35,7 @@ from transforms.verification import (
     check_tables,
     check_users,
     draw_rows,
+    with_vectors_of_then,
 )
 
 DESCRIPTION = """\
@@ -42,8 +43,8 @@ Looks at a release and changes nothing: size and checksum of every file; rows, t
 ids in the indexes and their recall; the files of the releases that a rollback may go to; ROOT/erased. With --kv, what
 the store says of itself, what it answers for users drawn at random (others each time), and how many it has.
 With --model and --pins, the vectors of users drawn at random, made again from their histories by a plain, unbatched
-implementation. With --logs, that the log files that were read are still what they were. With --erased, that nobody in a
-list is left anywhere.
+implementation; those who were carried over from a night with other --pins are left out. With --logs, that the log files
+that were read are still what they were. With --erased, that nobody in a list is left anywhere.
 
 Exits with 1 if anything is wrong; the first line names the first of it.
 """
@@ -201,8 +202,10 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
             )
         version, width = manifest.settings["pinsage_version"], width_of(request.model)
         vectors = describe_vectors(request.pins, version, width, request.columns)
-        problems = check_users(root, manifest, drawn, request.model, vectors, request.min_cosine)
-        found.note(f"{len(drawn):,} users made again", problems)
+        asked = with_vectors_of_then(root, manifest, drawn)
+        problems = check_users(root, manifest, asked, request.model, vectors, request.min_cosine)
+        left = f", {len(drawn) - len(asked):,} of a night with other --pins left out" if len(asked) < len(drawn) else ""
+        found.note(f"{len(asked):,} users made again{left}", problems)
     for store in stores:
         found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn, root))
 

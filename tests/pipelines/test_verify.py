@@ -1,21 +1,21 @@
 """verify: finds what checksums show, and what they do not."""
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
 import pytest
 
+from pipelines.cli import main
 from stores.files import Root
 from stores.kv import open_store
 from stores.manifests import write_manifest
 from stores.releases import read_current
 from stores.tables import read_files, write_part
-from tests.pipelines.nights import (
-    PublishedRoot,
-    vectors_of,
-)
-from tests.worlds import day
+from tests.pipelines.nights import PublishedRoot, World, read_table, run_night, vectors_of
+from tests.pipelines.test_reuse import change
+from tests.worlds import day, make_vectors
 
 
 def test_a_sound_release_verifies(kept, capsys):
@@ -97,3 +97,29 @@ def test_a_store_that_does_not_hold_the_release(kept, capsys):
     assert "holds" in error and f"user {users[0]}: missing" in error
     assert kept.of_root("verify", f"--release={day(2)}") == 1
     assert f"serves {day(3)}, not {day(2)}" in capsys.readouterr().err
+
+
+def test_users_of_a_night_with_other_pins_are_not_made_again(one_night, capsys):
+    """Pins change from night to night: whoever was carried over has a vector of what they were."""
+    world, root = one_night
+    other = make_vectors(90, seed=6)
+    changed = change(world, {pin: other[pin] for pin in list(world.vectors)[::4] if pin in other and pin != 3})
+    given = [f"--root={root}", f"--model={world.folder}/model", f"--pins={world.folder}/pins", "--users=100"]
+    run_night(changed, root, 1, "--publish=none", "--gates=" + with_limits(world, "max_pins_moved: 1"))
+    assert main(["verify", *given]) == 0
+    said = capsys.readouterr().out
+    asked, left = re.search(
+        r"(\d+) users made again, (\d+) of a night with other --pins left out: as it", said
+    ).groups()
+    rows = read_table(root, read_current(Root(root)), "user_embeddings").to_pylist()
+    assert int(left) == sum(row["embedding_date"] != day(1) for row in rows) > 0 and int(asked) + int(left) == len(rows)
+    # Of those who were embedded with these all are asked: with others they are another's.
+    change(world, {})
+    assert main(["verify", *given]) == 1
+
+
+def with_limits(world: World, lines: str) -> str:
+    path = f"{world.folder}/limits.yaml"
+    with open(path, "w") as file:
+        file.write(lines)
+    return path
