@@ -51,7 +51,7 @@ from transforms.publish import PublishTarget, publish
 from transforms.publish_step import is_spread
 from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
-from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, with_names
+from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, flatten_pairs, with_names
 from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder
 from transforms.step_reports import StepReport
@@ -130,21 +130,26 @@ def define_pipeline(
     # The day stays the key up to the end: each release has counters of its own.
     found = pipeline | "ReportsOfFinished" >> beam.Create([*groups.reports, *replayed.reports()])
     of_days = (
-        rows[REPORTS],
-        *((named[REPORTS],) if named else ()),
-        replayed_now,
-        found,
-    ) | "AllReports" >> beam.Flatten()
+        flatten_pairs(
+            rows[REPORTS],
+            *((named[REPORTS],) if named else ()),
+            replayed_now,
+            found,
+        )
+        | "AllReports" >> beam.Flatten()
+    )
     pins_before = pipeline | "ReportsOfFinishedPins" >> beam.Create(pins_done.reports())
     # The pins' reports have no day: they are given to all of them by `finish_days`.
     of_pins = (
-        (pin_reports, pins_before) | "AllPinReports" >> beam.Flatten() | "OfNoDay" >> beam.Map(lambda of: (NO_DAY, of))
+        flatten_pairs(pin_reports, pins_before)
+        | "AllPinReports" >> beam.Flatten()
+        | "OfNoDay" >> beam.Map(lambda of: (NO_DAY, of))
     )
     # A shard is opened once for all days.
     measured = measure_releases(runs, given, tables, of_days, of_pins)
 
     # The barrier: no day is visible before everything above is done.
-    every = (of_days, measured[REPORTS], of_pins) | "AndOfMeasures" >> beam.Flatten()
+    every = flatten_pairs(of_days, measured[REPORTS], of_pins) | "AndOfMeasures" >> beam.Flatten()
     collected = every | "Collect" >> CollectReports()
     # One element and one worker for all days: they are committed in order, and each is compared with the one before.
     spread = is_spread(target)

@@ -32,7 +32,7 @@ from transforms.publish import PublishTarget
 from transforms.publish_step import is_spread
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.release import check_commit_publish
-from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, with_names
+from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, flatten_pairs, with_names
 from transforms.run import Run
 from transforms.sequences import JoinPinVectors
 from transforms.snapshots import MergeSnapshot
@@ -84,7 +84,7 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
     found = pipeline | "ReportsOfFinished" >> beam.Create(done.reports())
     made = (rows, *((named,) if named else ()), histories, embedded)
     reports = (
-        (*(step[REPORTS] for step in made), snapshot_reports, pin_reports, found)
+        flatten_pairs(*(step[REPORTS] for step in made), snapshot_reports, pin_reports, found)
         | "AllReports" >> beam.Flatten()
         | "OfTheNight" >> beam.Map(lambda of: (0, of))
     )
@@ -92,7 +92,9 @@ def define_pipeline(pipeline: beam.Pipeline, plan: DailyPlan, target: PublishTar
 
     # The barrier: nothing is visible before everything above is done. It takes sums, figures, and the names of files a
     # thousand at a time.
-    collected = (reports, measured[REPORTS]) | "AndOfMeasures" >> beam.Flatten() | "Collect" >> CollectReports()
+    collected = (
+        flatten_pairs(reports, measured[REPORTS]) | "AndOfMeasures" >> beam.Flatten() | "Collect" >> CollectReports()
+    )
     # Beam computes side inputs before the step that takes them: that, and no lock, is what makes the barrier wait. One
     # element, so that one worker checks and commits.
     spread = is_spread(target)

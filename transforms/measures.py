@@ -23,7 +23,7 @@ from transforms.canaries import CanaryCheck, CheckCanaries
 from transforms.gates.sample import SAMPLE
 from transforms.hindsight import HindsightCheck
 from transforms.look_back import LookBack, ReadLeft
-from transforms.report_outputs import FIGURES, REPORTS
+from transforms.report_outputs import FIGURES, REPORTS, flatten_pairs
 from transforms.run import Run
 from transforms.sample_steps import Answers, Drawn, ReadDrawn, describe_sample, merge_answers, queries_of, sizes_of
 from transforms.shard_measures import (
@@ -94,7 +94,7 @@ class MeasureReleases(beam.PTransform):
         # A worker has one shard open, its embeddings and its index, for all that is measured on it, of all days.
         facts = beam.pvalue.AsList(pins | "FactsOfShards" >> beam.FlatMap(facts_of))
         shards = (
-            (pins | "OfShards" >> beam.FlatMap(of_shards), left[WANTED])
+            flatten_pairs(pins | "OfShards" >> beam.FlatMap(of_shards), left[WANTED])
             | "FilesAndWanted" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
         )
@@ -107,7 +107,7 @@ class MeasureReleases(beam.PTransform):
             WidenShard(self.runs), answers=beam.pvalue.AsDict(answers), facts=facts, drawn=drawn
         )
         sample = (
-            (answers, wider)
+            flatten_pairs(answers, wider)
             | "AllWidths" >> beam.Flatten()
             | "MergeWidths" >> beam.CombinePerKey(merge_answers)
             | "DescribeSample"
@@ -116,7 +116,7 @@ class MeasureReleases(beam.PTransform):
             )
         )
         looked = (
-            (left.main, measured[PICKED])
+            flatten_pairs(left.main, measured[PICKED])
             | "LeftAndPicked" >> beam.Flatten()
             | "GroupByDay" >> beam.GroupByKey()
             | "LookBack"
@@ -125,6 +125,6 @@ class MeasureReleases(beam.PTransform):
         check = beam.ParDo(CheckCanaries(self.runs, self.canaries), tables=tables, reports=beam.pvalue.AsIter(users))
         canaries = users.pipeline | "Canaries" >> beam.Impulse() | "CheckCanaries" >> check
         return {
-            FIGURES: (sample, looked.main, measured[FIGURES]) | "AllFigures" >> beam.Flatten(),
-            REPORTS: (measured[REPORTS], looked[REPORTS], canaries) | "MeasureReports" >> beam.Flatten(),
+            FIGURES: flatten_pairs(sample, looked.main, measured[FIGURES]) | "AllFigures" >> beam.Flatten(),
+            REPORTS: flatten_pairs(measured[REPORTS], looked[REPORTS], canaries) | "MeasureReports" >> beam.Flatten(),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.typehints import KV
 
 from stores.files import FileEntry
 from stores.names import Step
@@ -16,6 +17,16 @@ REPORTS, FIGURES = "reports", "figures"
 
 DayReport = tuple[int, tuple[Step, StepReport]]  # the day's number in a range; 0 of a night
 Figure = tuple[int, tuple[str, Any]]  # (day, (name, value)): what was measured of a day's release
+
+
+def flatten_pairs(*inputs: beam.PCollection) -> tuple[beam.PCollection, ...]:
+    """PCollections of pairs, for Beam's Flatten, with one type and so with one coder.
+
+    Beam infers a pair of some, and knows nothing of others; Flink refuses to unite what is coded differently.
+    """
+    for pairs in inputs:
+        pairs.element_type = KV[Any, Any]
+    return inputs
 
 
 def tagged(step: str, report: StepReport) -> beam.pvalue.TaggedOutput:
