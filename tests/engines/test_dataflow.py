@@ -19,7 +19,7 @@ BEAM = ["--runner=DataflowRunner", "--dry_run=True", "--no_auth", "--project=som
 BEAM += ["--temp_location=gs://some-bucket/temp", "--staging_location=gs://some-bucket/staging"]
 BEAM += [f"--sdk_container_image={IMAGE}", "--experiments=use_runner_v2"]
 BRANCHES = ("ListVectors ShardVectors EmbedPins ListLogs ReadLogs UpdateHistories JoinPinVectors EmbedUsers").split()
-BRANCHES += "MergeSnapshot AllReports MergeReports Barrier CheckCommitPublish".split()
+BRANCHES += "MergeSnapshot AllReports Measure Collect Barrier CheckCommitPublish".split()
 
 
 def build(folder: str, *flags: str) -> beam_runner_api_pb2.Pipeline:
