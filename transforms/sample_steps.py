@@ -12,13 +12,11 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
-from pinnerformer_model.collapse import covering_pins
 from stores.indexes import IndexShard, search_shards
-from stores.neighbours import Neighbours, count_found, exact_top_k, merge_top_k, tie_aware_recall
+from stores.neighbours import Neighbours, count_found, exact_top_k, merge_top_k
 from stores.schemas import from_binary_column
 from stores.tables import draw_numbers, read_numbered
-from transforms.gates import sample
-from transforms.gates.sample import TOP, SampleFigures, seed_of_release
+from transforms.gates.sample import TOP, Sample, SampleFigures, allowed_misses, seed_of_release, widths_from
 from transforms.report_outputs import DayReport
 from transforms.run import Run
 
@@ -115,11 +113,6 @@ def merge_answers(parts: Iterable[Answers]) -> Answers:
     return Answers(merge_top_k(best, TOP) if best else None, found)
 
 
-def widths_from(find_ef: int) -> list[int]:
-    """The widths of search that a release may be served with, none below the one that finds every pin."""
-    return [ef for ef in sample.EF_CANDIDATES if ef >= find_ef] or [find_ef]
-
-
 def first_widths(find_ef: int, served: int) -> list[int]:
     """Those that are searched before it is known whether wider ones are needed.
 
@@ -133,7 +126,7 @@ def first_widths(find_ef: int, served: int) -> list[int]:
 def is_good(best: Neighbours, found: Neighbours) -> bool:
     """Whether the index finds enough of the best."""
     hits, wanted = count_found(found, best)
-    return wanted - hits <= (1.0 - sample.EF_TARGET) * np.isfinite(best.scores).sum()
+    return wanted - hits <= allowed_misses(best)
 
 
 def needs_wider(answers: Answers | None) -> bool:
@@ -164,16 +157,6 @@ def describe_sample(
     """
     ef, found = choose_width(answers)
     assert answers.best is not None
-    figures = SampleFigures(
-        wanted,
-        seed_of_release(release),
-        len(queries),
-        queries.sum(axis=0, dtype=np.float64),
-        pins,
-        pin_sum,
-        ef,
-        tie_aware_recall(found, answers.best),
-        covering_pins(found.pin_ids),
-        found.pin_ids.shape[1],
-    )
-    return figures.to_json()
+    user_sum = queries.sum(axis=0, dtype=np.float64)
+    drawn = Sample(seed_of_release(release), len(queries), user_sum, pins, pin_sum, ef, found, answers.best)
+    return SampleFigures.of(wanted, drawn).to_json()

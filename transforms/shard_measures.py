@@ -18,6 +18,7 @@ from stores.schemas import from_binary_column
 from stores.tables import read_files, read_numbered, read_rows_of, write_rows
 from transforms import hindsight
 from transforms.gates.counts import LOST, count_lost
+from transforms.gates.sample import widths_from
 from transforms.report_outputs import FIGURES, REPORTS, DayReport
 from transforms.run import Run
 from transforms.sample_steps import (
@@ -30,7 +31,6 @@ from transforms.sample_steps import (
     queries_of,
     search_exactly,
     search_index,
-    widths_from,
 )
 from transforms.step_reports import task_report
 

@@ -155,6 +155,16 @@ def draw_users(root: Root, entries: list[FileEntry], count: int, seed: int) -> n
     return np.concatenate([from_binary_column(piece["embedding"]) for piece in drawn]).astype(np.float32)
 
 
+def widths_from(find_ef: int) -> list[int]:
+    """The widths of search that a release may be served with, none below the one that finds every pin."""
+    return [ef for ef in EF_CANDIDATES if ef >= find_ef] or [find_ef]
+
+
+def allowed_misses(best: Neighbours) -> float:
+    """How many of the best pins a width may miss that reaches `EF_TARGET`."""
+    return (1.0 - EF_TARGET) * np.isfinite(best.scores).sum()
+
+
 def search_well_enough(
     shards: list[IndexShard], queries: np.ndarray, best: Neighbours, find_ef: int
 ) -> tuple[Neighbours, int]:
@@ -169,8 +179,7 @@ def search_well_enough(
     Returns:
         The answers to all queries, and the `ef`.
     """
-    allowed = (1.0 - EF_TARGET) * np.isfinite(best.scores).sum()
-    widths = [ef for ef in EF_CANDIDATES if ef >= find_ef] or [find_ef]
+    allowed, widths = allowed_misses(best), widths_from(find_ef)
     for ef in widths:
         pieces, missed = [], 0
         for start in range(0, len(queries), QUERIES):
