@@ -7,8 +7,9 @@ import numpy as np
 
 from stores.files import FileEntry, Root
 from stores.ids import find_sorted
-from stores.index_files import CHANGED, MASKED, has_role, read_masked, write_masked
+from stores.index_files import CHANGED, MASKED, count_twins, has_role, read_masked, write_masked
 from stores.indexes import IndexParameters, build_findable_index, load_changed, write_shard
+from stores.names import Counter
 from stores.pin_shards import Facts, GraphFacts, ShardBefore, are_sound, date_of
 from stores.schemas import from_binary_column
 from stores.tables import read_files
@@ -40,6 +41,20 @@ class IndexedShard:
     whole: bool = False
     grown: bool = False
     damaged: bool = False
+
+    @property
+    def find_ef(self) -> int:
+        """The width of search that finds every pin of all graphs."""
+        return max(find_ef for find_ef, _ in self.graphs)
+
+    def counters(self, pins: int) -> dict[str, int]:
+        """What a manifest counts of it, whoever made it; `pins` are those of the shard."""
+        return {
+            Counter.PINS_INDEXED: pins,
+            Counter.TWINS: count_twins(self.files),
+            Counter.PINS_UNFINDABLE: sum(unfindable for _, unfindable in self.graphs),
+            Counter.REBUILDS: self.rebuilds,
+        }
 
 
 def index_shard(
@@ -74,9 +89,10 @@ def index_shard(
     ids, embeddings = rows["pin_id"].to_numpy(), from_binary_column(rows["embedding"])
     if before is not None and comparable and not damaged:
         known = read_known(root, before.embeddings)
-        if known is not None and may_grow(before, known, ids, embeddings):
+        same = unchanged(known, ids, embeddings) if known is not None else np.zeros(len(ids), bool)
+        if known is not None and may_grow(before, same):
             if are_sound(root, before.indexes):
-                grown = _grow(root, date, entry.part, before, known, ids, embeddings, parameters)
+                grown = _grow(root, date, entry.part, before, known.ids, ids, embeddings, same, parameters)
                 if grown is not None:
                     return grown
             else:
@@ -94,10 +110,14 @@ def unchanged(known: KnownPins, ids: np.ndarray, embeddings: np.ndarray) -> np.n
     return same
 
 
-def may_grow(before: ShardBefore, known: KnownPins, ids: np.ndarray, embeddings: np.ndarray) -> bool:
-    """Whether so little changed since the night before that the old graph may stay; of which every pin is found."""
-    changed = int(np.count_nonzero(~unchanged(known, ids, embeddings)))
-    return changed <= GROWN_SHARE * len(ids) and not any(unfindable for _, unfindable in before.graphs)
+def may_grow(before: ShardBefore, same: np.ndarray) -> bool:
+    """Whether so little changed since the night before that the old graph may stay; of which every pin is found.
+
+    Args:
+        same: bool [N]: which of tonight's pins have the embedding of before.
+    """
+    changed = len(same) - int(np.count_nonzero(same))
+    return changed <= GROWN_SHARE * len(same) and not any(unfindable for _, unfindable in before.graphs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,17 +160,22 @@ def _grow(
     date: datetime.date,
     part: int,
     before: ShardBefore,
-    known: KnownPins,
+    known: np.ndarray,
     ids: np.ndarray,
     embeddings: np.ndarray,
+    same: np.ndarray,
     parameters: IndexParameters,
 ) -> IndexedShard | None:
-    """Puts a graph of the pins that the old one does not serve beside it; None where those are too many."""
+    """Puts a graph of the pins that the old one does not serve beside it; None where those are too many.
+
+    Args:
+        known, ids, same: As `divide` takes them.
+    """
     files = list(before.indexes)
     changed = load_changed(root, files, embeddings.shape[1])
     in_small = changed.pin_ids() if changed is not None else np.empty(0, np.int64)
     were_masked = read_masked(root, files)
-    divided = divide(known.ids, in_small, were_masked, ids, unchanged(known, ids, embeddings))
+    divided = divide(known, in_small, were_masked, ids, same)
     if divided is None:
         return None
     kept = [entry for entry in files if not has_role(entry, CHANGED) and not has_role(entry, MASKED)]

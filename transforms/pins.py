@@ -16,7 +16,6 @@ from pinnerformer_model.inference import encode_pins
 from stores.errors import InputError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
-from stores.index_files import count_twins
 from stores.indexes import IndexParameters
 from stores.names import Counter, Step
 from stores.pin_shards import ShardBefore, are_sound, built_with, date_of, index_facts
@@ -335,18 +334,15 @@ class BuildIndex(beam.DoFn):
         shard = index_shard(run.root, self._date, entry, before, self._parameters, self._built)
         run.note_progress(Step.BUILD_INDEXES, entry.rows)
         counters: dict[str, int] = {
-            Counter.PINS_INDEXED: entry.rows,
+            **shard.counters(entry.rows),
             Counter.PINS_REUSED: shard.reused,
             Counter.SHARDS_REUSED: int(shard.whole),
             Counter.SHARDS_GROWN: int(shard.grown),
             Counter.SHARDS_DAMAGED: int(shard.damaged),
-            Counter.TWINS: count_twins(shard.files),
-            Counter.PINS_UNFINDABLE: sum(unfindable for _, unfindable in shard.graphs),
-            Counter.REBUILDS: shard.rebuilds,
         }
         facts = {str(entry.part): index_facts(self._built, shard.graphs)}
         # The width of search that finds every pin of every shard is the highest of theirs.
-        highest = {"find_ef": max(find_ef for find_ef, _ in shard.graphs)}
+        highest = {"find_ef": shard.find_ef}
         done = task_report(started, counters, files={"indexes": shard.files}, highest=highest, facts=facts)
         write_marker(
             run.root,

@@ -19,7 +19,6 @@ import pyarrow as pa
 from stores.errors import StoreError, UsageError
 from stores.files import FileEntry, Root
 from stores.ids import bucket_of
-from stores.index_files import count_twins
 from stores.indexes import IndexParameters, builder_id
 from stores.layout import ID_FIELDS, Layout, open_layout, read_root_id
 from stores.manifests import Manifest, manifest_path, read_entry, write_manifest
@@ -311,16 +310,7 @@ def index_shards(job: Rebucketing, embedded: Sequence[FileEntry]) -> Iterator[Ma
 
         def index(entry: FileEntry = entry) -> Made:
             shard = index_shard(job.out, job.manifest.day, entry, None, parameters, built_with(parameters))
-            [(find_ef, unfindable)] = shard.graphs
-            figures: dict[str, int] = {
-                "part": entry.part,
-                "find_ef": find_ef,
-                Counter.PINS_INDEXED: entry.rows,
-                Counter.TWINS: count_twins(shard.files),
-                Counter.PINS_UNFINDABLE: unfindable,
-                Counter.REBUILDS: shard.rebuilds,
-            }
-            return Made(shard.files, figures)
+            return Made(shard.files, {"part": entry.part, "find_ef": shard.find_ef, **shard.counters(entry.rows)})
 
         yield make_once(job, f"indexes-{entry.part:05d}", index)
         job.say(f"indexes: {done + 1:,} of {len(embedded):,} shards")
