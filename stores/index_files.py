@@ -8,14 +8,9 @@ import pyarrow.parquet as pq
 
 from stores.files import FileEntry, Root
 from stores.masks import NO_IDS
-from stores.tables import read_files
+from stores.tables import part_stem, read_files
 
 CHANGED, MASKED = "changed", "masked"  # the first words of their names
-
-
-def stem_of(role: str, number: int) -> str:
-    """The first words of such a file's name."""
-    return f"{role}-{number:05d}"
 
 
 def write_masked(root: Root, date: datetime.date, number: int, masked: np.ndarray) -> FileEntry:
@@ -24,7 +19,7 @@ def write_masked(root: Root, date: datetime.date, number: int, masked: np.ndarra
     rows = pa.table({"pin_id": masked})
     folder = f"indexes/{date.isoformat()}"
     return root.write_named_by_content(
-        folder, stem_of(MASKED, number), ".parquet", number, len(masked), lambda path: pq.write_table(rows, path)
+        folder, part_stem(number, MASKED), ".parquet", number, len(masked), lambda path: pq.write_table(rows, path)
     )
 
 

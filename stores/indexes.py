@@ -23,11 +23,10 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.hnsw import HnswGraph, IndexParameters
-from stores.ids import find_sorted
-from stores.index_files import CHANGED, MASKED, has_role, read_masked, stem_of
+from stores.index_files import CHANGED, MASKED, has_role, read_masked
 from stores.masks import NO_IDS, NO_MASK, Mask, mask_pins
-from stores.neighbours import TIE, Neighbours, ordered_top_k
-from stores.tables import part_stem, read_files
+from stores.neighbours import TIE, Neighbours, ordered_top_k, without
+from stores.tables import PART, part_stem, read_files
 from stores.twins import NO_TWINS, Twins, add_twins, split_twins
 
 # Doubled each time, so that the width kept is at most twice what is needed.
@@ -200,7 +199,7 @@ def write_shard(
     Args:
         changed: It is the second graph of a shard, of the pins that changed: `changed-NNNNN-...`.
     """
-    folder, stem = f"indexes/{date.isoformat()}", stem_of(CHANGED, number) if changed else part_stem(number)
+    folder, stem = f"indexes/{date.isoformat()}", part_stem(number, CHANGED if changed else PART)
     graph = shard.graph
     entries = [root.write_named_by_content(folder, stem, graph.suffix, number, len(graph), graph.save)]
     if len(shard.twins.pin_id):
@@ -283,16 +282,6 @@ def _search(graph: Graph, queries: np.ndarray, k: int, ef: int, threads: int) ->
     if not available or not len(queries):
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     return graph.search(queries, available, ef, threads)
-
-
-def _search_shard(
-    shard: IndexShard, queries: np.ndarray, k: int, ef: int, threads: int
-) -> tuple[list[Candidates], list[Twins]]:
-    """What each graph of a shard finds, a block of columns a graph, and the twins of pins that may be among them.
-
-    What a block must not hold is to be (-1, -inf) there; nothing else is asked of it, neither order nor width.
-    """
-    return [_search_alive(shard, queries, k, ef, threads)], [shard.twins]
 
 
 def _search_alive(shard: IndexShard, queries: np.ndarray, k: int, ef: int, threads: int, asked: int = 0) -> Candidates:
@@ -396,17 +385,15 @@ def _search_once(
         The k best of what was found; of each query, float32 [Q], the best of the worst that a shard found. One that
         found fewer than it was asked for has no more, and counts for nothing.
     """
-    blocks, asks, twins = [(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))], [], []
-    for shard, count in zip(shards, asked, strict=True):
-        found, beside = _search_shard(shard, queries, count, ef, threads)
-        blocks += found
-        asks += [count] * len(found)
-        twins += [one for one in beside if len(one.pin_id)]
-    pin_ids, scores = (np.concatenate(columns, axis=1) for columns in zip(*blocks, strict=True))
+    nothing = (np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+    # A block of columns a graph. What it must not hold is (-1, -inf) there; neither order nor width is asked of it.
+    blocks = [_search_alive(shard, queries, count, ef, threads) for shard, count in zip(shards, asked, strict=True)]
+    pin_ids, scores = (np.concatenate(columns, axis=1) for columns in zip(nothing, *blocks, strict=True))
     every = k + len(exclude)
+    twins = [shard.twins for shard in shards if len(shard.twins.pin_id)]
     best = add_twins(ordered_top_k(pin_ids, scores, every), twins, every)
-    widths = [ids.shape[1] for ids, _ in blocks[1:]]
-    return (_without(best, exclude, k) if len(exclude) else best), _worst(pin_ids, scores, widths, asks)
+    widths = [ids.shape[1] for ids, _ in blocks]
+    return (without(best, exclude, k) if len(exclude) else best), _worst(pin_ids, scores, widths, asked)
 
 
 def _worst(pin_ids: np.ndarray, scores: np.ndarray, widths: list[int], asked: list[int]) -> np.ndarray:
@@ -419,12 +406,3 @@ def _worst(pin_ids: np.ndarray, scores: np.ndarray, widths: list[int], asked: li
     worst = np.minimum.reduceat(scores if some.all() else np.where(some, scores, np.inf), begin, axis=1)
     full = np.add.reduceat(some, begin, axis=1, dtype=np.int64) >= [count for _, _, count in filled]
     return np.where(full, worst, -np.inf).max(axis=1)
-
-
-def _without(best: Neighbours, exclude: np.ndarray, k: int) -> Neighbours:
-    """The first k of answers that are not excluded."""
-    rows = np.arange(len(best.pin_ids))[:, None]
-    excluded = find_sorted(exclude, best.pin_ids.ravel())[1].reshape(best.pin_ids.shape)
-    kept = np.argsort(excluded, axis=1, kind="stable")[:, :k]  # those that stay come first, in their order
-    pin_ids = np.where(excluded, -1, best.pin_ids)[rows, kept]
-    return Neighbours(pin_ids, np.where(pin_ids < 0, np.float32(-np.inf), best.scores[rows, kept]))

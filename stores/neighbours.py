@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from stores.ids import find_sorted
+
 GROUP = 64  # scores whose maximum says whether one of them can be among the best
 TIE = 1e-5  # scores this near are the same: float32 sums of 256 products differ by their order
 
@@ -113,3 +115,16 @@ def count_found(found: Neighbours, exact: Neighbours) -> tuple[int, int]:
     # By score and not by id: of pins that tie for the last place any may be returned, and none of them is wrong.
     good = np.isfinite(found.scores) & (found.scores >= last - TIE)
     return int(np.minimum(good.sum(axis=1), wanted.sum(axis=1)).sum()), int(wanted.sum())
+
+
+def without(best: Neighbours, exclude: np.ndarray, k: int) -> Neighbours:
+    """The first k of answers that are not excluded.
+
+    Args:
+        exclude: Pin ids, int64 [E], sorted.
+    """
+    rows = np.arange(len(best.pin_ids))[:, None]
+    excluded = find_sorted(exclude, best.pin_ids.ravel())[1].reshape(best.pin_ids.shape)
+    kept = np.argsort(excluded, axis=1, kind="stable")[:, :k]  # those that stay come first, in their order
+    pin_ids = np.where(excluded, -1, best.pin_ids)[rows, kept]
+    return Neighbours(pin_ids, np.where(pin_ids < 0, np.float32(-np.inf), best.scores[rows, kept]))

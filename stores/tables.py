@@ -32,9 +32,16 @@ def footer_digest(metadata: pq.FileMetaData) -> str:
     return hashlib.sha256(sink.getvalue()).hexdigest()
 
 
-def part_stem(part: int) -> str:
-    """The first words of a part's file name."""
-    return f"part-{part:05d}"
+PART = "part"
+
+
+def part_stem(part: int, role: str = PART) -> str:
+    """The first words of a part's file name.
+
+    Args:
+        role: What a file is for that stands beside that of the part itself.
+    """
+    return f"{role}-{part:05d}"
 
 
 def write_part(root: Root, table: str, date: datetime.date, part: int, rows: pa.Table) -> FileEntry:
