@@ -307,7 +307,8 @@ def main(argv: list[str]) -> int:
     if request.dry_run:
         open_target(request.target)
         plan = plan_backfill(request, read_job_inputs(request.job, join="broadcast"))
-        crew = choose_crew(request.job.workers, work_of(plan), plan.layout.user_buckets, request.job.device)
+        work_s, known = work_of(plan)
+        crew = choose_crew(request.job.workers, work_s, plan.layout.user_buckets, request.job.device, known=known)
         announce(plan, request, crew, file=sys.stdout)
         return 0
     # Workers are forks: what makes them is there before a store, a lease or a thread is.
@@ -325,7 +326,8 @@ def run_backfill(request: BackfillRequest, workers: LocalWorkers) -> int:
         refuse_held(root)
         plan = plan_backfill(request, given)
         # Printed before anything is removed, so that whoever reads it can still stop.
-        crew = workers.settle(work_of(plan), plan.layout.user_buckets, given.model)
+        work_s, known = work_of(plan)
+        crew = workers.settle(work_s, plan.layout.user_buckets, given.model, known=known)
         passes = announce(plan, request, crew, file=sys.stderr if shown else None)
         clear_up(plan)
         for number, days in enumerate(passes):
@@ -368,11 +370,11 @@ def print_releases(plan: BackfillPlan, seconds: float) -> None:
     console.print(release_table(made, current_release(root), title))
 
 
-def work_of(plan: BackfillPlan) -> float:
-    """Seconds of work that a plan is likely to be, one after the other."""
+def work_of(plan: BackfillPlan) -> tuple[float, bool]:
+    """Seconds of work that a plan is likely to be, one after the other; whether releases tell."""
     before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
-    rows = estimate(plan).rows
-    return Rates.of(before).work_s(None, rows, plan.given.vectors.rows)
+    rates = Rates.of(before)
+    return rates.work_s(None, estimate(plan).rows, plan.given.vectors.rows), rates.tell
 
 
 def announce(plan: BackfillPlan, request: BackfillRequest, crew: Crew, file: TextIO | None) -> list[Pass]:

@@ -79,13 +79,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_crew(wish: WorkersWish, work_s: float, parts: int, device: str) -> Crew:
+def choose_crew(wish: WorkersWish, work_s: float, parts: int, device: str, *, known: bool = True) -> Crew:
     """As many workers as the flags say, or as pay.
 
     Args:
         work_s: Seconds that the work is likely to take, one after the other.
         parts: Into which it falls: more workers than that are idle.
         device: `cpu` or `cuda`.
+        known: Whether releases tell of the work; else it is a guess, which nobody is shown.
     """
     if wish.beam_decides:
         return Crew(0, "as many as Beam's flags or the engine say")
@@ -95,7 +96,7 @@ def choose_crew(wish: WorkersWish, work_s: float, parts: int, device: str) -> Cr
         return Crew(1, f"--device {device}: each would hold a model there; --workers N for more")
     most = min(cores(), parts)
     count = max(1, min(most, int(work_s / PAYS_FROM_S)))
-    about = f"about {work_s:,.0f} s of work"
+    about = f"about {work_s:,.0f} s of work" if known else "how much work it is no release tells yet"
     if count == most:
         return Crew(count, f"{about}; {cores():,} cores, {parts:,} parts")
     return Crew(count, f"{about}: more would not pay")

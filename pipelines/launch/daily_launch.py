@@ -44,7 +44,8 @@ def execute(
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease)
     rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows
-    crew = workers.settle(work_of(plan, rows), run.layout.user_buckets, plan.given.model)
+    work_s, known = work_of(plan, rows)
+    crew = workers.settle(work_s, run.layout.user_buckets, plan.given.model, known=known)
     if shown and crew.count:
         print(crew.describe(), file=sys.stderr)
     with Progress(plan.run, run.layout.user_buckets, rows=rows, pins=pins, shown=shown):
@@ -52,14 +53,15 @@ def execute(
     return read_outcome(run.root, run.name)
 
 
-def work_of(plan: DailyPlan, rows: int) -> float:
-    """Seconds of work that a plan is likely to be, one after the other, as `pinnerformer plan` foretells it."""
+def work_of(plan: DailyPlan, rows: int) -> tuple[float, bool]:
+    """Seconds of work that a plan is likely to be, one after the other, as `pinnerformer plan` foretells it; whether
+    releases tell."""
     run, given = plan.run, plan.given
     before = list(itertools.islice(chain(run.root, run.previous), WEEK)) if run.previous else []
     rates, current = Rates.of(before), before[0] if before else None
     everybody, refresh_days = not same_model(current, given), given.settings.ageing.refresh_days
     users = users_to_embed(rates, run.date, rows, current, everybody=everybody, refresh_days=refresh_days)
-    return rates.work_s(users, rows, given.vectors.rows)
+    return rates.work_s(users, rows, given.vectors.rows), rates.tell
 
 
 def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:

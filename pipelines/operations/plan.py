@@ -99,8 +99,8 @@ def describe(
         lines.append(
             ("tokens", f"about {users * rates.tokens_per_user:,.0f}", f"{rates.tokens_per_user:,.0f} per user")
         )
-    if users is not None and None not in (rates.user_s, rates.row_s, rates.pin_s):
-        work = users * rates.user_s + rows * rates.row_s + given.vectors.rows * rates.pin_s  # type: ignore[operator]
+    work = rates.work_s(users, rows, given.vectors.rows)
+    if users is not None and rates.tell:
         lines.append(("minutes of work", f"{work / 60:,.1f}", "summed over workers, at the rates of the last releases"))
     if current:
         written = sum(e.bytes for entries in current.tables.values() for e in entries)
@@ -114,7 +114,7 @@ def describe(
             f"of pin vectors, shared by a machine's workers; join {given.settings.join}",
         )
     )
-    crew = choose_crew(wish, rates.work_s(users, rows, given.vectors.rows), layout.user_buckets, given.model.device)
+    crew = choose_crew(wish, work, layout.user_buckets, given.model.device, known=rates.tell)
     lines.append(("workers", f"{crew.count:,}" if crew.count else "", crew.why))
     return lines
 

@@ -26,7 +26,7 @@ class Rates:
         tokens_per_user: Tokens the model saw for each of them.
         user_s: Seconds of work per user, joined and embedded.
         row_s: Seconds of work per log row: read, merged into the histories and the snapshot.
-        pin_s: Seconds of work per pin: sorted, embedded, indexed.
+        pin_s: Seconds of work per pin, changed or not: sorted, embedded, indexed.
     """
 
     active_per_row: float | None
@@ -44,7 +44,8 @@ class Rates:
             for manifest in releases:
                 users = manifest.count(Step.EMBED_USERS, Counter.USERS_EMBEDDED)
                 rows = manifest.count(Step.READ_LOGS, Counter.ROWS_READ)
-                pins = manifest.count(Step.EMBED_PINS, Counter.PINS_EMBEDDED)
+                # Those that stayed as they were too: what is made again of a night's pins is part of the rate.
+                pins = sum(manifest.count(Step.EMBED_PINS, of) for of in (Counter.PINS_EMBEDDED, Counter.PINS_REUSED))
                 above, below = figure(manifest, users, rows, pins)
                 if below:
                     found.append(above / below)
@@ -71,6 +72,11 @@ class Rates:
             if rows:
                 found.append(manifest.count(Step.UPDATE_HISTORIES, Counter.USERS_CHANGED) / rows)
         return statistics.median(found) if found else None
+
+    @property
+    def tell(self) -> bool:
+        """Whether they say what a night costs."""
+        return None not in (self.user_s, self.row_s, self.pin_s)
 
     def work_s(self, users: float | None, rows: int, pins: int) -> float:
         """Seconds of work that a night is likely to be, one after the other; where no release tells, of `BEFORE`.
