@@ -76,47 +76,55 @@ def write_staged(
     root.write_json(f"staging/{name}/{STAGED}", content)
 
 
-def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]]:
+@dataclasses.dataclass(frozen=True)
+class StagedRun:
+    """What `write_staged` wrote of a run.
+
+    Attributes:
+        figures: What its steps measured; nothing of a run of an older version, whose gates measure themselves.
+    """
+
+    manifest: Manifest
+    reports: dict[Step, StepReport]
+    figures: dict[str, Any]
+
+
+def read_staged_run(root: Root, name: str) -> StagedRun:
     """What `write_staged` wrote.
 
     Raises:
         StoreError: the run did not get that far, there is no such run, or what it wrote is damaged.
     """
-    relative, found = f"staging/{name}/{STAGED}", _read_staged(root, name)
-    manifest = Manifest.from_json(found["manifest"], root.path(relative))
-    try:
-        return manifest, {key: StepReport.from_json(report) for key, report in found["reports"].items()}
-    except (TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{root.path(relative)}: not understood ({error}); {STAGED_RUN.way_out}") from None
-
-
-def read_figures(root: Root, name: str) -> dict[str, Any]:
-    """What a run's steps measured; nothing of a run of an older version, whose gates measure themselves.
-
-    Raises:
-        StoreError: as `read_staged`.
-    """
-    return _read_staged(root, name).get("figures", {})
-
-
-def _read_staged(root: Root, name: str) -> dict[str, Any]:
     relative = f"staging/{name}/{STAGED}"
     try:
-        return read_json_record(root, relative, STAGED_RUN)
+        found = read_json_record(root, relative, STAGED_RUN)
     except FileNotFoundError:
         raise StoreError(f"{root.path(relative)}: no such file; run {name} was not finished, start it again") from None
+    manifest = Manifest.from_json(found["manifest"], root.path(relative))
+    try:
+        reports = {key: StepReport.from_json(report) for key, report in found["reports"].items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{root.path(relative)}: not understood ({error}); {STAGED_RUN.way_out}") from None
+    return StagedRun(manifest, reports, found.get("figures", {}))
+
+
+def read_staged(root: Root, name: str) -> tuple[Manifest, dict[Step, StepReport]]:
+    """The manifest and the reports of `read_staged_run`."""
+    run = read_staged_run(root, name)
+    return run.manifest, run.reports
 
 
 def check(root: Root, name: str, thresholds: Thresholds) -> Manifest:
     """Runs every gate on a staged run; returns its manifest with the gates and the measured `ef` in it."""
     started = time.perf_counter()
-    manifest, reports = read_staged(root, name)
+    run = read_staged_run(root, name)
+    manifest = run.manifest
     # Trends need a few releases; the chain may have hundreds, and each manifest is a file to read.
     before = chain(root, manifest.previous) if manifest.previous else iter(())
     # Of the releases before the last one gates ask for figures, not for files: thirty lists of them would be gigabytes.
     compared = list(itertools.islice(before, 1))
     compared += (dataclasses.replace(one, tables={}) for one in itertools.islice(before, COMPARED - 1))
-    staged = StagedRelease(root, manifest, reports, compared, thresholds, read_figures(root, name))
+    staged = StagedRelease(root, manifest, run.reports, compared, thresholds, run.figures)
     gates = check_gates(GATES, staged)
     index = {**manifest.settings["index"], **index_settings(staged)}
     return dataclasses.replace(

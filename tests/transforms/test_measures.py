@@ -26,7 +26,7 @@ from tests.worlds import day, write_model, write_vectors
 from transforms import hindsight, shard_measures
 from transforms.gates import GATES, StagedRelease, Thresholds, check_gates, sample
 from transforms.gates.sample import SampleFigures, sample_of, search_well_enough
-from transforms.release import check, read_figures, read_staged
+from transforms.release import check, read_staged, read_staged_run
 from transforms.run import Instructions, Run
 from transforms.sample_steps import (
     Answers,
@@ -50,11 +50,11 @@ def run_of(root: str, number: int) -> str:
 def measured_and_read(path: str, number: int) -> tuple[StagedRelease, StagedRelease]:
     """A night's release with the figures of its steps, and without: its gates then read the files."""
     root = Root(path)
-    manifest, reports = read_staged(root, run_of(path, number))
+    run = read_staged_run(root, run_of(path, number))
+    manifest = run.manifest
     before = list(chain(root, manifest.previous)) if manifest.previous else []
-    figures = read_figures(root, run_of(path, number))
-    plain = StagedRelease(root, manifest, reports, before, Thresholds())
-    return dataclasses.replace(plain, figures=figures), plain
+    plain = StagedRelease(root, manifest, run.reports, before, Thresholds())
+    return dataclasses.replace(plain, figures=run.figures), plain
 
 
 def assert_same_figures(path: str, number: int) -> None:
@@ -87,7 +87,7 @@ def test_pins_and_users_that_are_lost_are_counted_where_they_were(one_night, tmp
     night = ["daily", f"--root={path}", *world.inputs, f"--date={day(1)}", "--publish=none", "--quiet"]
     assert main([*night, f"--gates={tmp_path}/gates.yaml"]) == 3
     assert_same_figures(path, 1)
-    assert read_figures(Root(path), run_of(path, 1))["lost"]["pin_embeddings"] > 20
+    assert read_staged_run(Root(path), run_of(path, 1)).figures["lost"]["pin_embeddings"] > 20
 
 
 def test_the_barrier_opens_no_table(two_nights, monkeypatch):
