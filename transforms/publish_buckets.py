@@ -68,13 +68,6 @@ class Compared:
         return gone, rows.filter(pa.array(~same))
 
 
-def changed_rows(root: Root, bases: Sequence[Manifest], new: Manifest) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """`Compared.changed_rows` of every bucket that differs: one that all have in the same files is not opened."""
-    compared = Compared.of(bases, new)
-    for bucket in compared.buckets():
-        yield compared.changed_rows(root, bucket)
-
-
 def _is_same(rows: pa.Table, stored: pa.Table) -> np.ndarray:
     """bool [N]: whether `stored` has a row's user with the same vector and day."""
     ids, old_ids = rows["user_id"].to_numpy(), stored["user_id"].to_numpy()

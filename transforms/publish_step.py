@@ -135,7 +135,7 @@ class _OfBuckets(beam.DoFn):
         if self._store is not None:
             self._store.close()
 
-    def _measure(self, publishing: Publishing, bucket: int) -> Written:
+    def _attempt(self, publishing: Publishing, bucket: int) -> Written:
         difference = publishing.difference
         if difference is None or self._failed:
             return Written()
@@ -162,7 +162,7 @@ class WriteBucket(_OfBuckets):
     """A bucket -> `Written`, once the store has what is new in it."""
 
     def process(self, bucket: int, publishing: Publishing):
-        yield self._measure(publishing, bucket)
+        yield self._attempt(publishing, bucket)
 
     def _do(self, writer: BucketWriter, bucket: int) -> Written:
         return Written(writer.write(bucket))
@@ -174,7 +174,7 @@ class CountBucket(_OfBuckets):
     def process(self, bucket: int, publishing: Publishing, written: Written):
         difference = publishing.difference
         if difference is not None and difference.upload.fresh and written.error is None:
-            yield self._measure(publishing, bucket)
+            yield self._attempt(publishing, bucket)
 
     def _do(self, writer: BucketWriter, bucket: int) -> Written:
         return Written(UploadResult(0, 0, writer.count(bucket)))

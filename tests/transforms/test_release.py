@@ -22,7 +22,7 @@ from tests.worlds import day, write_model, write_vectors
 from transforms.gates import StagedRelease, Thresholds, check_gates
 from transforms.gates.recall import index_settings
 from transforms.publish import PublishTarget, publish
-from transforms.publish_buckets import changed_rows
+from transforms.publish_buckets import Compared
 from transforms.release import check_commit_publish, read_staged, write_staged
 from transforms.step_reports import StepReport
 from transforms.verification import INDEX_GATES
@@ -147,9 +147,11 @@ def test_users_of_a_bucket_that_is_gone_are_deleted(one_night):
     manifest = read_current(root)
     entries = manifest.tables["user_embeddings"]
     without = dataclasses.replace(manifest, tables={**manifest.tables, "user_embeddings": entries[1:]})
-    gone = np.concatenate([ids for ids, _ in changed_rows(root, [manifest], without)])
+    compared = Compared.of([manifest], without)
+    changed = [compared.changed_rows(root, bucket) for bucket in compared.buckets()]
+    gone = np.concatenate([ids for ids, _ in changed])
     assert len(gone) == entries[0].rows
-    assert sum(rows.num_rows for _, rows in changed_rows(root, [manifest], without)) == 0
+    assert sum(rows.num_rows for _, rows in changed) == 0
 
 
 def test_a_root_and_a_store_that_do_not_belong_together(one_night, tmp_path):
