@@ -9,6 +9,7 @@ import pytest
 from tests.pipelines import backfills, nights
 from tests.pipelines.backfills import backfill, layout
 from tests.pipelines.nights import PublishedRoot, first_night, run_night
+from tests.redis_server import running_redis
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,13 @@ def kept(made, tmp_path) -> PublishedRoot:
     shutil.copytree(os.path.dirname(made.root), tmp_path / "copy")
     folder = str(tmp_path / "copy")
     return PublishedRoot(dataclasses.replace(made.world, folder=folder), f"{folder}/root", f"lmdb://{folder}/kv")
+
+
+@pytest.fixture(params=["lmdb", "redis"])
+def kv(request, tmp_path):
+    """The URL of an empty store: a folder, or a real server."""
+    if request.param == "lmdb":
+        yield f"lmdb://{tmp_path}/kv"
+    else:
+        with running_redis(str(tmp_path)) as port:
+            yield f"redis://127.0.0.1:{port}/0"

@@ -16,7 +16,6 @@ from stores.releases import move_current
 from tests.redis_server import running_redis
 from tests.transforms.interrupted import (
     MODEL,
-    NEW,
     NEWEST,
     OLD,
     OTHER_MODEL,
@@ -25,6 +24,7 @@ from tests.transforms.interrupted import (
     cut_before_write,
     small_chunks,
     target,
+    two_releases,
 )
 from transforms.publish import publish
 from transforms.release import OUTCOME
@@ -35,10 +35,7 @@ YESTERDAY, BEFORE, LONG_AGO = (str(TODAY - datetime.timedelta(days)) for days in
 
 @pytest.fixture
 def root(tmp_path) -> Root:
-    root = Root(f"{tmp_path}/root")
-    commit(root, BEFORE, OLD)
-    commit(root, YESTERDAY, NEW, previous=BEFORE)
-    return root
+    return two_releases(f"{tmp_path}/root", BEFORE, YESTERDAY)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from stores.releases import chain, current_release, read_current
 from stores.retriever import Retriever
 from tests.pipelines.nights import first_night, make_world, read_table, run_night
 from tests.pipelines.test_string_ids import renamed
-from tests.redis_server import running_redis
 from tests.s3_server import running_s3
 from tests.worlds import day
 
@@ -222,15 +221,6 @@ def answers(root: str, kv: str, user: int) -> tuple[list[int], list[float]]:
     with Retriever(root, kv) as retriever:
         found = retriever.retrieve(user, k=10, exclude_engaged=True)
         return found.pin_ids.tolist(), found.scores.tolist()
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def kv(request, tmp_path):
-    if request.param == "lmdb":
-        yield f"lmdb://{tmp_path}/kv"
-    else:
-        with running_redis(str(tmp_path)) as port:
-            yield f"redis://127.0.0.1:{port}/0"
 
 
 def test_readers_follow_by_one_switch(kept_nights, tmp_path, kv, capsys):

@@ -3,7 +3,6 @@
 import os
 
 import numpy as np
-import pytest
 
 from pipelines.cli import main
 from pipelines.operations import rollback
@@ -14,18 +13,8 @@ from stores.manifests import read_manifest
 from stores.releases import current_release, read_current, read_hold
 from stores.retriever import Retriever
 from tests.pipelines.nights import histories_of, run_night, vectors_of
-from tests.redis_server import running_redis
 from tests.worlds import day, write_model
 from transforms.publish import PublishTarget, publish
-
-
-@pytest.fixture(params=["lmdb", "redis"])
-def kv(request, tmp_path):
-    if request.param == "lmdb":
-        yield f"lmdb://{tmp_path}/kv"
-    else:
-        with running_redis(str(tmp_path)) as port:
-            yield f"redis://127.0.0.1:{port}/0"
 
 
 def served(kv: str) -> tuple[str, dict[int, bytes]]:

@@ -110,6 +110,17 @@ def test_a_node_that_is_away_for_a_moment_is_waited_for(cluster):
         assert store.get_many("g1", ids) == values_of(ids)
 
 
+def nodes_of(cluster: Cluster, slot: int) -> tuple[dict[int, str], int, int]:
+    """Port -> name of every node; the port of a slot's node, and of another."""
+    names = {}
+    for port in cluster.ports:
+        with redis.Redis(port=port) as client:
+            names[port] = client.execute_command("CLUSTER MYID").decode()
+            slots = client.execute_command("CLUSTER", "SLOTS")
+    owner = next(entry[2][1] for entry in slots if entry[0] <= slot <= entry[1])
+    return names, owner, next(port for port in cluster.ports if port != owner)
+
+
 def test_a_slot_that_moves_to_another_node_is_followed(cluster):
     ids = np.arange(20_000)
     slot = int(key_slots("pinnerformer:g1:u:", ids[:1])[0])
@@ -117,13 +128,7 @@ def test_a_slot_that_moves_to_another_node_is_followed(cluster):
         upload(store, ids[1:])
         mine = ids[key_slots("pinnerformer:g1:u:", ids) == slot]
         store.upload("g1", [], deletes=[mine], fresh=False, current=CURRENT)  # an empty slot moves without a migration
-        names = {}
-        for port in cluster.ports:
-            with redis.Redis(port=port) as client:
-                names[port] = client.execute_command("CLUSTER MYID").decode()
-                slots = client.execute_command("CLUSTER", "SLOTS")
-        owner = next(entry[2][1] for entry in slots if entry[0] <= slot <= entry[1])
-        target = next(port for port in cluster.ports if port != owner)
+        names, owner, target = nodes_of(cluster, slot)
         for port in (target, *cluster.ports):
             with redis.Redis(port=port) as client:
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
@@ -133,13 +138,7 @@ def test_a_slot_that_moves_to_another_node_is_followed(cluster):
 
 def move(cluster: Cluster, slot: int) -> None:
     """Moves a slot with its keys to another node, as an operator does."""
-    names = {}
-    for port in cluster.ports:
-        with redis.Redis(port=port) as client:
-            names[port] = client.execute_command("CLUSTER MYID").decode()
-            slots = client.execute_command("CLUSTER", "SLOTS")
-    owner = next(entry[2][1] for entry in slots if entry[0] <= slot <= entry[1])
-    target = next(port for port in cluster.ports if port != owner)
+    names, owner, target = nodes_of(cluster, slot)
     with redis.Redis(port=owner) as source, redis.Redis(port=target) as sink:
         sink.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[owner])
         source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])

@@ -74,6 +74,14 @@ def commit(root: Root, name: str, snapshot: Snapshot, model: str = MODEL, previo
     return manifest
 
 
+def two_releases(path: str, first: str, second: str) -> Root:
+    """A root with two releases of one model, with the snapshots `OLD` and `NEW`."""
+    root = Root(path)
+    commit(root, first, OLD)
+    commit(root, second, NEW, previous=first)
+    return root
+
+
 def small_chunks(patch: pytest.MonkeyPatch) -> None:
     for store in (RedisStore, RedisClusterStore):
         patch.setattr(store, "chunk", 2)

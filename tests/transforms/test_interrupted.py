@@ -28,6 +28,7 @@ from tests.transforms.interrupted import (
     small_chunks,
     stopped_publisher,
     target,
+    two_releases,
     url_of,
     wake,
 )
@@ -47,11 +48,7 @@ def kv(request, tmp_path, servers, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path) -> Root:
-    """Two releases of one model."""
-    root = Root(f"{tmp_path}/root")
-    commit(root, FIRST, OLD)
-    commit(root, SECOND, NEW, previous=FIRST)
-    return root
+    return two_releases(f"{tmp_path}/root", FIRST, SECOND)
 
 
 def only_by_name(store, served, mine) -> bool:

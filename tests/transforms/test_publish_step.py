@@ -1,7 +1,9 @@
 """Publishing as steps of a pipeline: what the plain function does, by several workers, whatever happens to one."""
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -20,7 +22,6 @@ from tests.pipelines.test_daily import run_twice
 from tests.transforms.interrupted import (
     NEW,
     NEWEST,
-    OLD,
     OTHER_MODEL,
     commit,
     held,
@@ -28,6 +29,7 @@ from tests.transforms.interrupted import (
     servers,
     small_chunks,
     target,
+    two_releases,
     url_of,
 )
 from tests.worlds import day
@@ -50,10 +52,7 @@ def kv(request, tmp_path, servers, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path) -> Root:
-    root = Root(f"{tmp_path}/root")
-    commit(root, FIRST, OLD)
-    commit(root, SECOND, NEW, previous=FIRST)
-    return root
+    return two_releases(f"{tmp_path}/root", FIRST, SECOND)
 
 
 def run_steps(root: Root, kv: str, name: str, *flags: str, by: str = "") -> dict[str, Any]:
@@ -133,9 +132,10 @@ class Killed(Exception):
     """Stands for a worker that dies."""
 
 
-def kill_at_third_bucket(root: Root, kv: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Publishes the second release as far as two buckets; returns which."""
-    write, done = PartedStore.upload_part, []
+@contextlib.contextmanager
+def dying_at_third_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Lets whoever writes buckets in the body die at the third; yields those that are done."""
+    write, done = PartedStore.upload_part, list[int]()
 
     def dying(self, upload, part, *rows):
         if len(done) == 2:
@@ -145,6 +145,12 @@ def kill_at_third_bucket(root: Root, kv: str, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patched:
         patched.setattr(PartedStore, "upload_part", dying)
+        yield done
+
+
+def kill_at_third_bucket(root: Root, kv: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Publishes the second release as far as two buckets; returns which."""
+    with dying_at_third_bucket(monkeypatch) as done:
         with pytest.raises(Exception, match="Killed"):
             run_steps(root, kv, SECOND)
     assert len(done) == 2
@@ -282,16 +288,7 @@ def test_a_night_and_a_backfill_publish_by_the_steps(one_night, servers, tmp_pat
     """Cut off in the middle the release is committed, and the same command goes on; the plain function is not asked."""
     (world, path), kv = one_night, url_of("redis", servers, str(tmp_path))
     night = ["daily", f"--root={path}", *world.inputs, f"--date={day(1)}", f"--kv={kv}", "--quiet"]
-    write, done = PartedStore.upload_part, []
-
-    def dying(self, upload, part, *rows):
-        if len(done) == 2:
-            raise Killed
-        done.append(part)
-        return write(self, upload, part, *rows)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(PartedStore, "upload_part", dying)
+    with dying_at_third_bucket(monkeypatch) as done:
         assert main(night) == 1
     root = Root(path)
     assert current_release(root) == str(day(1)) and len(done) == 2
