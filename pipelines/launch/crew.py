@@ -96,7 +96,7 @@ def choose_crew(wish: WorkersWish, work_s: float, parts: int, device: str, *, kn
         return Crew(1, f"--device {device}: each would hold a model there; --workers N for more")
     most = min(cores(), parts)
     count = max(1, min(most, int(work_s / PAYS_FROM_S)))
-    about = f"about {work_s:,.0f} s of work" if known else "how much work it is no release tells yet"
+    about = f"about {work_s:,.0f} s of work" if known else "work guessed by rows and pins, as no release tells yet"
     if count == most:
         return Crew(count, f"{about}; {cores():,} cores, {parts:,} parts")
     return Crew(count, f"{about}: more would not pay")

@@ -81,7 +81,8 @@ def test_bytes_are_the_same_whatever_their_number_and_the_night_says_it(tmp_path
     assert one is not None and two is not None
     assert one.tables == two.tables  # paths, which carry the digest of what is in the file
     first_lines = [words.splitlines()[0] for words in said.values()]
-    assert first_lines[0].startswith("1 worker: about ") and first_lines[1] == "2 workers: as --workers says"
+    assert first_lines[0] == "1 worker: work guessed by rows and pins, as no release tells yet: more would not pay"
+    assert first_lines[1] == "2 workers: as --workers says"
 
 
 def test_the_plan_says_how_many(kept_nights, tmp_path, capsys):
