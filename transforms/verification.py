@@ -24,7 +24,7 @@ from stores.schemas import from_binary_column
 from stores.string_ids import STRING, hash_strings
 from stores.tables import read_drawn, read_files, read_rows_of
 from transforms.engagements import sorted_vocabulary, to_engagements
-from transforms.gates import StagedRelease, Thresholds, check_gates, recall, vectors
+from transforms.gates import Gate, StagedRelease, Thresholds, check_gates, read_gate, recall, vectors
 from transforms.publish import snapshot_digest
 from transforms.step_reports import StepReport
 
@@ -32,6 +32,7 @@ MIN_COSINE = 0.9999
 INDEX_GATES = (vectors.users_alike, vectors.pins_alike, recall.index_recall_at_10, recall.coverage_pins)
 # Damage is looked for here: whether answers are personal enough was the night's to decide, by the limits of that night.
 INDEX_LIMITS = dataclasses.replace(Thresholds(), max_users_alike=0.9999)
+ROUNDING = 1e-6  # between a gate measured by steps and the same one measured at once
 BATCH = 100_000
 
 
@@ -163,11 +164,24 @@ def check_indexes(root: Root, manifest: Manifest, dim: int) -> list[str]:
         if not np.array_equal(held, wanted):
             strange = np.setxor1d(held, wanted)
             problems.append(f"{root.path(entries[0].path)}: {len(strange)} pins differ, first {strange[:1].tolist()}")
-    # At the width that it is served with, and no narrower one.
+    # At the width that it is served with, and no narrower one; of the users that its own night drew.
     reports = {Step.BUILD_INDEXES: StepReport(highest={"find_ef": manifest.settings["index"]["ef_search"]})}
-    gates = check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], INDEX_LIMITS))
-    problems += [f"{gate.name}: {gate.measured:g} ({gate.reads})" for gate in gates if not gate.passed]
+    drawn = Thresholds.from_manifest(manifest.settings.get("thresholds", {})).recall_users
+    limits = dataclasses.replace(INDEX_LIMITS, recall_users=drawn)
+    for gate in check_gates(INDEX_GATES, StagedRelease(root, manifest, reports, [], limits)):
+        if not gate.passed and not _allowed_then(manifest, gate):
+            problems.append(f"{gate.name}: {gate.measured:g} ({gate.reads})")
     return problems
+
+
+def _allowed_then(manifest: Manifest, gate: Gate) -> bool:
+    """Whether a release was let through as it is measured now, by wider limits of its night or by an operator."""
+    for then in map(read_gate, manifest.gates):
+        if then.name == gate.name:
+            allowed = then.threshold if then.forced is None else then.measured
+            beyond = allowed - gate.measured if gate.at_least else gate.measured - allowed
+            return beyond <= ROUNDING
+    return False
 
 
 def draw_rows(root: Root, manifest: Manifest, count: int, seed: int) -> pa.Table:

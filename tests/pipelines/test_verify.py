@@ -5,6 +5,7 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.cli import main
@@ -53,13 +54,14 @@ def test_damaged_manifests_and_layouts_are_found(kept, capsys):
             file.write(text)
 
 
-def rewrite(kept: PublishedRoot, table: str, change) -> str:
-    """Writes a part of CURRENT again, with a manifest that agrees: no checksum shows it."""
+def rewrite(kept: PublishedRoot, table: str, change, part: int | None = None) -> str:
+    """Writes a part of CURRENT again, by default the first, with a manifest that agrees: no checksum shows it."""
     root = Root(kept.root)
     manifest = read_current(root)
-    entry = manifest.tables[table][0]
+    entries = manifest.tables[table]
+    entry = next(entry for entry in entries if part in (None, entry.part))
     new = write_part(root, table, manifest.day, entry.part, change(read_files(root, [entry])))
-    tables = {**manifest.tables, table: [new, *manifest.tables[table][1:]]}
+    tables = {**manifest.tables, table: [new if one == entry else one for one in entries]}
     write_manifest(root, dataclasses.replace(manifest, tables=tables))
     return new.path
 
@@ -86,6 +88,32 @@ def test_what_no_checksum_shows(kept, capsys):
         return rows.set_column(1, "embedding", rows["embedding"].take(order))
 
     wrong("user_embeddings", swap_vectors, "made again, the vector has cosine", "not the vector of")
+
+
+@pytest.mark.parametrize("forced", [None, "a holiday"])
+def test_what_wider_limits_or_an_operator_let_through_is_no_damage(kept, capsys, forced):
+    root = Root(kept.root)
+    manifest = read_current(root)
+    one = read_files(root, manifest.tables["user_embeddings"])["embedding"][0]
+
+    def make_alike(rows):
+        alike = pa.array([one.as_py()] * len(rows), one.type)
+        return rows.set_column(rows.column_names.index("embedding"), "embedding", alike)
+
+    for part in manifest.parts("user_embeddings"):
+        rewrite(kept, "user_embeddings", make_alike, part)
+    assert main(["verify", f"--root={kept.root}"]) == 1
+    assert "users_alike: 1.0" in capsys.readouterr().err
+    manifest = read_current(root)
+    wide = {"users_alike": 1.1, "coverage_pins": 5}
+    allowed = "threshold" if forced is None else "measured"
+    gates = [
+        {**gate, allowed: wide[gate["name"]], "forced": forced} if gate["name"] in wide else gate
+        for gate in manifest.gates
+    ]
+    assert {gate["name"] for gate in gates} >= set(wide)
+    write_manifest(root, dataclasses.replace(manifest, gates=gates))
+    assert main(["verify", f"--root={kept.root}"]) == 0, capsys.readouterr().err
 
 
 def test_a_store_that_does_not_hold_the_release(kept, capsys):
