@@ -49,6 +49,7 @@ GROUPS = {
     },
     "look": {
         "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),
+        "serve": ("pipelines.serving.command", "answer rankers and candidate generators over HTTP"),
     },
     "flags in a file": {
         "init": ("pipelines.configuration.init", "write pinnerformer.yaml, by asking or by looking at your data"),

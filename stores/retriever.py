@@ -55,7 +55,7 @@ class KnownUsers:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Opened:
+class Opened:
     """One release, open for search.
 
     Attributes:
@@ -88,7 +88,7 @@ class Retriever:
     def __init__(self, root: str, kv_url: str, namespace: str = "pinnerformer"):
         self._root = Root(root)
         self._client = EmbeddingClient(kv_url, namespace)
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._lock = threading.Lock()
 
     def known_users(self, count: int) -> KnownUsers:
@@ -140,7 +140,7 @@ class Retriever:
         pins, scores = best.pin_ids[0][kept], best.scores[0][kept]
         return Retrieved(user_id, current.release, days[0], self._named(opened, pins), scores)
 
-    def _named(self, opened: _Opened, pins: np.ndarray) -> np.ndarray:
+    def _named(self, opened: Opened, pins: np.ndarray) -> np.ndarray:
         """Pins as the logs have them, in their order."""
         if opened.pin_names is None:
             return pins
@@ -152,7 +152,7 @@ class Retriever:
             )
         return np.array(names, object)
 
-    def _open(self, current: Current) -> _Opened:
+    def _open(self, current: Current) -> Opened:
         # Two threads that both see a new release would load its indexes twice, and have both in memory.
         with self._lock:
             opened = self._opened
@@ -174,14 +174,14 @@ class Retriever:
         self._check_root(root, current)
         return root, manifest
 
-    def _load(self, current: Current) -> _Opened:
+    def _load(self, current: Current) -> Opened:
         (root, manifest), dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = read_dim(root, entry)
         shards = load_shards(root, manifest.tables["indexes"], dim)
         names = Names.load(root, manifest, PINS)
         ef = int(manifest.settings["index"]["ef_search"])
-        return _Opened(root, current, manifest, manifest.parts("histories"), shards, ef, names)
+        return Opened(root, current, manifest, manifest.parts("histories"), shards, ef, names)
 
     def _root_of(self, current: Current) -> Root:
         """This root, or the one that took its place, as far as the store serves that one."""
@@ -204,7 +204,7 @@ class Retriever:
                 f"one is {own[:8]}); give the --root that was published into this --kv and --namespace"
             )
 
-    def _engaged(self, opened: _Opened, user: np.ndarray) -> np.ndarray:
+    def _engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
         """Pins of the kept history of a user, int64 [1].
 
         `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
@@ -221,12 +221,43 @@ class Retriever:
                     self._opened = newer
             return self._read_engaged(newer, user)
 
-    def _read_engaged(self, opened: _Opened, user: np.ndarray) -> np.ndarray:
+    def _read_engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
         """From the files of the user's bucket, int64, sorted, each once."""
         bucket = int(bucket_of(user, opened.manifest.settings["layout"]["user_buckets"])[0])
         entries = opened.histories.get(bucket, [])
         found = [read_numbers_of(opened.root, entry, "user_id", int(user[0]), "pin_id") for entry in entries]
         return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+    # What a server is made of, which has several releases open at a time and asks for many users at once.
+
+    @property
+    def client(self) -> EmbeddingClient:
+        """Of the store."""
+        return self._client
+
+    def load(self, current: Current) -> Opened:
+        """Opens a release for search; nothing is remembered.
+
+        Raises:
+            StoreError: a file is missing or damaged, or store and root do not belong together.
+        """
+        return self._load(current)
+
+    def engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
+        """Pins of the kept history of a user, int64 [1]: int64, sorted.
+
+        Raises:
+            StoreError: a file is missing or damaged.
+        """
+        return self._engaged(opened, user)
+
+    def named(self, opened: Opened, pins: np.ndarray) -> np.ndarray:
+        """Pins, int64 [P], as the logs have them, in their order: int64 or object [P].
+
+        Raises:
+            StoreError: one has no name.
+        """
+        return self._named(opened, pins)
 
     def close(self) -> None:
         """Gives the connection to the store back."""

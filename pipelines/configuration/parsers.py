@@ -23,6 +23,7 @@ REQUESTS = {
     "worker-pool": "pipelines.launch.worker_pool_request",
     "import": "pipelines.importing.request",
     "export": "pipelines.exporting.request",
+    "serve": "pipelines.serving.request",
 }
 
 
