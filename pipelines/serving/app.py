@@ -60,11 +60,13 @@ class Settings:
         limits: How much one request may ask for.
         token: Whoever asks has to know it; None: everybody may.
         hosts: What the header `Host` may be; empty: anything.
+        ahead: Whether releases are opened here before the store serves them; another process may do that.
     """
 
     limits: Limits = Limits()
     token: str | None = None
     hosts: Collection[str] = ()
+    ahead: bool = True
 
 
 class Serving:
@@ -103,7 +105,7 @@ class Serving:
         while not self._ended.is_set():
             for number, reader in enumerate(self.readers):
                 try:
-                    text = f"serving {reader.follow()}"
+                    text = f"serving {reader.follow(self.settings.ahead).name}"
                 except PinnerFormerError as error:
                     text = str(error)
                 except Exception:  # a fault here must not end what keeps a server up to date

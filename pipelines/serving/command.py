@@ -1,23 +1,33 @@
 """`pinnerformer serve`: the answers of a root and its store, over HTTP."""
 
+import contextlib
+import logging
+import os
 import socket
 import sys
+import tempfile
+from typing import TYPE_CHECKING
 
 from pipelines.serving.request import EXTRA, ServeRequest, is_loopback, parse
-from stores.errors import UsageError
+from stores.errors import PinnerFormerError, UsageError
 from stores.extras import load
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
 NEEDED = ("uvicorn", "starlette", "orjson", "prometheus_client", "httptools", "uvloop")
-DRAIN_S = 20  # for requests that are being answered when the server is told to end
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    for module in NEEDED:
-        load(module, EXTRA, "pinnerformer serve")
-    with listen(request) as listening:
-        run(request, listening)
+    # Before its library is loaded, which looks at it then.
+    with tempfile.TemporaryDirectory(prefix="pinnerformer-serve-") as counts:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
+        for module in NEEDED:
+            load(module, EXTRA, "pinnerformer serve")
+        with listen(request) as listening:
+            run(request, listening)
     return 0
 
 
@@ -44,17 +54,32 @@ def url_of(listening: socket.socket) -> str:
 
 def run(request: ServeRequest, listening: socket.socket) -> None:
     """Answers until SIGTERM or SIGINT."""
-    import uvicorn
-
     from pipelines.serving.app import Settings, make_app
     from pipelines.serving.asked import Limits
     from pipelines.serving.guard import LOCAL_NAMES
-    from pipelines.serving.reader import Reader
+    from pipelines.serving.reader import LOOK_S, Reader
+    from pipelines.serving.workers import Workers
 
+    logging.getLogger("pipelines.serving").setLevel(logging.WARNING)
     reader = Reader(request.root, request.kv, request.namespace, request.catalogue)
     limits = Limits(request.max_k, request.max_ids, request.max_answers, request.max_body)
     hosts = LOCAL_NAMES if request.token is None and is_loopback(request.host) else ()
-    app = make_app([reader], Settings(limits, request.token, hosts))
-    print(f"listening on {url_of(listening)}; /docs says what there is to ask", file=sys.stderr, flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=DRAIN_S, ws="none")
-    uvicorn.Server(config).run([listening])
+    settings = Settings(limits, request.token, hosts, ahead=False)
+    forked: list[tuple[object, ...]] = [()]
+
+    def worker() -> "ASGIApp":
+        reader.reconnect()
+        return make_app([reader], settings)
+
+    def look() -> bool:
+        """Whether the reader has opened anything since."""
+        # Nothing is published, the store is down: whoever asks is told so, and it is tried again.
+        with contextlib.suppress(PinnerFormerError):
+            reader.follow()
+        before, forked[0] = forked[0], reader.state()
+        return forked[0] != before
+
+    look()
+    url = url_of(listening)
+    print(f"listening on {url}; {url}/docs says what there is to ask", file=sys.stderr, flush=True)
+    Workers(request.workers, worker, listening).run(look, LOOK_S)

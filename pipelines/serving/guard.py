@@ -45,7 +45,8 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None, hosts: Collection[str] = ()):
-        self._app, self._token, self._hosts = app, token and token.encode(), frozenset(hosts)
+        self._app, self._hosts = app, frozenset(hosts)
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope) if scope["type"] == "http" else None

@@ -123,9 +123,9 @@ class Reader:
     """
 
     def __init__(self, root: str, kv: str, namespace: str = "pinnerformer", catalogue: str | None = None):
-        self._root = Root(root)
         self.root_shown = root
-        self._retriever = Retriever(root, kv, namespace)
+        self._connect = functools.partial(Retriever, root, kv, namespace)
+        self._retriever = self._connect()
         self._releases: dict[tuple[str, str, str], Release] = {}  # (generation, release, model) -> open
         self._lock = threading.Lock()
         self._catalogue = read_catalogue(catalogue) if catalogue else None
@@ -160,8 +160,11 @@ class Reader:
                 self._releases = dict([*kept, (key, found)])
             return found
 
-    def follow(self) -> str:
-        """Opens what is served and what will be next, and says its name; for a thread in the background.
+    def follow(self, ahead: bool = True) -> Release:
+        """Opens what is served, and what will be next; for whoever looks now and then, in the background.
+
+        Args:
+            ahead: Whether to open what will be next.
 
         Raises:
             StoreError: as `release`.
@@ -170,14 +173,26 @@ class Reader:
         served = self.release(current)
         self._mend(served, current)
         self._read_catalogue_again()
-        newest = current_release(served.root)
+        newest = current_release(served.root) if ahead else None
         if newest is not None and newest != current.release:
             manifest = read_manifest(served.root, newest)
-            if not manifest.dropped:
-                generation = current.generation
-                if manifest.model_digest == current.model_digest:
-                    self.release(dataclasses.replace(current, generation=generation, release=newest))
-        return current.release
+            # Of another model it will be published into another generation, whose name is not known yet.
+            if not manifest.dropped and manifest.model_digest == current.model_digest:
+                self._open_vectors(self.release(dataclasses.replace(current, release=newest)))
+        self._open_vectors(served)
+        return served
+
+    def _open_vectors(self, release: Release) -> None:
+        if self._catalogue is not None:
+            release.vectors  # noqa: B018 - read now, so that nobody waits for it
+
+    def state(self) -> tuple[object, ...]:
+        """What is open: equal as long as it is the same."""
+        return (*self._releases.values(), self._catalogue)
+
+    def reconnect(self) -> None:
+        """Opens a connection of its own in a process that was forked; what is open stays open."""
+        self._retriever, self._lock = self._connect(), threading.Lock()
 
     def _mend(self, served: Release, current: Current) -> None:
         """Takes over a manifest that `erase` or `gc` wrote again; the index stays as it is."""
@@ -200,7 +215,8 @@ class Reader:
             StoreError: as `release`.
         """
         current = self.current()
-        root, found = self.release(current).root, []
+        root = self.release(current).root
+        found: list[dict[str, Any]] = []
         for manifest in chain(root):
             if len(found) == limit:
                 break

@@ -53,7 +53,7 @@ def make_parser() -> Parser:
         "a Parquet file with a column pin_id and what else is known of pins, for `where=`; read again when it changes"
     )
     parser.add_argument("--catalogue", metavar="FILE", help=text)
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen; 0.0.0.0: everywhere")
+    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="where to listen; 0.0.0.0: everywhere")
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="0: any that is free, which is printed")
     text = "processes that answer; they share the index in memory"
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help=text)

@@ -3,6 +3,9 @@
 import contextlib
 import http.client
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -68,3 +71,23 @@ def serving(root: str, kv: str, catalogue: str | None = None, settings: Settings
         server.should_exit = True
         thread.join()
         listening.close()
+
+
+@contextlib.contextmanager
+def served_by_processes(*words: str, env: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen, Client]]:
+    """`pinnerformer serve` as it is started for people, on a free port."""
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "--port=0", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("listening on "):
+                break
+        port = int(line.split(";")[0].rpartition(":")[2])
+        said = threading.Thread(target=process.stderr.read)  # or it would stop where the pipe is full
+        said.start()
+        yield process, Client(port)
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+        said.join()

@@ -1,0 +1,97 @@
+"""`pinnerformer serve` as processes: releases change under load, a process dies, the end."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+
+from stores.files import Root
+from stores.manifests import read_manifest
+from stores.retriever import Retriever
+from tests.pipelines.nights import vectors_of
+from tests.pipelines.serving.running import Client, served_by_processes
+
+
+def children_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True).stdout
+    return [int(word) for word in found.split()]
+
+
+def test_releases_change_under_load_and_nobody_notices(kept):
+    """Every answer is whole, of one release, and as that release has it; none fails."""
+    with Retriever(kept.root, kept.kv) as retriever:
+        users = retriever.known_users(3).some
+    ended, answers, failures = threading.Event(), [], []
+
+    def ask(port: int) -> None:
+        client = Client(port)
+        try:
+            while not ended.is_set():
+                found = client.post("/v1/embeddings:lookup", {"ids": users})
+                pins = client.get(f"/v1/users/{users[0]}/pins?k=5&exclude_engaged=true")
+                answers.append((found, pins))
+                if found.headers.get("connection") == "close":  # as any client does
+                    client = Client(port)
+        except Exception as error:
+            failures.append(error)
+
+    with served_by_processes(f"--root={kept.root}", f"--kv={kept.kv}", "--workers=2") as (_, client):
+        threads = [threading.Thread(target=ask, args=(client.port,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2):
+            time.sleep(1.0)
+            assert kept.of_root("rollback", "--reason=a test") == 0
+        time.sleep(2.5)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    assert {found.status for pair in answers for found in pair} == {200}
+    expected = {}
+    for release in ("2026-11-04", "2026-11-03", "2026-11-02"):
+        vectors = vectors_of(kept.root, read_manifest(Root(kept.root), release))
+        expected[release] = np.array([vectors[user] for user in users])
+    pins_of = {}
+    for found, pins in answers:
+        assert found.headers["PinnerFormer-Release"] == found.body["release"]
+        rows = np.array([row["embedding"] for row in found.body["embeddings"]], np.float16)
+        assert np.array_equal(rows, expected[found.body["release"]])
+        assert pins_of.setdefault(pins.body["release"], pins.body) == pins.body
+    assert {found.body["release"] for found, _ in answers} == set(pins_of) == set(expected)
+
+
+def test_a_process_that_dies_is_replaced_and_all_end_together(kept):
+    with served_by_processes(f"--root={kept.root}", f"--kv={kept.kv}", "--workers=2") as (process, client):
+        first = children_of(process.pid)
+        assert len(first) == 2 and client.get("/readyz").status == 200
+        os.kill(first[0], signal.SIGKILL)
+        for _ in range(100):
+            time.sleep(0.1)
+            now = children_of(process.pid)
+            if len(now) == 2 and first[0] not in now:
+                break
+        assert len(now) == 2 and first[0] not in now
+        assert Client(client.port).get("/readyz").status == 200
+        # Counts are of all processes.
+        for _ in range(6):
+            Client(client.port).get("/healthz")
+        text = Client(client.port).get("/metrics").body
+        assert 'pinnerformer_serve_requests_total{endpoint="healthz",status="200"} 6.0' in text
+    assert children_of(process.pid) == []
+    for pid in now:
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_token_is_asked_for(kept):
+    words = [f"--root={kept.root}", f"--kv={kept.kv}", "--token-env=SERVE_TOKEN"]
+    with served_by_processes(*words, env={"SERVE_TOKEN": "0123456789abcdef"}) as (_, client):
+        found = client.get("/v1/releases")
+        assert found.status == 401 and "Bearer TOKEN" in found.detail
+        assert found.headers["www-authenticate"].startswith("Bearer")
+        assert client.get("/v1/releases", Authorization="Bearer 0123456789abcdeF").status == 401
+        assert client.get("/v1/releases", Authorization="Bearer 0123456789abcdef").status == 200
+        assert client.get("/readyz").status == 200
