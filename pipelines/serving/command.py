@@ -80,6 +80,9 @@ def run(request: ServeRequest, listening: socket.socket) -> None:
         return forked[0] != before
 
     look()
-    url = url_of(listening)
-    print(f"listening on {url}; {url}/docs says what there is to ask", file=sys.stderr, flush=True)
-    Workers(request.workers, worker, listening).run(look, LOOK_S)
+
+    def started() -> None:
+        url = url_of(listening)
+        print(f"listening on {url}; {url}/docs says what there is to ask", file=sys.stderr, flush=True)
+
+    Workers(request.workers, worker, listening).run(look, LOOK_S, started)

@@ -96,16 +96,18 @@ class Workers:
         self._current: list[int] = []
         self._leaving: list[int] = []
 
-    def run(self, look: Callable[[], bool], every_s: float) -> None:
+    def run(self, look: Callable[[], bool], every_s: float, started: Callable[[], None]) -> None:
         """Until SIGTERM or SIGINT.
 
         Args:
             look: Called now and then; whether what the processes were forked with is out of date.
+            started: Called once, when all of them answer.
         """
         # Held back, and taken one by one: none comes between a look and a fork.
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
             self._current = self._fork()
+            started()
             while True:
                 found = signal.sigtimedwait(_WATCHED, every_s)
                 if found is not None and found.si_signo != signal.SIGCHLD:
