@@ -36,10 +36,10 @@ class Asked:
 
 
 class Client:
-    """Asks one server, over one connection."""
+    """Asks one server, over one connection; `reader` is that of a server in this process."""
 
-    def __init__(self, port: int):
-        self.port = port
+    def __init__(self, port: int, reader: Reader | None = None):
+        self.port, self.reader = port, reader
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Asked:
@@ -57,7 +57,8 @@ class Client:
 @contextlib.contextmanager
 def serving(root: str, kv: str, catalogue: str | None = None, settings: Settings | None = None) -> Iterator[Client]:
     """A server for the body of the block."""
-    app = make_app([Reader(root, kv, catalogue=catalogue)], settings)
+    reader = Reader(root, kv, catalogue=catalogue)
+    app = make_app([reader], settings)
     listening = listen(parse([f"--root={root}", f"--kv={kv}", "--port=0"]))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -66,7 +67,7 @@ def serving(root: str, kv: str, catalogue: str | None = None, settings: Settings
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield Client(listening.getsockname()[1])
+        yield Client(listening.getsockname()[1], reader)
     finally:
         server.should_exit = True
         thread.join()
