@@ -1,8 +1,11 @@
 """Requests made at random from the OpenAPI document, good and bad ones: none is a 500, all are as the document says."""
 
+import contextlib
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -22,13 +25,8 @@ def test_whatever_is_asked_is_answered_as_the_document_says(examples, made):
         operations = [operation.ok() for operation in schema.get_all_operations()]
         assert len(operations) == 8
         for operation in operations:
-            for mode in schemathesis.GenerationMode.all():
-                try:
-                    strategy = operation.as_strategy(generation_mode=mode)
-                except Exception as error:
-                    if "cannot" in str(error).lower() or "negative" in str(error).lower():
-                        continue
-                    raise
+            for mode in schemathesis.GenerationMode:
+                strategy = operation.as_strategy(generation_mode=mode)
 
                 @settings(
                     max_examples=examples,
@@ -43,4 +41,5 @@ def test_whatever_is_asked_is_answered_as_the_document_says(examples, made):
                     response = case.call()
                     case.validate_response(response, checks=CHECKS)
 
-                ask()
+                with contextlib.suppress(Unsatisfiable):  # there is no bad request to a path without parameters
+                    ask()
