@@ -198,7 +198,8 @@ class Reader:
         """Takes over a manifest that `erase` or `gc` wrote again; the index stays as it is."""
         manifest = read_manifest(served.root, served.name)
         if manifest.revision != served.manifest.revision:
-            newer = Release(dataclasses.replace(served.opened, manifest=manifest))
+            histories = manifest.parts("histories")
+            newer = Release(dataclasses.replace(served.opened, manifest=manifest, histories=histories))
             key = (current.generation, current.release, current.model_digest)
             with self._lock:
                 self._releases = {**self._releases, key: newer}
