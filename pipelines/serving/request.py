@@ -65,7 +65,7 @@ def make_parser() -> Parser:
     limits.add_argument("--max-k", type=positive, default=1000, metavar="N", help="pins for one user")
     limits.add_argument("--max-ids", type=positive, default=1000, metavar="N", help="users at once")
     limits.add_argument("--max-answers", type=positive, default=100_000, metavar="N", help="users times k at once")
-    limits.add_argument("--max-body", type=positive, default=1 << 20, metavar="BYTES", help="of a request")
+    limits.add_argument("--max-body", type=positive, default=1 << 20, metavar="N", help="bytes of a request")
     return parser
 
 
