@@ -10,7 +10,7 @@ PEERS := .cache/peers/daft
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
+.PHONY: help setup lock docs peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ lint: $(STAMP)  ## Checks format, lint and types.
 format: $(STAMP)  ## Rewrites the code as the linter wants it.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP)  ## Builds the documentation as a site into .cache/site, with every warning an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open .cache/site/index.html"
 
 test: $(STAMP)  ## Runs the tests, two files at a time, in at most 11 CPU minutes; says which were the slowest.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=10

@@ -54,7 +54,7 @@ class EmbeddingClient:
                 be empty. Strings are hashed here: no table of names is read.
 
         Returns:
-            float16 [N, d], zeros where not found; datetime64[D] [N], the day each was made, NaT where not found;
+            float16 [N, d], zeros where not found; `datetime64[D]` [N], the day each was made, NaT where not found;
             bool [N], whether it was found. d is 0 if none was. A user whose stored value is damaged is not found, and
             counted in `damaged`; the others are answered.
 
