@@ -47,9 +47,7 @@ def show(text: str, folder: str) -> str:
     Args:
         folder: That of the pictures, as a page links to it.
     """
-    return FENCE.sub(
-        lambda found: f"![{alternative(found[1])}]({folder}/{name_of(found[1])}){{ .diagram }}\n", text
-    )
+    return FENCE.sub(lambda found: f"![{alternative(found[1])}]({folder}/{name_of(found[1])}){{ .diagram }}\n", text)
 
 
 def draw(source: str, mermaid: str) -> str:
