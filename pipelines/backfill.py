@@ -33,6 +33,7 @@ from pipelines.planning.backfill_plan import (
 from pipelines.planning.backfill_request import BackfillRequest, parse
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
 from pipelines.planning.rates import Rates
+from pipelines.report.write import Seen
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.kv import open_store
@@ -293,8 +294,10 @@ def run_pass(
             lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, replayed, target),
             runner=workers.runner(options),
         )
+    seen: Seen = {}
     for run in runs:
-        raise_for_outcome(root, run.name, read_outcome(root, run.name), publish="--publish none", advice=GOES_ON)
+        ended = read_outcome(root, run.name)
+        raise_for_outcome(root, run.name, ended, publish="--publish none", advice=GOES_ON, seen=seen)
 
 
 def main(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ from stores.id_names import USERS, names_of
 from stores.ids import bucket_of
 from stores.log_text import with_used_text
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
+from stores.reports import REPORT, read_page, reports_of_releases, users_named
 from stores.retention import temporary_files, walk
 from stores.schemas import NAME_COLUMNS
 from stores.string_ids import hash_strings
@@ -289,6 +291,22 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     for release in root.list("releases"):
         if root.exists(manifest_path(release)) and np.isin(read_manifest(root, release).retry_users, users).any():
             found.append(manifest_path(release))
+    return found + find_in_reports(root, users)
+
+
+def find_in_reports(root: Root, users: np.ndarray) -> list[str]:
+    """Reports, of releases and of refused runs, that show one of the users or cannot be read."""
+    found = []
+    runs = [f"staging/{run}/{REPORT}" for run in root.list("staging")]
+    for path in [*(path for _, path in reports_of_releases(root)), *filter(root.exists, runs)]:
+        try:
+            named = users_named(read_page(root, path))
+        except StoreError:
+            found.append(path)
+            continue
+        ids = [int(name) for name in named if re.fullmatch(r"-?\d{1,19}", name)]
+        if set(ids) & set(users.tolist()) or np.isin(hash_strings(pa.array(named, pa.string())), users).any():
+            found.append(path)
     return found
 
 

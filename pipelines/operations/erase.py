@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.arguments import Parser, add_root, add_stores
 from pipelines.operations.figures import as_json
+from pipelines.report.write import write_again
 from stores.erasure import (
     check_known_tables,
     digest_of_ids,
@@ -110,6 +111,7 @@ def main(argv: list[str]) -> int:
         for store, contents in zip(stores, known, strict=True):
             after_erasure(root, store, contents)
         erase_from_dead_letters(root, users, report)
+        write_again(root)  # of what is left: reports show some dead letters
         erase_from_training_data(root, users, report)
         now = datetime.datetime.now(datetime.UTC)
         report.finished = now.isoformat(timespec="seconds")

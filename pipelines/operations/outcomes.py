@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.report.write import Seen, write_run_report
 from stores.dead_letters import describe_dead_letters
 from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
@@ -48,13 +49,20 @@ def open_target(target: PublishTarget | None) -> None:
 
 
 def raise_for_outcome(
-    root: Root, name: str, outcome: dict[str, Any] | None, *, publish: str = "--kv URL", advice: str = ""
+    root: Root,
+    name: str,
+    outcome: dict[str, Any] | None,
+    *,
+    publish: str = "--kv URL",
+    advice: str = "",
+    seen: Seen | None = None,
 ) -> dict[str, Any]:
-    """The outcome of a run that committed; any other as the error that it is.
+    """The outcome of a run that committed; any other as the error that it is. Its report is written by then.
 
     Args:
         publish: As `refusal` takes it.
         advice: Said below a refusal.
+        seen: As `write_run_report` takes it.
 
     Raises:
         StoreError: the run failed, or did not say how it ended. RefusedError: a gate closed.
@@ -63,10 +71,11 @@ def raise_for_outcome(
         raise StoreError(
             f"{root.path(f'staging/{name}')}: the run ended without an outcome; look into the engine's log"
         )
+    report = write_run_report(root, name, outcome, seen)
     if outcome["outcome"] == FAILED:
         raise StoreError(outcome["error"])
     if outcome["outcome"] == REFUSED:
-        raise RefusedError("\n".join(filter(None, [refusal(root, name, outcome, publish), advice])))
+        raise RefusedError("\n".join(filter(None, [refusal(root, name, outcome, publish, report), advice])))
     warn(outcome["publish"])
     return outcome
 
@@ -77,11 +86,12 @@ def warn(published: dict[str, Any] | None) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv URL") -> str:
+def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv URL", report: str | None = None) -> str:
     """One screen on why a release was refused: the gates, what they measured and allow, where to look, what to type.
 
     Args:
         publish: The flag, in what to type, that says where the forced release is published.
+        report: Where the page of the run lies; None: nowhere.
     """
     gates = [read_gate(found) for found in outcome["refused"]]
     table = Table(box=box.SIMPLE, pad_edge=False)
@@ -114,6 +124,7 @@ def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv 
             *blind,
             *dropped,
             f"Every gate, with its value: {root.path(path)}",
+            *([f"The same as a page, beside the nights before: {report}"] if report else []),
             *failed,
             "Mend the cause and run the same command again. Or, if it is as it should be, release it as it is:",
             f"  pinnerformer release --root {shlex.quote(root.url)} --run {run} {force} --reason 'WHY' {publish}",

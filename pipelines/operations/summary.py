@@ -11,6 +11,7 @@ from stores.dead_letters import describe_collisions
 from stores.files import Root
 from stores.manifests import read_manifest
 from stores.names import Counter, Step
+from stores.reports import report_path
 from transforms.release import FAILED_USERS, STAGED
 
 
@@ -99,3 +100,5 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     console.print(
         f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}", highlight=False, soft_wrap=True
     )
+    if root.exists(report_path(manifest.release)):
+        console.print(f"report: {root.path(report_path(manifest.release))}", highlight=False, soft_wrap=True)
