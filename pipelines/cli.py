@@ -18,8 +18,8 @@ GROUPS = {
         "daily": ("pipelines.daily_inference", "turn the logs up to a date into one release"),
         "plan": ("pipelines.operations.plan", "say what a night would read, write and cost; write nothing"),
         "status": ("pipelines.operations.status", "show the releases of a root and what the store serves"),
-        "report": ("pipelines.report.command", "write the page that says how a release, or a refused run, came out"),
         "release": ("pipelines.operations.release", "check, commit and publish a run that was staged but cut off"),
+        "report": ("pipelines.report.command", "write the page that says how a release, or a refused run, came out"),
         "check-inputs": (
             "pipelines.operations.check_inputs",
             "say what a night would make of its inputs; write nothing",

@@ -1,4 +1,4 @@
-"""The site: its reference has everything that the code has, its pages link as the files do, and nothing is forgotten."""
+"""The site: its reference has all that the code has, its pages link as the files do, and nothing is forgotten."""
 
 import argparse
 import os

@@ -155,7 +155,8 @@ def test_what_is_found_on_a_page():
     text = (
         "<!-- not run: needs a\ncluster -->\n```\n$ pinnerformer plan --root R \\\n    --a\n"
         "pinnerformer plan: no\n$ pinnerformer gc\n"
-        "1 file\n```\n\n```\n.venv/bin/pinnerformer status   # now\npinnerformer status: old\n0 2 * * *  me  cd /srv && make x\n"
+        "1 file\n```\n\n```\n.venv/bin/pinnerformer status   # now\npinnerformer status: old\n"
+        "0 2 * * *  me  cd /srv && make x\n"
         "```\n```python\nmake = 1\n```\n"
     )
     first, second = blocks_of(text, "p.md")
