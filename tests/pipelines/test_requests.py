@@ -29,6 +29,7 @@ FLAGS = {
     "check-inputs": NIGHT,
     "backfill": [*LOGS, KV, "--start=2026-11-01", "--end=2026-11-24"],
     "repair": [*LOGS, KV, "--partition=2026-11-21"],
+    "report": ["--root=/root"],
     "release": ["--root=/root", "--run=a-run", KV],
     "status": ["--root=/root"],
     "rollback": ["--root=/root", KV],
