@@ -86,15 +86,19 @@ def sample_dead_letters(root: Root, folder: str) -> dict[str, list[dict[str, str
     for name in root.list(folder)[:FILES_LOOKED_AT]:
         try:
             with root.open_input(f"{folder}/{name}") as source, pq.ParquetFile(source) as file:
-                rows = file.read()
+                column = file.read(columns=["reason"])["reason"].cast(pa.string()).combine_chunks().dictionary_encode()
+                # The others only where a reason has room: a bad night's dead letters are many.
+                places = [
+                    (reason, np.flatnonzero(column.indices.to_numpy() == code)[: SAMPLE - len(found.get(reason, ()))])
+                    for code, reason in enumerate(column.dictionary.to_pylist())
+                ]
+                wanted: list[str] | None = None if any(len(indices) for _, indices in places) else []
+                rows = file.read(columns=wanted)
         except (pa.ArrowException, OSError, StoreError):
             continue
-        reasons = rows["reason"].cast(pa.string()).to_numpy(zero_copy_only=False)
-        for reason in np.unique(reasons).tolist():
-            kept = found.setdefault(reason, [])
-            for index in np.flatnonzero(reasons == reason)[: SAMPLE - len(kept)].tolist():
-                row = rows.slice(index, 1).to_pylist()[0]
-                kept.append({name: _text(row.get(name)) for name in SHOWN})
+        for reason, indices in places:
+            for row in rows.take(indices).to_pylist():
+                found.setdefault(reason, []).append({name: _text(row.get(name)) for name in SHOWN})
     return found
 
 
