@@ -32,7 +32,7 @@ def test_what_the_page_shows_is_answered(two_nights, tmp_path):
     pq.write_table(pa.table({"pin_id": pins, "topic": [f"t{pin % 3}" for pin in pins], "price": pins % 5 / 1.0}), items)
     with Retriever(root, kv) as retriever:
         users = retriever.known_users(2).some
-    block = re.search(r"<!-- run by tests/docs/test_serving.py -->\n```\n(.*?)```", read("docs/serving.md"), re.DOTALL)
+    block = re.search(r"<!-- run: tests/docs/test_serving.py -->\n```\n(.*?)```", read("docs/serving.md"), re.DOTALL)
     lines = block[1].splitlines()
     assert len(lines) == 9
     with serving(root, kv, items) as client:
