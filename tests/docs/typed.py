@@ -23,7 +23,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 KINDS = ("", "sh", "bash")
-PROGRAMS = {"pinnerformer", "make", "python", "kubectl", "ln", "mount", "kill", "OMP_NUM_THREADS=1"}
+PROGRAMS = {"pinnerformer", "make", "python", "kubectl", "curl", "ln", "mount", "kill", "OMP_NUM_THREADS=1"}
 CRON = re.compile(r"\d+ \d+ \* \* \*\s+\w+\s+")
 # Beam's own, which pass through; the rest of them have an underscore.
 BEAM = {"--runner", "--parallelism", "--project", "--region"}
