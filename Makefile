@@ -10,7 +10,7 @@ PEERS := .cache/peers/daft
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock docs peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
+.PHONY: help setup lock docs peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-cluster test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ test-prism: $(STAMP)  ## Runs the job on Beam's Prism (needs Go) and compares wi
 test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK_VERSION=2.2 for the newer one; SKIP_FLINK=1 leaves it out.
 	@if [ "$$SKIP_FLINK" = 1 ]; then echo "SKIP_FLINK=1: the job was NOT run on Flink"; \
 	else $(BIN)/python -m pytest -s tests/engines/test_flink.py; fi
+
+test-cluster: $(STAMP)  ## Runs the job between hosts of its own, with deploy/kubernetes' flags (needs root, ip, Java, Maven).
+	$(BIN)/python -m pytest -s tests/engines/test_cluster.py
 
 test-kubernetes: $(STAMP)  ## Checks deploy/kubernetes by the Flink operator's own schema (needs Maven).
 	$(BIN)/python -m pytest tests/engines/test_flink_operator.py

@@ -15,6 +15,7 @@ from rich.console import Console
 from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.crew import Crew, choose_crew
+from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
@@ -274,9 +275,10 @@ def run_pass(
         # An outcome of an earlier attempt would be taken for this one's if the engine died before the barrier.
         root.remove(f"{day.run.staging}/{OUTCOME}")
         root.write_json(planned(day.run), day_header(day, plan.replaces.release if plan.replaces else None))
-    days = [day.launched(lease=lease, progress_run=runs[-1].name) for day in days]
+    hosts = host_check(options, root, plan.given.model, target)
+    days = [day.launched(lease=lease, progress_run=runs[-1].name, hosts=hosts) for day in days]
     # One display for all days: the workers note their progress in one folder.
-    pin_run = plan.pin_run.launched(progress_run=runs[-1].name)
+    pin_run = plan.pin_run.launched(progress_run=runs[-1].name, hosts=hosts)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
     rows = sum(file.rows for day in days for file in day.inputs.files)
     with Progress(

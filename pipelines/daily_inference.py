@@ -180,7 +180,8 @@ def repair_rewritten(request: DailyRequest, define: Define, lease: str, workers:
     plan = plan_repair(job, given, None, {one.date for one in changed})
     if not job.quiet:
         print(f"{said}; what they touched is done again first, as release {plan.run.release}", file=sys.stderr)
-    raise_for_outcome(job.root, plan.run.name, execute(plan, define, lease, job.beam, workers, shown=not job.quiet))
+    outcome = execute(plan, define, lease, job.beam, workers, request.target, shown=not job.quiet)
+    raise_for_outcome(job.root, plan.run.name, outcome)
 
 
 def say(text: str) -> None:
@@ -219,13 +220,13 @@ def run_night(request: DailyRequest, workers: LocalWorkers) -> int:
         plan = plan_daily(request.night)
         outcome: dict[str, Any] | None
         if request.detach and not plan.committed:
-            submit(plan, define, job.beam)
+            submit(plan, define, job.beam, target)
             return 0
         # The same command after a kill between CURRENT and the store: nothing is computed again, only published.
         if plan.committed:
             outcome = check_commit_publish(root, plan.run.name, plan.given.settings.thresholds, target, lease=lease)
         else:
-            outcome = execute(plan, define, lease, job.beam, workers, shown=not job.quiet)
+            outcome = execute(plan, define, lease, job.beam, workers, target, shown=not job.quiet)
     outcome = raise_for_outcome(root, plan.run.name, outcome)
     if not job.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)

@@ -11,6 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
+from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, plan_item_vectors
@@ -347,7 +348,7 @@ def main(argv: list[str]) -> int:
     plan = plan_item_vectors(request)
     root = plan.run.root
     if not plan.done:
-        plan = dataclasses.replace(plan, run=plan.run.launched())
+        plan = dataclasses.replace(plan, run=plan.run.launched(hosts=host_check(request.beam, root)))
         rows = sum(file.rows for file in plan.inputs.files)
         if not request.quiet:
             say_lacking(plan.inputs.files, request.columns)

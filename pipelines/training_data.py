@@ -13,6 +13,7 @@ import apache_beam as beam
 from pinnerformer_model.checkpoint import load_config
 from pinnerformer_model.config import PAPER_LABEL_RULE, ModelError
 from pinnerformer_model.labels import check_label_rule
+from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.planning.id_kinds import check_erased_root, kinds_of, refuse_other_vectors
@@ -249,7 +250,7 @@ def main(argv: list[str]) -> int:
     """
     request = parse(argv)
     plan = plan_training_data(request)
-    plan = dataclasses.replace(plan, run=plan.run.launched())
+    plan = dataclasses.replace(plan, run=plan.run.launched(hosts=host_check(request.beam, plan.run.root)))
     rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
     root = plan.run.root
     if not request.quiet:

@@ -48,10 +48,19 @@ def is_url(location: str) -> bool:
     return True
 
 
+def _s3_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def endpoint_host() -> str:
+    """The host that this process's variables say serves S3; "" if they leave that to AWS."""
+    return urlsplit(_s3_endpoint() or "").hostname or ""
+
+
 def _s3_options() -> tuple[tuple[str, str], ...]:
     """Endpoint and region as the standard variables have them; clients are kept by them."""
     # Read on every call, and part of the cache's key: a client is of the variables that it was made with.
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _s3_endpoint()
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     options = {"endpoint": endpoint.rstrip("/")} if endpoint else {}
     if region or endpoint:

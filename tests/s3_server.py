@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -25,12 +27,17 @@ class OneAtATime:
             return list(self._application(environment, start_response))
 
 
+def make_s3(host: str, port: int) -> Any:
+    """A server that listens and does not serve yet; port 0: any."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    application = OneAtATime(DomainDispatcherApplication(create_backend_app))
+    return make_server(host, port, application, threaded=True)
+
+
 @contextlib.contextmanager
 def running_s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
     """Runs a server with one empty bucket, sets the standard variables for it; yields the URL of the bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    server = make_s3("127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -47,3 +54,16 @@ def running_s3(patch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def main() -> None:
+    """Serves S3 with one empty bucket until it is stopped: HOST PORT BUCKET."""
+    host, port, bucket = sys.argv[1:]
+    server = make_s3(host, int(port))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fs.S3FileSystem(endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True).create_dir(bucket)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from typing import Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from stores.layout import Layout
 from stores.local_files import chosen_file_mode, use_file_mode
 from stores.user_lists import read_ids
 from transforms.ageing import Ageing
+from transforms.host_check import HostCheck
 
 SENTINEL = "token"
 
@@ -31,12 +33,14 @@ class Launch:
         lease: Whoever holds the root for it, as `hold_lease` gave it; without one nothing is checked at the commit.
         progress_run: The run in whose folder progress is noted, where it is another one: of a backfill its last day's.
         file_mode: Of every file that a worker writes under the root; None: what its umask says.
+        hosts: What the host of a worker must be like; None where workers are processes of the launcher's machine.
     """
 
     root_sentinel: str = ""
     lease: str = ""
     progress_run: str = ""
     file_mode: int | None = None
+    hosts: HostCheck | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +64,18 @@ class RunFolder:
         """The run's folder, relative to the root."""
         return f"staging/{self.name}"
 
-    def launched(self, *, lease: str = "", progress_run: str = "") -> Self:
+    def launched(self, *, lease: str = "", progress_run: str = "", hosts: HostCheck | None = None) -> Self:
         """The run as workers get it: leaves a sentinel in its folder, which they look for. For the launcher."""
-        sentinel = secrets.token_hex(8)
-        self.root.write_bytes(f"{self.staging}/{SENTINEL}", sentinel.encode())
-        return dataclasses.replace(self, launch=Launch(sentinel, lease, progress_run, chosen_file_mode()))
+        sentinel, path, before = secrets.token_hex(8), f"{self.staging}/{SENTINEL}", time.time()
+        self.root.write_bytes(path, sentinel.encode())
+        hosts = hosts and hosts.launched(self.root, path, (before + time.time()) / 2)
+        return dataclasses.replace(self, launch=Launch(sentinel, lease, progress_run, chosen_file_mode(), hosts))
 
     def check_root(self) -> None:
         """Makes sure that this worker sees the launcher's root, and not a folder of the same name.
 
-        Every DoFn that reads or writes under the root calls it in its setup; the file is read once per process.
+        On an engine also that its host has the launcher's version, model and time, and reaches what the launcher does.
+        Every DoFn that reads or writes under the root calls it in its setup; it looks once per process.
 
         Raises:
             StoreError: it does not; says on which machine, and what to do.
@@ -77,7 +83,7 @@ class RunFolder:
         if self.launch.file_mode is not None:
             use_file_mode(self.launch.file_mode)
         if self.launch.root_sentinel:
-            _find_sentinel(self.root, f"{self.staging}/{SENTINEL}", self.launch.root_sentinel)
+            _check(self.root, self.staging, self.launch.root_sentinel, self.launch.hosts)
 
     @property
     def progress_folder(self) -> str:
@@ -107,6 +113,14 @@ class RunFolder:
 
 
 @functools.lru_cache(maxsize=16)
+def _check(root: Root, folder: str, sentinel: str, hosts: HostCheck | None) -> None:
+    if hosts is not None:
+        hosts.refuse_early()
+    _find_sentinel(root, f"{folder}/{SENTINEL}", sentinel)
+    if hosts is not None:
+        hosts.refuse_late(root, folder)
+
+
 def _find_sentinel(root: Root, path: str, sentinel: str) -> None:
     try:
         found = root.read_bytes(path).decode()

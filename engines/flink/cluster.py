@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import glob
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -17,7 +15,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from engines.flink.artifacts import FLINK, beam_library, find_java, flink_home, job_server_jar
+from engines.flink.artifacts import FLINK, find_java, flink_home, job_server_jar
+from engines.flink.configuration import flink_variables, memory_settings, write_configuration
 from stores.errors import PinnerFormerError, StoreError, UsageError
 
 DESCRIPTION = """\
@@ -134,52 +133,25 @@ class FlinkCluster:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
-        shutil.rmtree(os.path.join(self.folder, "lib"), ignore_errors=True)  # links of an earlier start
-        for name in ("conf", "lib", "tmp", "logs", "artifacts"):
-            os.makedirs(os.path.join(self.folder, name), exist_ok=True)
-        for path in [*glob.glob(f"{self._home}/lib/*.jar"), beam_library(self._home, self._jar)]:
-            os.symlink(path, os.path.join(self.folder, "lib", os.path.basename(path)))
-        for path in glob.glob(f"{self._home}/conf/log4j*"):
-            shutil.copy(path, f"{self.folder}/conf")
-        with open(f"{self._home}/conf/config.yaml") as file:
-            (java_options,) = re.findall(r"^ +all: (--add-.*)$", file.read(), re.MULTILINE)
+        os.makedirs(f"{self.folder}/artifacts", exist_ok=True)
         settings = {
-            "env.java.opts.all": java_options,
             "jobmanager.rpc.address": "127.0.0.1",
             "jobmanager.rpc.port": self._ports["rpc"],
             "jobmanager.bind-host": "127.0.0.1",
-            "jobmanager.memory.heap.size": "384m",
-            "jobmanager.memory.jvm-metaspace.size": "192m",
             "taskmanager.host": "127.0.0.1",
             "taskmanager.bind-host": "127.0.0.1",
             "taskmanager.numberOfTaskSlots": self.slots,
-            "taskmanager.memory.task.heap.size": f"{self.heap_mb}m",
-            "taskmanager.memory.managed.size": f"{self.heap_mb}m",
-            # Messages from and to the workers lie in gRPC's direct memory, of which Flink grants a task none.
-            "taskmanager.memory.task.off-heap.size": f"{256 * self.slots}m",
-            "taskmanager.memory.network.min": "256m",
-            "taskmanager.memory.network.max": "256m",
-            "taskmanager.memory.jvm-metaspace.size": "256m",
             "rest.address": "127.0.0.1",
             "rest.bind-address": "127.0.0.1",
             "rest.port": self._ports["rest"],
-            "io.tmp.dirs": f"{self.folder}/tmp",
-            "web.tmpdir": f"{self.folder}/tmp",
             "parallelism.default": self.slots,
-            "heartbeat.timeout": 20000,
-            "pekko.ask.timeout": "60 s",
-            "pekko.startup-timeout": "60 s",
-            "slot.request.timeout": 60000,
-            "classloader.resolve-order": "parent-first",  # Beam is in Flink's lib: `beam_library` says why
-            # Data arrives on gRPC's threads: out of memory there leaves the job standing forever, unless it is fatal.
-            "cluster.uncaught-exception-handling": "FAIL",
+            **memory_settings(self.slots, self.heap_mb),
             "restart-strategy.type": "fixed-delay",
             "restart-strategy.fixed-delay.attempts": 5,
             "restart-strategy.fixed-delay.delay": "5 s",
             **self._settings,
         }
-        with open(f"{self.folder}/conf/config.yaml", "w") as file:
-            file.writelines(f"{name}: {value}\n" for name, value in settings.items())
+        write_configuration(self.folder, self.folder, self._home, self._jar, settings)
 
     def _start(self, name: str, command: list[str], **environment: str) -> None:
         # The kernel stops the process when we are gone, even if we were killed.
@@ -191,15 +163,7 @@ class FlinkCluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a group of its own: it is stopped whole, and Ctrl-C comes to us alone
-                env={
-                    **os.environ,
-                    "FLINK_CONF_DIR": f"{self.folder}/conf",
-                    "FLINK_LIB_DIR": f"{self.folder}/lib",
-                    "FLINK_LOG_DIR": f"{self.folder}/logs",
-                    "FLINK_PID_DIR": f"{self.folder}/tmp",
-                    "JAVA_HOME": os.path.dirname(os.path.dirname(os.path.realpath(self._java))),
-                    **environment,
-                },
+                env={**os.environ, **flink_variables(self.folder, self._java), **environment},
             )
 
     def start_task_manager(self) -> None:

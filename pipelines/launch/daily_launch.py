@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.launch.detached import note_submitted
+from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.local_workers import LocalWorkers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
@@ -17,13 +18,20 @@ from pipelines.planning.lacking import say_lacking
 from pipelines.planning.rates import Rates, users_to_embed
 from stores.releases import chain
 from transforms.gates.trends import WEEK
-from transforms.release import OUTCOME, STAGED, read_outcome
+from transforms.release import OUTCOME, STAGED, PublishTarget, read_outcome
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
 
 
 def execute(
-    plan: DailyPlan, define: Define, lease: str, options: PipelineOptions, workers: LocalWorkers, *, shown: bool
+    plan: DailyPlan,
+    define: Define,
+    lease: str,
+    options: PipelineOptions,
+    workers: LocalWorkers,
+    target: PublishTarget | None,
+    *,
+    shown: bool,
 ) -> dict[str, Any] | None:
     """Runs what is not done yet of a plan; returns how it ended, None if nothing says so.
 
@@ -31,6 +39,7 @@ def execute(
         define: Puts a launched plan on a pipeline.
         lease: Who must still hold the root when the release is committed.
         workers: That the job may have.
+        target: Where the release is published.
 
     Raises:
         PinnerFormerError: in the words of the worker that failed.
@@ -42,7 +51,7 @@ def execute(
         say_lacking(plan.inputs.files, plan.given.columns)
     # Else an earlier attempt's outcome would be read for this one's, where the engine dies before the barrier.
     run.root.remove(f"{run.staging}/{OUTCOME}")
-    plan = plan.launched(lease=lease)
+    plan = plan.launched(lease=lease, hosts=host_check(options, run.root, plan.given.model, target))
     rows, pins = sum(f.rows for f in plan.inputs.files), plan.given.vectors.rows
     work_s, known = work_of(plan, rows)
     crew = workers.settle(work_s, run.layout.user_buckets, plan.given.model, known=known)
@@ -64,7 +73,7 @@ def work_of(plan: DailyPlan, rows: int) -> tuple[float, bool]:
     return rates.work_s(users, rows, given.vectors.rows), rates.tell
 
 
-def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:
+def submit(plan: DailyPlan, define: Define, options: PipelineOptions, target: PublishTarget | None) -> None:
     """Hands a plan to its engine and prints the run's name; the job's last step writes how it ended.
 
     The lease ends with the launcher: of two runs on one root the one that moves CURRENT first wins, the other fails.
@@ -73,7 +82,7 @@ def submit(plan: DailyPlan, define: Define, options: PipelineOptions) -> None:
     say_lacking(plan.inputs.files, plan.given.columns)
     for name in (OUTCOME, STAGED):  # of an earlier attempt
         run.root.remove(f"{run.staging}/{name}")
-    plan = plan.launched()
+    plan = plan.launched(hosts=host_check(options, run.root, plan.given.model, target))
     result = run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan), wait=False)
     note_submitted(run.root, run.name, options, result)
     print(run.name, flush=True)

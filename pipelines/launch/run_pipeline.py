@@ -17,7 +17,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner
 
 from pipelines.launch.beam_options import choose_runner
+from pipelines.launch.engine_hosts import explain_artifacts, find_job_server, say_software
 from stores.errors import InputError, LeaseLostError, OvertakenError, PinnerFormerError, StoreError, UsageError
+from transforms.host_check import PACKAGES
 
 DEBUG = "PINNERFORMER_DEBUG"
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ def run_pipeline(
     # Outermost the log: what the interrupter or a dying worker prints belongs into it.
     with engine_log(name) as log, notice_dead_workers() as died:
         try:
+            find_job_server(options)
+            say_software(options)
             pipeline = beam.Pipeline(runner=runner or choose_runner(options), options=options)
             define(pipeline)
             result = pipeline.run()
@@ -66,7 +70,7 @@ def run_pipeline(
             if log:
                 with open(log, "a") as file:
                     traceback.print_exc(file=file)
-            raise explain_worker_failure(error, log) from error
+            raise explain_artifacts(str(error), options) or explain_worker_failure(error, log) from error
 
 
 GRACE_S = 10.0
@@ -165,6 +169,12 @@ def explain_worker_failure(error: BaseException, log: str | None) -> PinnerForme
     match = re.search(r"pinnerformer_model\.config\.ModelError: (.+?)(?: \[while running|\n|\\n|$)", text)
     if match:
         return InputError(match[1])
+    match = re.search(rf"(?:No module named|Can't get attribute|module) '(?:{'|'.join(PACKAGES)})[^\n\\]*", text)
+    if match:
+        return StoreError(
+            f"a worker cannot read the job ({match[0].strip()[:200]}): it has another version of this project than the "
+            "launcher; start both from one image, or one lock file; nothing was released"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
     last = named[-1] if named else f"{type(error).__name__}: {' '.join(lines[-1:])}"

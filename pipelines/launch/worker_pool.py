@@ -1,8 +1,10 @@
 """`pinnerformer worker-pool`: starts a Python worker process for every one that an engine asks for."""
 
+import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from concurrent import futures
 from multiprocessing.process import BaseProcess
@@ -11,8 +13,10 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
+from pipelines.launch.engine_hosts import SOFTWARE
 from pipelines.launch.worker_pool_request import parse
-from stores.errors import UsageError
+from stores.errors import StoreError, UsageError
+from transforms.host_check import refuse_other_software
 
 # Imported once, before any worker is forked: seconds of a worker's life otherwise. None of them starts a thread.
 PRELOAD = ["apache_beam.runners.worker.sdk_worker", "torch", "pyarrow.parquet", "pipelines.daily_inference"]
@@ -59,6 +63,12 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         self._workers: dict[str, BaseProcess] = {}
 
     def StartWorker(self, request: Any, context: Any) -> Any:
+        # Before anything of the launcher's is read: what another version pickled may not be readable here.
+        wanted = request.params.get(SOFTWARE)
+        try:
+            refuse_other_software(json.loads(wanted or "{}"), f"the worker pool of {socket.gethostname()}")
+        except StoreError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"{StoreError.__module__}.StoreError: {error}")
         worker = self._context.Process(target=_work, args=(request.control_endpoint.url, request.worker_id))
         worker.start()
         self._workers[request.worker_id] = worker

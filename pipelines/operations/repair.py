@@ -36,7 +36,7 @@ def repair(request: RepairRequest, workers: LocalWorkers) -> int:
     with hold_lease(root, "repair") as lease:
         refuse_held(root)
         plan = plan_repair(job, read_job_inputs(job), request.users, request.partitions)
-        outcome = execute(plan, define, lease, job.beam, workers, shown=not job.quiet)
+        outcome = execute(plan, define, lease, job.beam, workers, target, shown=not job.quiet)
     outcome = raise_for_outcome(root, plan.run.name, outcome)
     if not job.quiet:
         print_summary(root, outcome, seconds=time.perf_counter() - started, file=sys.stderr)

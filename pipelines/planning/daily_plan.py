@@ -31,6 +31,7 @@ from stores.releases import chain, next_release_id, read_current
 from stores.rewritten import files_read
 from transforms.ageing import Ageing
 from transforms.gates import Thresholds
+from transforms.host_check import HostCheck
 from transforms.markers import TASKS_VERSION
 from transforms.model import ModelReference, local_model
 from transforms.resume import CompletedWork, find_completed
@@ -193,9 +194,9 @@ class DailyPlan:
     finished: CompletedWork
     committed: bool
 
-    def launched(self, *, lease: str = "", progress_run: str = "") -> "DailyPlan":
+    def launched(self, *, lease: str = "", progress_run: str = "", hosts: HostCheck | None = None) -> "DailyPlan":
         """The plan with its run as workers get it; see `RunFolder.launched`."""
-        return dataclasses.replace(self, run=self.run.launched(lease=lease, progress_run=progress_run))
+        return dataclasses.replace(self, run=self.run.launched(lease=lease, progress_run=progress_run, hosts=hosts))
 
 
 def plan_daily(request: NightRequest) -> DailyPlan:
