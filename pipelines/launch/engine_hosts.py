@@ -89,7 +89,7 @@ def find_job_server(options: PipelineOptions) -> None:
     found = job_server(options)
     if is_local(options) or found is None:
         return
-    end = time.monotonic() + float(options.get_all_options().get("job_server_timeout") or 60)
+    end = time.monotonic() + float(options.get_all_options().get("job_server_timeout", 60))
     while True:
         try:
             socket.create_connection(found, timeout=10).close()
