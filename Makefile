@@ -63,14 +63,21 @@ test-flink: $(STAMP)  ## Runs the job on a real Flink (needs Java, Maven); FLINK
 test-cluster: $(STAMP)  ## Runs the job between hosts of its own, with deploy/kubernetes' flags (needs root, ip, Java, Maven).
 	$(BIN)/python -m pytest -s tests/engines/test_cluster.py
 
-test-kubernetes: $(STAMP)  ## Checks deploy/kubernetes by the Flink operator's own schema (needs Maven).
-	$(BIN)/python -m pytest tests/engines/test_flink_operator.py
+KUSTOMIZE_VERSION := v5.8.1
+test-kubernetes: $(STAMP)  ## Renders deploy/kubernetes by kustomize (needs Go), checks it by the Flink operator's schema (Maven).
+	@[ -x .cache/bin/kustomize ] || \
+	  GOBIN="$(CURDIR)/.cache/bin" go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+	$(BIN)/python -m pytest tests/engines/test_flink_operator.py tests/engines/test_kustomize.py
 
-# As of a day when Airflow's own dependencies fitted it: a later FastAPI breaks 3.2.2.
-test-airflow: $(STAMP)  ## Runs the DAG with the real Airflow, in an environment of its own.
-	@[ -x .cache/airflow/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/airflow
-	$(BIN)/uv pip install --quiet --python .cache/airflow/bin/python --exclude-newer 2026-06-15 apache-airflow==3.2.2 apache-airflow-providers-standard
-	$(BIN)/python -m pytest tests/engines/test_airflow.py
+# The oldest and the newest that the DAG names, each as of a day when Airflow's own dependencies fitted it.
+AIRFLOWS := 3.0.6,2025-10-01 3.3.2,2026-11-25
+test-airflow: $(STAMP)  ## Runs the DAG with the real Airflow, the oldest and the newest that it names, in environments of their own.
+	@set -e; for one in $(AIRFLOWS); do \
+	  version=$${one%,*} home=.cache/airflow-$${one%,*}; \
+	  [ -x $$home/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python $$home; \
+	  $(BIN)/uv pip install --quiet --python $$home/bin/python --exclude-newer $${one#*,} \
+	    apache-airflow==$$version apache-airflow-providers-standard; \
+	  AIRFLOW_PYTHON=$$home/bin/python $(BIN)/python -m pytest tests/engines/test_airflow.py; done
 
 test-integrations: $(STAMP)  ## Reads an export with Spark (needs Java) and Feast, each in an environment of its own.
 	@[ -x .cache/spark/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/spark

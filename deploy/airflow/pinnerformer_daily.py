@@ -1,4 +1,6 @@
-"""The nightly job as an Airflow DAG: copy this file into your DAG folder; it needs Airflow 3 and imports none of ours.
+"""The nightly job as an Airflow DAG: copy this file into your DAG folder; it imports none of ours.
+
+Run with Airflow 3.0.6 and 3.3.2 (`make test-airflow`); 2 will not do.
 
 The scheduler's environment says where everything is:
 
@@ -22,8 +24,12 @@ import shlex
 import subprocess
 
 from airflow.sdk import ObjectStoragePath, dag, task
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable
+
+try:
+    from airflow.sdk.exceptions import AirflowException, AirflowFailException
+except ImportError:  # before Airflow 3.2
+    from airflow.exceptions import AirflowException, AirflowFailException
 
 BACKFILL_FROM = 2  # days behind: a night was missed, and `backfill` makes its release too
 
