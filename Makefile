@@ -30,9 +30,12 @@ $(STAMP):
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" UV_VERSION="$(UV_VERSION)" HNSWLIB_MARCH="$(HNSWLIB_MARCH)" \
 	  TORCH_INDEX="$(TORCH_INDEX)" GOALS="$(MAKECMDGOALS)" ./setup.sh
 
-lock:  ## Writes requirements.lock again from pyproject.toml.
+lock:  ## Writes requirements.lock again from pyproject.toml, and the part of it that images have.
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra item-vectors --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --quiet \
+	  --output-file deploy/images/requirements.lock
 
 lint: $(STAMP)  ## Checks format, lint and types.
 	$(BIN)/ruff format --check .

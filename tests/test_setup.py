@@ -130,18 +130,6 @@ def test_triton_is_in_no_set_up():
     assert "triton" not in locked() and "torch" in locked()
 
 
-def test_the_image_is_built_as_the_lock_and_for_a_named_baseline():
-    with open("deploy/dataflow/Dockerfile") as file:
-        text = file.read()
-    (step,) = [
-        step
-        for step in text.replace("\\\n", "").split("\nRUN ")
-        if "requirements.lock " in step.split("\nCOPY")[0] and "pip install" in step
-    ]
-    assert step.startswith("HNSWLIB_NO_NATIVE=1 CFLAGS=${HNSWLIB_MARCH:+-march=$HNSWLIB_MARCH}     CXXFLAGS=")
-    assert "--no-deps --require-hashes -r requirements.lock" in step and "\nARG HNSWLIB_MARCH=x86-64-v3\n" in text
-
-
 def test_peers_are_installed_from_a_lock_of_their_own_apart_from_venv(machine):
     peers = f"PEERS={machine}/peers"
     set_up(machine)

@@ -2,18 +2,21 @@
 
 import dataclasses
 import datetime
+import os
 import sys
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pinnerformer_model.checkpoint import WEIGHTS
 from pipelines.launch.crew import WorkersWish, choose_crew
 from pipelines.planning.daily_plan import JobInputs, choose_inputs, read_job_inputs, same_model
 from pipelines.planning.daily_request import NightRequest
 from pipelines.planning.lacking import describe_lacking
 from pipelines.planning.plan_request import parse
-from pipelines.planning.rates import Rates, users_to_embed
+from pipelines.planning.rates import ROWS_A_USER, Rates, users_to_embed
+from pipelines.planning.sizes import FORMS, NightSize
 from stores.errors import UsageError
 from stores.layout import Layout, advise_buckets, choose_counts
 from stores.logs import InputSelection
@@ -22,6 +25,7 @@ from stores.names import Counter, Step
 from stores.releases import chain, read_current, refuse_held
 from transforms.gates import COMPARED, Gate, StagedRelease, check_gates
 from transforms.gates.trends import WEEK, rows_against_week, rows_against_weekday
+from transforms.model import local_model
 
 
 def judge_buckets(buckets: int, rows: int, current: Manifest | None) -> str:
@@ -141,6 +145,28 @@ class Foretold:
         recent, wish = self.releases[:WEEK], self.request.job.workers
         return describe(self.given, self.request.date, self.current, self.inputs, self.layout, recent, wish)
 
+    def size(self) -> NightSize:
+        """What sizes of machines follow from; where no release tells, sequences of the greatest length."""
+        given, current, layout = self.given, self.current, self.layout
+        rates, rows = Rates.of(self.releases[:WEEK]), sum(file.rows for file in self.inputs.files)
+        everybody, refresh = not same_model(current, given), given.settings.ageing.refresh_days
+        users = users_to_embed(rates, self.request.date, rows, current, everybody=everybody, refresh_days=refresh)
+        length = rates.tokens_per_user or given.config.max_sequence_length
+        return NightSize(
+            rows=rows,
+            kept_rows=rows + (current.rows("histories") if current else 0),
+            tokens=(rows / ROWS_A_USER if users is None else users) * length,
+            pins=given.vectors.rows,
+            vector_bytes=given.vectors.nbytes,
+            width=given.config.embedding_dim,
+            user_buckets=layout.user_buckets,
+            pin_shards=layout.pin_shards,
+            model_bytes=os.path.getsize(os.path.join(local_model(given.model.directory, given.model.digest), WEIGHTS)),
+            work_s=rates.work_s(users, rows, given.vectors.rows),
+            join=given.settings.join,
+            cuda=given.model.device == "cuda",
+        )
+
     def closed_gates(self) -> list[Gate]:
         """The gates that would close, of those that need no more than the number of rows."""
         if self.current is None:
@@ -177,7 +203,11 @@ def foretell(request: NightRequest) -> Foretold:
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
-    foretold = foretell(parse(argv))
+    request = parse(argv)
+    foretold = foretell(request.night)
+    if request.sizes:
+        sys.stdout.write(FORMS[request.sizes](foretold.size()))
+        return 0
     date = foretold.request.date
     table = Table(box=box.SIMPLE, show_header=False, title=f"daily --date {date}", title_justify="left")
     for style in ("bold", "", "dim"):
