@@ -10,7 +10,7 @@ PEERS := .cache/peers/daft
 STUDY ?= study
 SIZE ?=
 
-.PHONY: help setup lock docs peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-cluster test-prism test-dataflow test-airflow test-integrations test-kubernetes lint format clean
+.PHONY: help setup lock docs peers peers-lock bench bench-large demo study test test-slow test-chaos test-fuzz test-flink test-cluster test-prism test-dataflow test-airflow test-integrations test-kubernetes test-deploy lint format clean
 
 help:  ## Shows what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,10 +67,16 @@ test-cluster: $(STAMP)  ## Runs the job between hosts of its own, with deploy/ku
 	$(BIN)/python -m pytest -s tests/engines/test_cluster.py
 
 KUSTOMIZE_VERSION := v5.8.1
-test-kubernetes: $(STAMP)  ## Renders deploy/kubernetes by kustomize (needs Go), checks it by the Flink operator's schema (Maven).
-	@[ -x .cache/bin/kustomize ] || \
-	  GOBIN="$(CURDIR)/.cache/bin" go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+.cache/bin/kustomize:
+	GOBIN="$(CURDIR)/.cache/bin" go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION)
+
+test-kubernetes: $(STAMP) .cache/bin/kustomize  ## Renders deploy/kubernetes (needs Go), checks it by the operator's schema (Maven).
 	$(BIN)/python -m pytest tests/engines/test_flink_operator.py tests/engines/test_kustomize.py
+
+test-deploy: $(STAMP) .cache/bin/kustomize  ## Types the commands of deploy/README.md and docs/backups.md (needs Go, rsync).
+	@[ -x .cache/aws/bin/python ] || $(BIN)/uv venv --quiet --python $(BIN)/python .cache/aws
+	$(BIN)/uv pip install --quiet --python .cache/aws/bin/python 'awscli>=1.46,<2'
+	$(BIN)/python -m pytest tests/engines/test_pages.py
 
 # The oldest and the newest that the DAG names, each as of a day when Airflow's own dependencies fitted it.
 AIRFLOWS := 3.0.6,2025-10-01 3.3.2,2026-11-25

@@ -6,7 +6,8 @@
 #
 # `run` returns once the job is submitted; its outcome is told by
 #   pinnerformer release --root gs://b/root --run RUN --kv ...       (0 done, 1 failed or still running, 3 refused)
-# MACHINE and WORKERS: see deploy/dataflow/README.md. SERVICE_ACCOUNT: the workers' (default: the project's).
+# MACHINE, THREADS, WORKERS and DISK (GB): as `pinnerformer plan --sizes dataflow` says them, see deploy/dataflow/README.md.
+# SERVICE_ACCOUNT: the workers' (default: the project's).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${PROJECT:?}" "${REGION:?}" "${BUCKET:?}" "${IMAGE:?}"
@@ -18,13 +19,14 @@ case "${1:-}" in
     ;;
   run)
     gcloud dataflow flex-template run "pinnerformer-$(date -u +%Y%m%d-%H%M%S)" --project "$PROJECT" --region "$REGION" \
-      --template-file-gcs-location "$TEMPLATE" --parameters "sdk_container_image=$IMAGE,${2:?root=...,logs=...}" \
+      --template-file-gcs-location "$TEMPLATE" --parameters \
+      "sdk_container_image=$IMAGE,number_of_worker_harness_threads=${THREADS:-8},disk_size_gb=${DISK:-100},${2:?root=...}" \
       --worker-machine-type "${MACHINE:-n2-highmem-8}" --max-workers "${WORKERS:-100}" \
       --staging-location "gs://$BUCKET/staging" --temp-location "gs://$BUCKET/temp" \
       ${SERVICE_ACCOUNT:+--service-account-email "$SERVICE_ACCOUNT"} \
       --additional-experiments use_runner_v2 --disable-public-ips
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2
+    sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2
     ;;
 esac

@@ -147,6 +147,13 @@ def test_the_night_and_the_cluster_agree():
     assert request.wait_s == 8 * 3600
 
 
+def test_a_variable_names_another_day():
+    """As deploy/README.md does for the first nights."""
+    (container,) = pod_of(documents(), "daily")["containers"]
+    request = parse(words_of(container, places() | {"PINNERFORMER_DAILY_DATE": "2026-11-03"}))
+    assert str(request.night.date) == "2026-11-03"
+
+
 def test_the_job_server_is_where_the_night_and_flink_look_for_it():
     found = documents()
     server = found["Deployment", "pinnerformer-job-server"]["spec"]["template"]

@@ -15,7 +15,7 @@ from tests.worlds import FIRST, day
 
 AIRFLOW = os.path.abspath(os.environ.get("AIRFLOW_PYTHON", ".cache/airflow/bin/python"))
 DAG = os.path.abspath("deploy/airflow/pinnerformer_daily.py")
-pytestmark = pytest.mark.timeout(540)
+pytestmark = pytest.mark.timeout(2700)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def run_dag(home: dict[str, str], folder: str, number: int, *flags: str) -> tupl
         **{f"PINNERFORMER_{name.upper()}": f"{folder}/{name}" for name in ("root", "logs", "pins", "model")},
     }
     command = [AIRFLOW, os.path.abspath("tests/engines/run_dag.py"), DAG, str(day(number))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     line = next((line for line in done.stdout.splitlines() if line.startswith("DAG-RUN ")), None)
     assert line, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(line.removeprefix("DAG-RUN ")), done.stdout + done.stderr
