@@ -73,7 +73,7 @@ class Root:
         if self.url.startswith("hdfs://"):
             raise UsageError(
                 f"--root {self.url}: HDFS has no conditional put, which CURRENT and the lease need; "
-                "use s3://, gs:// or a local path (logs, vectors and models may lie on HDFS)"
+                "use s3://, gs:// or a local path"
             )
 
     @property

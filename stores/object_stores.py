@@ -40,7 +40,7 @@ def is_url(location: str) -> bool:
     if not separator or scheme == "file":
         return False
     if scheme not in SCHEMES:
-        raise UsageError(f"{location}: expected a local path, file://, s3://BUCKET/..., gs://BUCKET/... or hdfs://")
+        raise UsageError(f"{location}: expected a local path, file://, s3://BUCKET/... or gs://BUCKET/...")
     if not rest.strip("/"):
         raise UsageError(f"{location}: names no bucket; write {scheme}://BUCKET/FOLDER")
     if "@" in rest.split("/")[0]:
