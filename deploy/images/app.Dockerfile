@@ -13,8 +13,13 @@ ARG TORCH_INDEX=
 ARG HNSWLIB_MARCH=x86-64-v3
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
+ENV UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1
+# The lock first: a change of the code does not install torch again.
+COPY Makefile ./
+COPY deploy/images deploy/images
+RUN deploy/images/install.sh libraries /opt/pinnerformer "$DEVICE"
 COPY . .
-RUN UV_COMPILE_BYTECODE=1 UV_NO_CACHE=1 deploy/images/install.sh app /opt/pinnerformer "$DEVICE"
+RUN deploy/images/install.sh app /opt/pinnerformer
 
 # No compiler, no pip, no cache, no source: the environment alone goes on.
 FROM ${BASE}

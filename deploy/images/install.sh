@@ -1,9 +1,10 @@
 #!/bin/bash
 # The steps of the images. The Dockerfiles here call them, and `make test-slow` runs them in a bare folder.
 #
-#   install.sh app TARGET cpu|cuda      a Python environment with pinnerformer: launcher, workers, operator's commands
-#   install.sh dataflow TARGET          into such a one, what Beam's Dataflow client needs
-#   install.sh flink TARGET FLINK_HOME  Beam's classes for Flink's lib, and Beam's job server (needs Maven)
+#   install.sh libraries TARGET cpu|cuda  a Python environment with all that pinnerformer needs
+#   install.sh app TARGET                 into it, pinnerformer: launcher, workers, operator's commands
+#   install.sh dataflow TARGET            into it, what Beam's Dataflow client needs
+#   install.sh flink TARGET FLINK_HOME    Beam's classes for Flink's lib, and Beam's job server (needs Maven)
 #
 # TORCH_INDEX=URL     torch without CUDA is there; `cpu` needs it, and PyTorch's installation page names it
 # HNSWLIB_MARCH=NAME  what hnswlib is compiled for, never this machine's own CPU (x86-64-v3; empty: any CPU)
@@ -28,8 +29,8 @@ find_uv() {
 
 into_target() { "$UV" pip install --quiet --python "$TARGET/bin/python" --no-deps "$@"; }
 
-# The lock of the images has no tests, no compilers' helpers and no Triton; `cpu` has no CUDA either.
-install_app() {
+# The images' lock has no test tools and no Triton; `cpu` leaves out CUDA and the torch that wants it.
+install_libraries() {
   local lock=$SOURCE/deploy/images/requirements.lock wanted=$TARGET.requirements
   case $DEVICE in
     cpu)
@@ -47,14 +48,14 @@ install_app() {
   if [ "$DEVICE" = cpu ]; then
     into_target --index "$TORCH_INDEX" "torch==$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$lock")"
   fi
-  into_target --no-build-isolation "$SOURCE"
 }
 
-[ $# -ge 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 STEP=$1 TARGET=$2
 case $STEP in
-  app) DEVICE=${3:?cpu or cuda}; find_uv; install_app ;;
+  libraries) DEVICE=${3:?cpu or cuda}; find_uv; install_libraries ;;
+  app) find_uv; into_target --no-build-isolation "$SOURCE" ;;
   dataflow) find_uv; into_target -r "$SOURCE/deploy/dataflow/requirements.txt" ;;
   flink) cd "$SOURCE" && "$PYTHON" -m engines.flink.image --flink-home "${3:?the folder of Flink}" --out "$TARGET" ;;
-  *) stop "$STEP: app, dataflow or flink" ;;
+  *) stop "$STEP: libraries, app, dataflow or flink" ;;
 esac

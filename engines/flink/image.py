@@ -40,8 +40,10 @@ def lay_out(home: str, out: str, job_server: str | None = None) -> None:
     jar = job_server_jar(minor_of(home), job_server)
     os.makedirs(f"{out}/lib", exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as work:
-        os.replace(beam_library(home, jar, work), f"{out}/lib/beam.jar")
+        shutil.copyfile(beam_library(home, jar, work), f"{out}/lib/beam.jar")
     shutil.copyfile(jar, f"{out}/job-server.jar")
+    for name in ("lib/beam.jar", "job-server.jar"):
+        os.chmod(f"{out}/{name}", 0o644)  # who builds the image is not who runs it
 
 
 def main() -> int:
