@@ -14,6 +14,7 @@ OUTSIDE = {
     "deploy/README.md": "deploy/README.md",
     "deploy/kubernetes.md": "deploy/kubernetes/README.md",
     "deploy/dataflow.md": "deploy/dataflow/README.md",
+    "deploy/images.md": "deploy/images/README.md",
     "examples/completejourney.md": "examples/completejourney/README.md",
 }
 FILES = {"deploy/gates.yaml": "reference/gates.md#limits"}  # a file that pages link to -> where the site has it

@@ -23,7 +23,9 @@ def shown_commands(text: str) -> set[tuple[str, str]]:
         for line in joined.splitlines():
             line = line.partition(" # ")[0].partition(": ")[0]  # what it is followed by: a remark, or what it said
             for command, rest in re.findall(
-                r"(?<!from )\bpinnerformer ([a-z][a-z-]*)(.*?)(?=\bpinnerformer [a-z]|$)", line
+                r"(?<!from )(?<!-n )(?<!namespace )(?<!/opt/)\bpinnerformer ([a-z][a-z-]*)(.*?)"
+                r"(?=\bpinnerformer [a-z]|$)",
+                line,
             ):
                 found |= {(command, flag) for flag in ["", *re.findall(r"(?<![\w-])--[a-z][\w-]*", rest)]}
     return found

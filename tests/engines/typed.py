@@ -8,7 +8,7 @@ import sys
 
 from pipelines.cli import main
 
-MARK = re.compile(r"<!-- (typed by (?P<by>\S+)|not typed: [^>]+) -->\n```\n(?P<block>.*?)```", re.DOTALL)
+MARK = re.compile(r"<!-- (run: (?P<by>\S+)|not run: [^>]+) -->\n```\n(?P<block>.*?)```", re.DOTALL)
 RINGS = "# rings: exit code 1"
 
 
