@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.once import shared_folder
+
 # Tests say what is to be read: a file of flags that lies in the current folder is not meant.
 os.environ["PINNERFORMER_CONFIG"] = "none"
 
@@ -16,6 +18,8 @@ CPU_MINUTES = 11  # of `make test` on a machine of two cores; above it, a line s
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Torch and Beam are hundreds of thousands of objects that stay: the collector need not look at them every time.
     gc.freeze()
+    # A night makes hundreds of thousands of objects that end with it: they need not be looked at every 700.
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -30,7 +34,7 @@ def kept_nights(tmp_path_factory: pytest.TempPathFactory):
     """The roots that tests start from, as `tests.pipelines.nights.KeptNights`."""
     from tests.pipelines.nights import KeptNights
 
-    return KeptNights(str(tmp_path_factory.mktemp("kept")))
+    return KeptNights(shared_folder(tmp_path_factory))
 
 
 @pytest.fixture

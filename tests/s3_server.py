@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
 from pyarrow import fs
-from werkzeug.serving import make_server
 
 BUCKET = "pinnerformer-tests"
 
@@ -29,6 +27,10 @@ class OneAtATime:
 
 def make_s3(host: str, port: int) -> Any:
     """A server that listens and does not serve yet; port 0: any."""
+    # A second to load, which a process that only collects its tests need not pay.
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
     return make_server(host, port, application, threaded=True)

@@ -6,6 +6,7 @@ start is part of, such as what engines say on the screen meanwhile, starts a rea
 
 import ctypes
 import functools
+import gc
 import json
 import os
 import signal
@@ -120,7 +121,10 @@ def main() -> None:
     import pipelines.backfill
     import pipelines.daily_inference
     import pipelines.training.train  # noqa: F401
+    from tests import beam_memo
 
+    beam_memo.install()
+    gc.freeze()
     for line in sys.stdin:
         pids = [_fork(task) for task in json.loads(line)]
         print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)

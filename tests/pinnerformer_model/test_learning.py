@@ -76,7 +76,7 @@ def share_of_right_kind(timelines: Timelines, vectors: np.ndarray, dropped: tupl
 
 
 @pytest.mark.parametrize(
-    "feature", ["time", "duration", *(pytest.param(word, marks=pytest.mark.slow) for word in ("action", "surface"))]
+    "feature", ["time", *(pytest.param(word, marks=pytest.mark.slow) for word in ("duration", "action", "surface"))]
 )
 def test_a_model_without_the_feature_that_tells_what_comes_next_is_worse(feature):
     timelines, vectors = make_world(feature)

@@ -12,6 +12,7 @@ from stores.files import Root
 from stores.manifests import Manifest
 from stores.releases import chain, read_current
 from stores.tables import read_files
+from tests.once import make_once
 from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_model, write_vectors
 
 USERS, PINS, ROWS, LENGTH = 40, 90, 260, 40
@@ -90,28 +91,24 @@ class KeptNights:
     The root has four buckets and two shards, and was not published.
     """
 
-    def __init__(self, folder: str):
-        self._folder = folder
-        self._world: World | None = None
+    def __init__(self, base: str):
+        """`base` is the folder of all processes of the session: see `tests.once`."""
+        self._base = base
 
     def copy(self, nights: int, folder: str) -> tuple[World, str]:
         """A world under `folder` and its root, at `folder`/root, after some nights; a test may change both."""
-        shutil.copytree(self._make(nights), folder, dirs_exist_ok=True)
-        assert self._world is not None
-        return dataclasses.replace(self._world, folder=folder), f"{folder}/root"
+        made, world = make_once(self._base, f"kept-{nights}", lambda empty: self._make(nights, empty))
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        return dataclasses.replace(world, folder=folder), f"{folder}/root"
 
-    def _make(self, nights: int) -> str:
-        folder = f"{self._folder}/{nights}"
-        if os.path.exists(folder):
-            return folder
+    def _make(self, nights: int, folder: str) -> World:
         if nights == 1:
-            self._world = make_world(folder)
-            first_night(self._world, f"{folder}/root", "--pin-shards=2")
-        else:
-            self._make(nights - 1)
-            world, root = self.copy(nights - 1, folder)
-            run_night(world, root, nights - 1, "--publish=none")
-        return folder
+            world = make_world(folder)
+            first_night(world, f"{folder}/root", "--pin-shards=2")
+            return world
+        world, root = self.copy(nights - 1, folder)
+        run_night(world, root, nights - 1, "--publish=none")
+        return world
 
 
 @dataclasses.dataclass

@@ -93,7 +93,10 @@ INSTANTS = {
 }
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+# Cut off within its work is what `test_a_run_cut_off_does_only_the_rest` looks at, twice.
+@pytest.mark.parametrize(
+    "instant", [pytest.param(name, marks=pytest.mark.slow if name == "while walking" else ()) for name in INSTANTS]
+)
 def test_killed_and_started_again_gives_the_same_bytes(backfill_world, backfilled, tmp_path, instant):
     module, function, after = INSTANTS[instant]
     root = str(tmp_path / "root")

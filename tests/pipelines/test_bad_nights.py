@@ -135,7 +135,13 @@ def test_a_night_as_usual_passes_all_of_them(site, root):
     assert found["consistency"]["margin"] > 0.3 and found["judged"] == str(day(NIGHTS - 1))
 
 
-@pytest.mark.parametrize("name", BAD_ROWS)
+# One for each gate.
+USUAL = ("half of the users shuffled", "half of the rows missing", "times cut to midnight", "an action renamed")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in USUAL else pytest.mark.slow) for name in BAD_ROWS]
+)
 def test_bad_rows_close_their_gate(site, root, tmp_path, name, capsys):
     change, gate = BAD_ROWS[name]
     code, manifest = nightly(site, root, NIGHTS, logs=spoil(site, str(tmp_path), change))

@@ -7,7 +7,7 @@ import pytest
 from pipelines.cli import main
 from stores.files import Root
 from stores.releases import current_release
-from tests.engines.nights import make_world
+from tests.pipelines.nights import make_world
 from tests.pipelines.test_portable import pool
 from tests.worlds import FIRST, day
 
@@ -29,7 +29,7 @@ def ask(root: str, run: str, capsys) -> tuple[int, str]:
 # Beam's in-process job service ends its streams with an error when the pool goes away.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_detached_run_is_finished_or_refused_as_daily_would(tmp_path, capsys):
-    inputs, root = make_world(str(tmp_path)), f"{tmp_path}/root"
+    inputs, root = make_world(str(tmp_path)).inputs, f"{tmp_path}/root"
     (tmp_path / "strict.yaml").write_text("max_dropped_share: 0.0001\n")
     flags = [f"--root={root}", *inputs, f"--date={day(0)}", f"--bootstrap-from={FIRST}", "--publish=none", "--detach"]
     with pool() as engine:
@@ -44,7 +44,12 @@ def test_a_detached_run_is_finished_or_refused_as_daily_would(tmp_path, capsys):
 
 
 def test_runners_that_end_with_the_launcher_are_refused(tmp_path, capsys):
-    flags = [f"--root={tmp_path}/root", *make_world(str(tmp_path)), f"--date={day(0)}", f"--bootstrap-from={FIRST}"]
+    flags = [
+        f"--root={tmp_path}/root",
+        *make_world(str(tmp_path)).inputs,
+        f"--date={day(0)}",
+        f"--bootstrap-from={FIRST}",
+    ]
     assert main(["daily", *flags, "--publish=none", "--detach"]) == 2
     assert "--detach: the in-process runners" in capsys.readouterr().err
 

@@ -139,7 +139,7 @@ def test_timelines_under_the_root_go_and_their_neighbours_stay(kept, leavers, ca
     with open(f"{kept.world.folder}/rule", "w") as file:
         json.dump({"surfaces": ["home"], "actions": {"click": 0.0, "repin": 0.0}}, file)
     given = [f"--logs={logs}", f"--pins={pins}", f"--model={kept.world.folder}/model", f"--label-rule={file.name}"]
-    make = ["training-data", *given, *dates]
+    make = ["training-data", *given, *dates, "--buckets=2"]
     for name in ("training/all", "training/others"):
         assert main([*make, f"--out={kept.root}/{name}"]) == 0
     others = f"{kept.root}/training/others"

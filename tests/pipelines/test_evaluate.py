@@ -30,7 +30,7 @@ def world(tmp_path_factory):
     inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins"]
     assert main(["init-model", *inputs, "--preset=tiny", f"--out={folder}/model"]) == 0
     for name, share in (("timelines", "0.5"), ("nobody", "0")):
-        flags = [f"--out={folder}/{name}", f"--evaluation-share={share}", "--quiet"]
+        flags = [f"--out={folder}/{name}", f"--evaluation-share={share}", "--buckets=2", "--quiet"]
         assert main(["training-data", *inputs, "--start=2026-05-01", "--end=2026-07-13", *flags]) == 0
     return folder
 
@@ -124,7 +124,7 @@ def test_an_empty_window_says_what_there_is(world, capsys):
     with open(rule, "w") as file:
         json.dump({"surfaces": ["board"], "actions": {"comment": 0}}, file)
     inputs = [f"--logs={world}/world/logs", f"--pins={world}/world/pins", f"--label-rule={rule}"]
-    share = ["--evaluation-share=0.01", "--split-salt=4", "--quiet"]
+    share = ["--evaluation-share=0.01", "--split-salt=4", "--buckets=2", "--quiet"]
     flags = ["--start=2026-05-01", "--end=2026-05-20", f"--out={world}/few", *share]
     assert main(["training-data", *inputs, *flags]) == 0
     _, error = evaluate(world, capsys, f"--timelines={world}/few", "--days=1", code=1)

@@ -101,7 +101,7 @@ def run_instrumented(plan: Plan, command: list[str]) -> int:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", [2, pytest.param(int(os.environ.get("OBJECT_KILLS", 4)), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(int(os.environ.get("OBJECT_KILLS", 4)), marks=pytest.mark.slow)])
 def test_nights_that_are_killed_end_like_the_undisturbed_one(world, tmp_path, kills):
     """The chaos suite's short form on objects: every operation on one, element and batch is where it may die."""
     folder, url = world

@@ -13,6 +13,7 @@ from pipelines.study.claims import CLAIMS, PAPER, Claim
 from pipelines.study.grid import BASE, FULL, QUICK, SMALL, make_grid
 from pipelines.study.report import sentence
 from pipelines.study.results import Study, difference, difference_of_losses, verdict
+from tests.pipelines.conftest import make_timelines
 from transforms.baselines import NAMES
 
 
@@ -113,14 +114,11 @@ def test_every_claim_is_of_a_cell_that_is_trained():
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(study_world, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("world"))
-    sizes = ["--users=300", "--pins=400", "--days=60", "--topics=30", "--start=2026-05-01", "--seed=3"]
-    assert main(["synth", f"--out={folder}/world", *sizes]) == 0
-    for name, salt in (("timelines", 1), ("others", 2)):
-        inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins", f"--out={folder}/{name}"]
-        share = ["--evaluation-share=0.5", f"--split-salt={salt}", "--quiet"]
-        assert main(["training-data", *inputs, "--start=2026-05-01", "--end=2026-06-29", *share]) == 0
+    for name in ("world", "timelines"):
+        os.symlink(f"{study_world}/{name}", f"{folder}/{name}")
+    assert make_timelines(study_world, f"{folder}/others", "--split-salt=2") == 0
     return folder
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pinnerformer_model.objectives import Objective
-from pipelines.cli import main
 from pipelines.study import cells as module
 from pipelines.study.cells import Task, equal_pairs, objective_of, pairs_a_step, train_and_measure, train_cell
 from pipelines.study.command import steps_of_equal_cpu
@@ -57,14 +56,8 @@ def test_levers_are_settings_that_there_are():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("cells"))
-    sizes = ["--users=200", "--pins=600", "--days=60", "--topics=20", "--start=2026-05-01", "--seed=3"]
-    assert main(["synth", f"--out={folder}/world", *sizes]) == 0
-    inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins", f"--out={folder}/timelines"]
-    when = ["--start=2026-05-01", "--end=2026-06-29", "--evaluation-share=0.5", "--quiet"]
-    assert main(["training-data", *inputs, *when]) == 0
-    return load_study_data(Source(f"{folder}/timelines", None, 1, 14))
+def data(study_world):
+    return load_study_data(Source(f"{study_world}/timelines", None, 1, 14))
 
 
 def task_of(cell: Cell, steps: int, **more) -> Task:

@@ -19,7 +19,7 @@ def world(tmp_path_factory):
     sizes = ["--users=240", "--pins=600", "--days=70", "--topics=30", "--start=2026-05-01", "--seed=3"]
     assert main(["synth", f"--out={folder}/world", *sizes]) == 0
     inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins", f"--out={folder}/timelines"]
-    when = ["--start=2026-05-01", "--end=2026-07-09", "--evaluation-share=0.3", "--quiet"]
+    when = ["--start=2026-05-01", "--end=2026-07-09", "--evaluation-share=0.3", "--buckets=2", "--quiet"]
     assert main(["training-data", *inputs, *when]) == 0
     return folder
 

@@ -51,14 +51,8 @@ def test_vectors_that_know_a_window_are_refused():
 
 
 @pytest.fixture(scope="module")
-def timelines(tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("parts"))
-    sizes = ["--users=200", "--pins=300", "--days=60", "--topics=20", "--start=2026-05-01", "--seed=3"]
-    assert main(["synth", f"--out={folder}/world", *sizes]) == 0
-    inputs = [f"--logs={folder}/world/logs", f"--pins={folder}/world/pins", f"--out={folder}/timelines"]
-    when = ["--start=2026-05-01", "--end=2026-06-29", "--evaluation-share=0.5", "--quiet"]
-    assert main(["training-data", *inputs, *when]) == 0
-    return f"{folder}/timelines"
+def timelines(study_world):
+    return f"{study_world}/timelines"
 
 
 def test_every_user_is_reported_once_by_models_that_neither_trained_nor_chose_on_it(timelines):

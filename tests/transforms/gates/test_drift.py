@@ -6,7 +6,6 @@ import datetime
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
 
 from stores.schemas import to_binary_column
 from tests.transforms.gates.releases import manifest_of, staged_of
@@ -29,6 +28,8 @@ def test_users_are_counted_by_their_own_cosine():
 
 
 def test_the_distance_is_the_formula():
+    from scipy import stats
+
     random = np.random.default_rng(1)
     a, b = random.exponential(0.1, 4000), random.exponential(0.12, 3000)
     counts = [np.histogram(x, EDGES)[0].tolist() for x in (a, b)]
