@@ -34,6 +34,7 @@ from pipelines.planning.backfill_plan import (
 from pipelines.planning.backfill_request import BackfillRequest, parse
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
 from pipelines.planning.rates import Rates
+from pipelines.report.range import range_reported
 from pipelines.report.write import Seen
 from stores.errors import InputError
 from stores.files import FileEntry
@@ -218,7 +219,10 @@ def finish_days(
         first = compared_with is None or compared_with == (run.previous or "")
         found = pins if first else kept_whole(pins)
         # A sum of the days' times is then the time of the range; the work was done once.
-        of_pins = {s: r if last else StepReport(**{**vars(r), "seconds": 0.0}) for s, r in found.items()}
+        of_pins = {
+            step: of if last else dataclasses.replace(of, seconds=0.0, began=None, ended=None)
+            for step, of in found.items()
+        }
         header, now = run.root.read_json(planned(run)), target if last else None
         later = spread and last
         of_day = {**with_names(sums[n], names, n), **of_pins}
@@ -252,12 +256,14 @@ def run_pass(
     lease: str,
     workers: LocalWorkers,
     shown: bool,
+    seen: Seen,
 ) -> None:
     """Runs what is not done yet of some days and sees them committed.
 
     Args:
         lease: Who must still hold the root whenever a day is committed.
         workers: That the job may have.
+        seen: As `write_run_report` takes it.
 
     Raises:
         PinnerFormerError: a worker failed, a release was refused, or the last one could not be published.
@@ -296,7 +302,6 @@ def run_pass(
             lambda pipeline: define_pipeline(pipeline, plan, days, pin_run, pins_done, replayed, target),
             runner=workers.runner(options),
         )
-    seen: Seen = {}
     for run in runs:
         ended = read_outcome(root, run.name)
         raise_for_outcome(root, run.name, ended, publish="--publish none", advice=GOES_ON, seen=seen)
@@ -335,9 +340,11 @@ def run_backfill(request: BackfillRequest, workers: LocalWorkers) -> int:
         crew = workers.settle(work_s, plan.layout.user_buckets, given.model, known=known)
         passes = announce(plan, request, crew, file=sys.stderr if shown else None)
         clear_up(plan)
-        for number, days in enumerate(passes):
-            last = number == len(passes) - 1 and not plan.replaces
-            run_pass(plan, days, target if last else None, request.job.beam, lease, workers, shown)
+        made = [day.run.release for day in plan.days]
+        with range_reported(root, made, plan.start, (request.start, plan.end), plan.stopped, shown) as seen:
+            for number, days in enumerate(passes):
+                last = number == len(passes) - 1 and not plan.replaces
+                run_pass(plan, days, target if last else None, request.job.beam, lease, workers, shown, seen)
         tip = plan.days[-1].run.release if plan.days else plan.start.release if plan.start else None
         # The new chain becomes visible at once and whole, after its last day: before, readers have the old one.
         if plan.replaces and tip and not plan.stopped:

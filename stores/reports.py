@@ -10,6 +10,7 @@ from stores.errors import StoreError
 from stores.files import Root
 
 REPORT = "report.html"
+RANGE = "range.html"  # of several releases, beside the last of them; it names no user
 _NAMED = re.compile(r'data-user="([^"]*)"')  # what the page's template says of an id that is a user's
 
 _OUTCOME = re.compile(r'<meta name="pinnerformer-outcome" content="([^"]*)">')

@@ -89,8 +89,8 @@ def count_tasks(report: Record) -> Record:
 
 
 def complete_report(report: Record) -> Record:
-    """A report that says nothing of what parts were made of has nothing to say."""
-    return {"facts": {}, **report}
+    """A report that says nothing of what parts were made of, or of when it was done, has nothing to say."""
+    return {"facts": {}, "began": None, "ended": None, **report}
 
 
 NEW_ROOT = "make a new root with `pinnerformer backfill`"

@@ -235,9 +235,9 @@ def check_commit(
     Returns:
         The outcome, of which nothing is written yet.
     """
-    staged, _ = read_staged(root, name)
+    staged, reports = read_staged(root, name)
     outcome: dict[str, Any] = {"outcome": COMMITTED, "release": staged.release, "refused": [], "publish": None}
-    outcome |= {"error": None, "finished": None}
+    outcome |= {"error": None, "finished": None, "ran": moments_of(reports)}
     try:
         if not is_committed(root, staged):
             checked = force(check(root, name, thresholds), forced or {})
@@ -252,6 +252,11 @@ def check_commit(
     except PinnerFormerError as error:
         outcome |= {"outcome": FAILED, "error": explain_failure(root, name, staged.release, error)}
     return outcome
+
+
+def moments_of(reports: Mapping[Step, StepReport]) -> dict[str, list[float]]:
+    """Step -> when its first task began and its last one ended, seconds since 1970; of steps that say so."""
+    return {step: [of.began, of.ended] for step, of in reports.items() if of.began is not None and of.ended is not None}
 
 
 def check_commit_publish(
@@ -275,7 +280,8 @@ def check_commit_publish(
         LeaseLostError: another run took the root over; nothing is written, not even an outcome.
 
     Returns:
-        `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`.
+        `outcome` (committed, refused or failed), `release`, `refused` (gates), `publish` (counters or None), `error`,
+        `finished` (when), `ran` (step -> when it began and ended).
     """
     outcome = check_commit(root, name, thresholds, forced, lease)
     published, error = None, None

@@ -150,7 +150,7 @@ class MeasureShard(beam.DoFn):
             yield beam.pvalue.TaggedOutput(PICKED, (day, (PICKED, entry)))
         seconds = (time.perf_counter() - started) / len(self._runs)
         for day in range(len(self._runs)):
-            done = dataclasses.replace(task_report(0.0, {}), seconds=seconds)
+            done = dataclasses.replace(task_report(started, {}), seconds=seconds)
             yield beam.pvalue.TaggedOutput(REPORTS, (day, (Step.MEASURE_SHARDS, done)))
 
     def _answer(

@@ -25,6 +25,8 @@ class StepReport:
         files: Table name -> files written or carried over.
         failures: (user_id, why) of users that could not be embedded.
         facts: Part, as text -> what the next release compares its own with.
+        began, ended: Of the first task and of the last, seconds since 1970 by the clocks of whoever did them; None of
+            what was not done tonight. For the report: nothing is computed from them.
     """
 
     seconds: float = 0.0
@@ -36,6 +38,8 @@ class StepReport:
     files: dict[str, list[FileEntry]] = dataclasses.field(default_factory=dict)
     failures: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     facts: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    began: float | None = None
+    ended: float | None = None
 
     def add(self, other: "StepReport") -> None:
         """Adds another task's report to this one."""
@@ -54,6 +58,8 @@ class StepReport:
             self.files.setdefault(table, []).extend(entries)
         self.failures += other.failures
         self.facts |= other.facts
+        self.began = min((moment for moment in (self.began, other.began) if moment is not None), default=None)
+        self.ended = max((moment for moment in (self.ended, other.ended) if moment is not None), default=None)
 
     def without_names(self) -> "StepReport":
         """The report without what grows with the parts of a root: files and failures."""
@@ -103,8 +109,9 @@ def task_report(
     Args:
         started: `time.perf_counter()` when the task's work began.
     """
+    seconds, now = time.perf_counter() - started, time.time()
     return StepReport(
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         tasks=1,
         counters={name: int(number) for name, number in counters.items()},
         lowest=dict(lowest or {}),
@@ -113,4 +120,6 @@ def task_report(
         files={table: list(entries) for table, entries in (files or {}).items()},
         failures=list(failures),
         facts=dict(facts or {}),
+        began=round(now - seconds, 3),
+        ended=round(now, 3),
     )

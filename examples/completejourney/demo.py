@@ -1,8 +1,10 @@
 """`make demo`: a model trained on real receipts, three days of the daily job, one household's products by name."""
 
 import argparse
+import dataclasses
 import datetime
 import os
+import shlex
 import sys
 import time
 
@@ -15,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.completejourney.import_receipts import import_receipts
-from examples.completejourney.report import write_report
+from examples.completejourney.report import Household, Shown, write_report
 from examples.completejourney.training import (
     NOTHING_BETTER,
     Measured,
@@ -29,14 +31,15 @@ from pinnerformer_model.days import midnight_ms
 from pipelines.cli import main as pinnerformer
 from stores.files import Root
 from stores.ids import bucket_of
-from stores.manifests import Manifest, read_manifest
+from stores.manifests import Manifest
 from stores.releases import chain
-from stores.retriever import Retriever
+from stores.retriever import Retrieved, Retriever
 from stores.tables import read_files
 
 FIRST_DAY = datetime.date(2017, 11, 1)
 BOOTSTRAP_FROM = datetime.date(2017, 7, 1)
 DAYS = 3
+HOUSEHOLDS = 3  # on the page; the first of them on the screen, too
 COLUMNS = (
     "ten products nearest by",
     "new to the household",
@@ -79,17 +82,17 @@ def history_of(root: Root, manifest: Manifest, user_id: int) -> pa.Table:
     return rows.filter(pc.equal(rows["user_id"], user_id))
 
 
-def choose_household(root: Root, manifest: Manifest) -> int:
-    """Somebody who was shopping on the last day: the household of that day's longest kept history, lowest id first."""
+def choose_households(root: Root, manifest: Manifest, count: int) -> list[int]:
+    """Some who were shopping on the last day: the households of its longest kept histories, lowest id first."""
     midnight = midnight_ms(manifest.day)
-    best = (0, 0)
+    found: list[tuple[int, int]] = []
     for entries in manifest.parts("histories").values():
         rows = read_files(root, entries, ["user_id", "timestamp_ms"])
         users, first, counts = np.unique(rows["user_id"].to_numpy(), return_index=True, return_counts=True)
         today = rows["timestamp_ms"].to_numpy()[first] >= midnight
-        for user, count in zip(users[today].tolist(), counts[today].tolist(), strict=True):
-            best = max(best, (count, -user))
-    return -best[1]
+        for user, length in zip(users[today].tolist(), counts[today].tolist(), strict=True):
+            found.append((-length, user))
+    return [user for _, user in sorted(found)[:count]]
 
 
 def users_of(root: Root, manifest: Manifest) -> np.ndarray:
@@ -98,17 +101,27 @@ def users_of(root: Root, manifest: Manifest) -> np.ndarray:
     return np.concatenate([read_files(root, entries, ["user_id"])["user_id"].to_numpy() for entries in parts])
 
 
-def show_household(user: int, history: pa.Table, found, names: Names) -> tuple[list[tuple], list[tuple]]:
-    """Prints the last purchases and the retrieved products side by side; returns both lists."""
-    moments = history["timestamp_ms"].cast(pa.timestamp("ms"))
+def household_of(user: int, history: pa.Table, found: Retrieved, names: Names) -> Household:
+    """A household's last purchases and what was retrieved for it, by name.
+
+    Args:
+        history: Its kept history, newest first.
+    """
+    last = history.slice(0, 10)
+    moments = last["timestamp_ms"].cast(pa.timestamp("ms")).to_pylist()
+    columns = (last[name].to_pylist() for name in ("pin_id", "action", "surface"))
     bought = [
-        (f"{moment.as_py():%d %b}", names[pin.as_py()], action.as_py(), surface.as_py())
-        for moment, pin, action, surface in zip(
-            moments[:10], history["pin_id"][:10], history["action"][:10], history["surface"][:10], strict=True
-        )
+        (f"{moment:%d %b}", names[pin], action, surface)
+        for moment, pin, action, surface in zip(moments, *columns, strict=True)
     ]
     retrieved = [(float(score), names[int(pin)]) for pin, score in zip(found.pin_ids, found.scores, strict=True)]
-    table = Table(box=box.SIMPLE, title=f"household {user}")
+    return Household(user, bought, retrieved)
+
+
+def show_household(household: Household) -> None:
+    """Prints the last purchases and the retrieved products side by side."""
+    bought, retrieved = household.bought, household.retrieved
+    table = Table(box=box.SIMPLE, title=f"household {household.user}")
     for name in ("day", "last purchases", "how", "score", "retrieved products"):
         table.add_column(name, justify="right" if name == "score" else "left", overflow="fold")
     for index in range(max(len(bought), len(retrieved))):
@@ -116,7 +129,6 @@ def show_household(user: int, history: pa.Table, found, names: Names) -> tuple[l
         score, other = retrieved[index] if index < len(retrieved) else (None, "")
         table.add_row(day, product, action, "" if score is None else f"{score:.3f}", other)
     Console().print(table)
-    return bought, retrieved
 
 
 def say_kept(step: int) -> str:
@@ -194,23 +206,49 @@ def main() -> int:
         committed.add(day.isoformat())
     run_command("status", "--root", root, "--kv", store)
 
-    released = list(chain(Root(root)))[::-1]
-    names = Names(os.path.join(world, "names.parquet"))
-    manifest = read_manifest(Root(root), released[-1].release)
-    user = choose_household(Root(root), manifest)
-    retriever = Retriever(root, store)
-    found = retriever.retrieve(user, 10)
-    served = measure_served(retriever, users_of(Root(root), manifest), manifest.rows("pin_embeddings"))
-    retriever.close()
-    print(f"\n$ pinnerformer retrieve --root {root} --kv {store} --user {user} --k 10      (here with names)")
-    bought, retrieved = show_household(user, history_of(Root(root), manifest, user), found, names)
-    print(say_served(served))
-    page = os.path.join(out, "report.html")
-    told = [kept, say_asked(measured), say_served(served)]
-    write_report(page, released, user, bought, retrieved, COLUMNS, [cells_of(way) for way in measured], told)
-    print(f"\nreport      {page}\nreceipts    {world}/logs, vectors in {world}/pins\nmodel       {model}")
+    told = Shown((), COLUMNS, [cells_of(way) for way in measured], kept, say_asked(measured), "")
+    page = show_release(out, root, store, os.path.join(world, "names.parquet"), told)
+    print(f"\nreceipts    {world}/logs, vectors in {world}/pins\nmodel       {model}")
     print(f"releases    {root}\nkey-value   {store}\n{time.perf_counter() - started:.0f} s")
+    print(last_lines(page, root, store, os.path.join(world, "names.parquet")))
     return 0
+
+
+def show_release(out: str, root: str, store: str, named: str, told: Shown) -> str:
+    """Shows what the last release gives households, the first of them here, and writes the demo's page; its path.
+
+    Args:
+        named: The file that says what products are called.
+        told: What else the page says.
+    """
+    files, names = Root(root), Names(named)
+    manifest = next(chain(files))
+    users = choose_households(files, manifest, HOUSEHOLDS)
+    retriever = Retriever(root, store)
+    found = [retriever.retrieve(user, 10) for user in users]
+    served = say_served(measure_served(retriever, users_of(files, manifest), manifest.rows("pin_embeddings")))
+    retriever.close()
+    households = [
+        household_of(user, history_of(files, manifest, user), pins, names)
+        for user, pins in zip(users, found, strict=True)
+    ]
+    for household in households[:1]:
+        print(
+            f"\n$ pinnerformer retrieve --root {root} --kv {store} --user {household.user} --k 10   (here with names)"
+        )
+        show_household(household)
+    print(served)
+    page = os.path.join(out, "report.html")
+    write_report(page, files, manifest.release, named, dataclasses.replace(told, households=households, served=served))
+    return page
+
+
+def last_lines(page: str, root: str, store: str, named: str) -> str:
+    """What to look at and what to type next: the report, and the server."""
+    here = [shlex.quote(os.path.relpath(path)) for path in (root, named)]
+    serve = f"pinnerformer serve --root {here[0]} --kv {shlex.quote(store)} --catalogue {here[1]}"
+    program = os.path.relpath(os.path.join(os.path.dirname(sys.executable), ""))
+    return f"\nlook at it  file://{page}\nask it      {os.path.join(program, serve)}"
 
 
 if __name__ == "__main__":

@@ -33,12 +33,14 @@ class ReportRequest:
     Attributes:
         release: None: CURRENT.
         run: A run's name instead of a release.
+        names: A Parquet file that says what pins are called; None: they are not named.
         out: A local file; None: where the jobs write it.
     """
 
     root: Root
     release: str | None
     run: str | None
+    names: str | None
     out: str | None
 
 
@@ -48,6 +50,7 @@ def make_parser() -> Parser:
     add_root(parser)
     parser.add_argument("--release", metavar="ID", help="which one (default CURRENT)")
     parser.add_argument("--run", metavar="NAME", help="a folder name under ROOT/staging, of a run that a gate refused")
+    parser.add_argument("--names", metavar="FILE", help="what pins are called: Parquet with columns pin_id and name")
     parser.add_argument("--out", metavar="FILE", help="a local file (default report.html beside the manifest)")
     return parser
 
@@ -61,7 +64,7 @@ def parse(argv: list[str]) -> ReportRequest:
     found = make_parser().parse_args(argv)
     if found.release and found.run:
         raise UsageError("--release and --run: one of them; a run that was released is found by its release")
-    return ReportRequest(Root(found.root), found.release, found.run, found.out)
+    return ReportRequest(Root(found.root), found.release, found.run, found.names, found.out)
 
 
 def main(argv: list[str]) -> int:
@@ -70,12 +73,12 @@ def main(argv: list[str]) -> int:
     root = request.root
     require_layout(root)
     if request.run:
-        path, page = report_run(root, request.run)
+        path, page = report_run(root, request.run, names=request.names)
     else:
         release = request.release or current_release(root)
         if release is None:
             raise StoreError(f"--root {root.url}: no release in it")
-        path, page = report_path(release), report_release(root, release)
+        path, page = report_path(release), report_release(root, release, names=request.names)
     if request.out is None:
         root.write_bytes(path, page.encode())
         print(root.path(path))

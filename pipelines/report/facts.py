@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipelines.operations.figures import summarise
-from pipelines.report import drawn
+from pipelines.report import drawn, plots
 from stores.manifests import Manifest
 from stores.names import Counter, Step
 from transforms.gates import GATES, read_gate
@@ -20,6 +20,8 @@ SAME_WEEKDAY = 7  # days
 def facts_of(manifest: Manifest) -> Facts:
     """Everything that a later report compares with: a few hundred bytes, whatever the release weighs."""
     facts = summarise(manifest)
+    gates = [read_gate(found) for found in manifest.gates]
+    used = [(drawn.share_of_limit(gate.measured, gate.threshold, gate.at_least), gate.name) for gate in gates]
     index, rows = manifest.settings.get("index", {}), facts["rows_read"]
     dropped = sum(facts["rows_dropped"].values())
     engaged = facts["engaged_pins"]
@@ -31,6 +33,9 @@ def facts_of(manifest: Manifest) -> Facts:
         "coverage_pins": index.get("coverage_pins"),
         "engaged_vectorless": facts["engaged_pins_without_vector"] / engaged if engaged else None,
         "work_s": sum(manifest.timings.values()),
+        "gates": len(gates),
+        "gates_passed": sum(gate.passed for gate in gates),
+        "nearest_gate": max(used, default=None),  # (share of its limit, name)
         # Of what `gc` took the files of the counters still tell.
         "users": facts["users"] or manifest.count(Step.MERGE_SNAPSHOT, Counter.USERS),
         "pins": facts["pins"] or manifest.count(Step.SHARD_PINS, Counter.PINS),
@@ -44,7 +49,7 @@ class Figure:
     Attributes:
         now, yesterday, weekday: As text; empty where there is none.
         change: Against yesterday, as text.
-        points: Of the small line, `drawn.line`.
+        line: Of the last releases, as SVG.
     """
 
     label: str
@@ -52,11 +57,7 @@ class Figure:
     yesterday: str
     weekday: str
     change: str
-    points: str
-
-    @property
-    def end(self) -> tuple[str, str]:
-        return drawn.end_of(self.points)
+    line: str
 
 
 def _count(value: float) -> str:
@@ -112,7 +113,8 @@ def figures(tonight: Facts, before: Sequence[Facts]) -> list[Figure]:
         now, then, other = (_value(facts, key) for facts in (tonight, yesterday, weekday))
         text, text_then, text_other = ("" if value is None else shown(value) for value in (now, then, other))
         history = [_value(facts, key) for facts in reversed(before[: NIGHTS - 1])]
-        rows.append(Figure(label, text, text_then, text_other, _change(now, then, shown), drawn.line([*history, now])))
+        line = plots.small_line([*history, now], f"{label}, last releases")
+        rows.append(Figure(label, text, text_then, text_other, _change(now, then, shown), line))
     return rows
 
 
@@ -120,8 +122,13 @@ def _change(now: float | None, then: float | None, shown: Callable[[float], str]
     """Tonight against yesterday: of counts and seconds in per cent, of shares and ranks the difference."""
     if now is None or then is None:
         return ""
-    if shown in (_share, _four):
-        return ("+" if now >= then else "-") + shown(abs(now - then))
+    if shown(now) == shown(then):
+        return "="
+    sign = "+" if now > then else "-"
+    if shown is _share:
+        return f"{sign}{abs(now - then) * 100:.2f} points"
+    if shown is _four:
+        return sign + shown(abs(now - then))
     if not then:
         return ""
     return f"{(now - then) / abs(then):+.1%}".replace("%", " %")

@@ -18,12 +18,24 @@ from transforms.release import FAILED, REFUSED, read_outcome
 Seen = dict[str, Facts]  # release -> its facts: a backfill's days are compared with one another
 
 
-def make_page(root: Root, manifest: Manifest, outcome: dict[str, Any] | None, seen: Seen | None = None) -> str:
-    """The page of a release or of a refused run; reads the manifests before it that `seen` does not know."""
+def make_page(
+    root: Root,
+    manifest: Manifest,
+    outcome: dict[str, Any] | None,
+    seen: Seen | None = None,
+    names: str | None = None,
+    **page: Any,
+) -> str:
+    """The page of a release or of a refused run; reads the manifests before it that `seen` does not know.
+
+    Args:
+        names: As `tell` takes it.
+        page: As `report_release` takes it.
+    """
     import pinnerformer
 
-    told = tell(root, manifest, outcome, pinnerformer.__version__)
-    return render(manifest, facts_before(root, manifest, {} if seen is None else seen), told)
+    told = tell(root, manifest, outcome, pinnerformer.__version__, names)
+    return render(manifest, facts_before(root, manifest, {} if seen is None else seen), told, **page)
 
 
 def facts_before(root: Root, manifest: Manifest, seen: Seen) -> list[Facts]:
@@ -54,17 +66,21 @@ def outcome_of(root: Root, manifest: Manifest) -> dict[str, Any] | None:
     return None
 
 
-def report_release(root: Root, release: str, seen: Seen | None = None) -> str:
+def report_release(root: Root, release: str, seen: Seen | None = None, names: str | None = None, **page: Any) -> str:
     """The page of a release that is there.
+
+    Args:
+        names: As `tell` takes it.
+        page: `template`, `folder` and `more` of `render`.
 
     Raises:
         StoreError: there is no such release, or it is damaged.
     """
     manifest = read_manifest(root, release)
-    return make_page(root, manifest, outcome_of(root, manifest), seen)
+    return make_page(root, manifest, outcome_of(root, manifest), seen, names, **page)
 
 
-def report_run(root: Root, run: str, seen: Seen | None = None) -> tuple[str, str]:
+def report_run(root: Root, run: str, seen: Seen | None = None, names: str | None = None) -> tuple[str, str]:
     """(path, page) of a run that ended: beside its release, or in its own folder where it was refused.
 
     Raises:
@@ -79,11 +95,11 @@ def report_run(root: Root, run: str, seen: Seen | None = None) -> tuple[str, str
             checked = Manifest.from_json(root.read_json(path), root.path(path))
         except FileNotFoundError:
             raise StoreError(f"{root.path(path)}: no such file; nothing was checked, nothing to report") from None
-        return f"staging/{run}/{REPORT}", make_page(root, checked, outcome, seen)
+        return f"staging/{run}/{REPORT}", make_page(root, checked, outcome, seen, names)
     manifest = read_manifest(root, outcome["release"])
     if manifest.settings.get("run") != run:
         raise StoreError(f"{root.path(manifest_path(manifest.release))}: is not of run {run}; nothing to report")
-    return report_path(manifest.release), make_page(root, manifest, outcome, seen)
+    return report_path(manifest.release), make_page(root, manifest, outcome, seen, names)
 
 
 def write_run_report(root: Root, run: str, outcome: dict[str, Any], seen: Seen | None = None) -> str | None:

@@ -1,7 +1,9 @@
 """The report of a release: what it says, where it is written, what becomes of it."""
 
 import dataclasses
+import datetime
 import html.parser
+import math
 import os
 import re
 
@@ -10,19 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from pipelines.report import drawn
+from pipelines.report import drawn, plots
 from pipelines.report import write as writing
 from pipelines.report.facts import facts_of, figures, gate_bars
-from pipelines.report.page import one_a_date, render
+from pipelines.report.page import one_a_date, render, stages_of
+from pipelines.report.range import range_reported
 from pipelines.report.told import SAMPLE, Told, sample_dead_letters
+from stores.errors import StoreError
 from stores.files import Root
 from stores.manifests import read_manifest
-from stores.reports import outcome_in, users_named
+from stores.reports import outcome_in, read_page, report_path, users_named
 from tests.pipelines.nights import run_night
 from tests.worlds import day, make_rows, write_file
 
 VOID = {"meta", "circle", "polyline", "line"}  # that have no end tag in this page
-TOLD = Told(root="/r", ended="committed", when="2026-11-04 03:12")
+TOLD = Told(root="/r", ended="committed", finished="2026-11-04T03:12:00+00:00")
 
 
 class Page(html.parser.HTMLParser):
@@ -65,7 +69,7 @@ def test_a_night_leaves_a_page_that_says_how_it_came_out(made):
     page, manifest = page_of(made.root, str(day(3))), read_manifest(Root(made.root), str(day(3)))
     assert re.match(
         rf".*{day(3)} is served since 20\d\d-\d\d-\d\d \d\d:\d\d UTC: {len(manifest.gates)} of {len(manifest.gates)} "
-        r"gates passed, 40 users embedded, [\d.]+ s of work\.",
+        r"gates passed, 40 users embedded, [\d.]+ s from the first step to the end \([\d.]+ s of work\)\.",
         page.text,
     )
     for gate in manifest.gates:
@@ -127,7 +131,7 @@ def test_a_refused_run_has_its_page_and_the_screen_names_it(kept, capsys):
 
 
 def test_a_report_that_cannot_be_written_fails_no_night(kept, capsys, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("no such filter")
 
     monkeypatch.setattr(writing, "render", fail)
@@ -149,7 +153,7 @@ def test_an_erasure_writes_reports_again_and_verify_looks_into_them(kept, tmp_pa
     with open(path) as file:
         after = file.read()
     assert not set(users_named(after)) & set(gone)
-    assert outcome_in(after)["finished"] == outcome_in(before)["finished"][:16].replace("T", " ")  # its run is gone
+    assert outcome_in(after) == outcome_in(before)  # its run is gone: the page itself says how it ended and when
     assert kept.verify(f"--erased={tmp_path}/leavers") == 0
     with open(path, "w") as file:
         file.write(before)
@@ -161,7 +165,7 @@ def test_an_erasure_writes_reports_again_and_verify_looks_into_them(kept, tmp_pa
 def test_a_report_that_cannot_be_made_again_goes_with_an_erasure(kept, tmp_path, capsys, monkeypatch):
     (tmp_path / "leavers").write_text("7\n")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("damaged")
 
     monkeypatch.setattr(writing, "render", fail)
@@ -182,9 +186,28 @@ def test_gc_keeps_the_report_of_a_slimmed_release(kept):
     assert "The histories of this release are gone" in page_of(kept.root, str(day(0))).text
 
 
-def test_a_backfill_writes_one_a_day(backfilled):
+def test_a_backfill_writes_one_a_day_and_one_of_its_range(backfilled):
     for number in range(1, 5):
         assert f"Beside {day(number - 1)}" in page_of(backfilled, str(day(number))).text
+    with open(f"{backfilled}/releases/{day(4)}/range.html") as file:
+        page = Page(file.read())
+    assert page.refers == [f"../{day(number)}/report.html" for number in (4, 3, 2, 1, 0)]
+    assert f"5 releases, {day(0)} to {day(4)}: every gate passed" in page.text
+    assert not any(os.path.exists(f"{backfilled}/releases/{day(number)}/range.html") for number in range(4))
+
+
+def test_a_range_that_stopped_says_why(made, kept):
+    root, days = Root(kept.root), (day(1), day(3))
+    with (
+        pytest.raises(StoreError),
+        range_reported(root, [str(day(n)) for n in (1, 2, 3)], None, days, None, False) as seen,
+    ):
+        seen |= {str(day(3)): facts_of(read_manifest(root, str(day(3))))}  # is not read again
+        raise StoreError("worker 3 <died>")
+    with open(f"{kept.root}/releases/{day(3)}/range.html") as file:
+        page = Page(file.read())
+    assert f"3 releases, {day(1)} to {day(3)}, and then it stopped" in page.text and "worker 3 <died>" in page.text
+    assert len(seen) == 3
 
 
 def test_words_of_others_are_text(made):
@@ -209,7 +232,7 @@ def test_figures_stand_beside_yesterday_and_the_same_weekday(made):
     rows = {figure.label: figure for figure in figures(tonight, one_a_date(before, tonight["date"]))}["log rows read"]
     assert (rows.now, rows.yesterday, rows.weekday, rows.change) == ("272", "136", "544", "+100.0 %")
     assert next(f for f in figures(tonight, []) if f.label == rows.label).change == ""
-    assert len(rows.points.split()) == 4
+    assert rows.line.count(" L") == 1 and len(rows.line.split('<path d="')[1].split('"')[0].split()) == 9
 
 
 # Newest first: a date that was released again counts once, as it stood last; so does tonight's own.
@@ -231,13 +254,94 @@ def test_a_bar_reaches_its_mark_at_the_limit(measured, threshold, at_least, expe
     assert drawn.bar(measured, threshold, at_least) == expected
 
 
-def test_lines_and_columns():
-    assert drawn.line([1.0]) == "" and drawn.line([None, 2.0, None]) == ""
-    assert drawn.line([1.0, None, 3.0]) == "2.0,23.0 118.0,3.0"
-    assert drawn.line([5.0, 5.0]) == "2.0,13.0 118.0,13.0"
-    assert drawn.length_columns([1, 1, 3]) == [(100.0, 2, "1"), (0.0, 0, "2"), (50.0, 1, "3")]
-    assert sum(count for _, count, _ in drawn.length_columns(list(range(1, 1000)))) == 999
-    assert drawn.length_columns([]) == []
+def test_a_small_line_passes_over_what_is_not_there():
+    assert plots.small_line([1.0], "x") == "" == plots.small_line([None, 2.0, math.nan], "x")
+    drawn = plots.small_line([1.0, None, 3.0, None], "a<b")
+    assert drawn.count("<path") == drawn.count("<circle") == 1 and 'aria-label="a&lt;b"' in drawn
+    moves = re.search(r'd="M(\S+) (\S+) L(\S+) (\S+)"', drawn)
+    assert moves is not None and float(moves[3]) > float(moves[1]) and float(moves[4]) < float(moves[2])
+    assert "<style" not in drawn and "<script" not in drawn and "<!--" not in drawn and "tooltip" not in drawn
+    assert plots.small_line([5.0, 5.0], "x").count("<path") == 1
+
+
+def test_a_histogram_says_of_each_column_what_it_is():
+    assert plots.histogram([0, 0], ["a", "b"], "x") == "" == plots.histogram([], [], "x")
+    drawn = plots.histogram([3, 0, 1200], ["up to 1", "2 & more", "3"], "x")
+    titles = re.findall(r"<title>(.*?)</title>", drawn)
+    assert {"up to 1: 3", "2 &amp; more: 0", "3: 1,200"} <= set(titles)
+    found = [drawn_height(drawn, title) for title in ("up to 1: 3", "3: 1,200")]
+    assert 0 < found[0] < found[1] / 100
+
+
+def drawn_height(svg: str, title: str) -> float:
+    found = re.search(rf'<rect [^>]*height="([\d.]+)"[^>]*/><title>{title}</title>', svg)
+    assert found is not None
+    return float(found[1])
+
+
+@pytest.mark.parametrize(("most", "steps"), [(1, [0, 1]), (3, [0, 1, 2, 3]), (11, [0, 5, 10, 15]), (99, [0, 50, 100])])
+def test_a_scale_reaches_the_highest_column(most, steps):
+    assert plots._steps(most) == steps
+
+
+def test_lengths_fall_into_bins():
+    assert drawn.length_bins([]) == ([], [])
+    assert drawn.length_bins([1, 1, 3]) == ([2, 0, 1], ["1", "2", "3"])
+    counts, words = drawn.length_bins([*range(1, 1000)])
+    assert sum(counts) == 999 and len(counts) == len(words) == 24 and words[-1] == "967 to 1,008"
+
+
+def test_steps_stand_where_they_ran(made):
+    manifest = dataclasses.replace(
+        read_manifest(Root(made.root), str(day(3))), timings={"read_logs": 1.5, "embed_users": 6.0, "check": 0.25}
+    )
+    began = datetime.datetime(2026, 11, 4, 3, 11, 50, tzinfo=datetime.UTC).timestamp()
+    told = dataclasses.replace(TOLD, ran={"embed_users": [began + 2, began + 8], "read_logs": [began, began + 2]})
+    assert [(s.name, s.left, s.wide, s.when, s.work) for s in stages_of(manifest, told)] == [
+        ("read logs", 0.0, 20.0, "from 0.0 s, for 2.0 s", "1.50 s"),
+        ("embed users", 20.0, 60.0, "from 2.0 s, for 6.0 s", "6.00 s"),
+        ("check, commit, publish", 80.0, 20.0, "from 8.0 s, for 2.0 s", ""),
+        ("check", None, 0.0, "", "0.25 s"),
+    ]
+    assert [(s.name, s.left) for s in stages_of(manifest, TOLD)] == [
+        ("read logs", None),
+        ("embed users", None),
+        ("check", None),
+    ]
+    assert "10.0 s from the first step to the end (7.8 s of work)." in render(manifest, [], told)
+
+
+def test_a_night_says_when_its_steps_ran(made):
+    outcome = outcome_in(read_page(Root(made.root), report_path(str(day(3)))))
+    steps = set(read_manifest(Root(made.root), str(day(3))).timings) - {"check"}
+    assert set(outcome["ran"]) == steps and all(began <= ended for began, ended in outcome["ran"].values())
+    assert "Steps as they ran From 20" in page_of(made.root, str(day(3))).text
+
+
+def test_pins_are_called_by_their_names(made, tmp_path, capsys):
+    names, out = str(tmp_path / "items.parquet"), str(tmp_path / "new.html")
+    asked = ["report", f"--root={made.root}", f"--out={out}", f"--names={names}"]
+    assert main(asked) == 1
+    assert f"--names {names}: no such file" in capsys.readouterr().err
+    pq.write_table(pa.table({"pin_id": [1]}), names)
+    assert main(asked) == 1
+    assert f"--names {names}: no column name" in capsys.readouterr().err
+    shown = [*range(-5, 91)]
+    pq.write_table(
+        pa.table({"pin_id": [*shown, -4], "name": [f"<b>no {pin}</b>" for pin in shown] + ["the last"]}), names
+    )
+    assert main(asked) == 0
+    with open(out) as file:
+        page = Page(file.read())
+    most = re.search(r"Acted on most that day .*? by pin\. (\d+) <b>no (\d+)</b> ", page.text)
+    assert most is not None and most[1] == most[2] and "-4 the last" in page.text  # of the dead letters
+
+
+def test_the_same_command_writes_a_page_that_a_killed_run_did_not(kept):
+    path = f"{kept.root}/releases/{day(3)}/report.html"
+    os.remove(path)
+    run_night(kept.world, kept.root, 3, f"--kv={kept.kv}")
+    assert f"{day(3)} is served since" in page_of(kept.root, str(day(3))).text
 
 
 def test_the_closed_come_first_and_say_what_they_are_for(made):

@@ -25,6 +25,8 @@ ONE = StepReport(
     histograms={"moved": [1, 0, 2]},
     files={"histories": [entry("a")]},
     failures=[(7, "NaN")],
+    began=1000.5,
+    ended=1002.0,
 )
 TWO = StepReport(
     seconds=0.5,
@@ -35,6 +37,8 @@ TWO = StepReport(
     histograms={"moved": [0, 1, 1], "other": [3]},
     files={"histories": [entry("b")], "dead_letters": [entry("c")]},
     failures=[(3, "out of memory")],
+    began=1001.0,
+    ended=1003.0,
 )
 BOTH = StepReport(
     seconds=2.0,
@@ -45,6 +49,8 @@ BOTH = StepReport(
     histograms={"moved": [1, 1, 3], "other": [3]},
     files={"histories": [entry("a"), entry("b")], "dead_letters": [entry("c")]},
     failures=[(7, "NaN"), (3, "out of memory")],
+    began=1000.5,
+    ended=1003.0,
 )
 
 
