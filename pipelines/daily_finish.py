@@ -6,6 +6,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipelines.planning.daily_plan import DailyPlan, JobInputs
+from pipelines.report.write import write_run_report
 from stores.files import FileEntry
 from stores.manifests import Manifest
 from stores.names import Counter, Step
@@ -33,7 +34,7 @@ from transforms.release import (
     write_staged,
 )
 from transforms.report_outputs import DayReport, Figure
-from transforms.run import Run
+from transforms.run import Run, RunFolder
 from transforms.step_reports import StepReport
 
 PIN_STEPS = (Step.EMBED_PINS, Step.BUILD_INDEXES)  # that say what a shard was made of
@@ -156,8 +157,16 @@ def finish_run(
             outcome = write_outcome(run.root, name, outcome)
     else:
         outcome = check_commit_publish(run.root, name, thresholds, target, lease=run.launch.lease)
+    if not spread or outcome["outcome"] != COMMITTED:
+        report_detached(outcome, name, run)
     run.note_progress(Step.FINISH, 1)
     return outcome
+
+
+def report_detached(outcome: dict[str, Any], name: str, run: RunFolder) -> None:
+    """Writes the report of a run that ended and that nobody waits for; of others the launcher writes it."""
+    if run.launch.detached:
+        write_run_report(run.root, name, outcome)
 
 
 def publish_committed(outcomes: beam.PCollection[tuple[str, dict[str, Any]]], run: Run, target: PublishTarget) -> None:
@@ -167,7 +176,9 @@ def publish_committed(outcomes: beam.PCollection[tuple[str, dict[str, Any]]], ru
         outcomes: (name of a run, its outcome), of one that is to be published.
         run: That was launched.
     """
-    _ = outcomes | "Committed" >> beam.FlatMap(committed_of) | "PublishBuckets" >> PublishBuckets(run, target)
+    ended = outcomes | "Committed" >> beam.FlatMap(committed_of) | "PublishBuckets" >> PublishBuckets(run, target)
+    if run.launch.detached:
+        _ = ended | "WriteReport" >> beam.Map(report_detached, name=run.name, run=run)
 
 
 def committed_of(ended: tuple[str, dict[str, Any]]) -> list[Committed]:

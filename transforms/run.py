@@ -42,6 +42,11 @@ class Launch:
     file_mode: int | None = None
     hosts: HostCheck | None = None
 
+    @property
+    def detached(self) -> bool:
+        """Whether nobody waits for the run: a launcher that does holds the root for it."""
+        return bool(self.root_sentinel) and not self.lease
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
+from pipelines.daily_finish import report_detached
 from pipelines.report import drawn, plots
 from pipelines.report import write as writing
 from pipelines.report.facts import facts_of, figures, gate_bars
@@ -24,6 +25,8 @@ from stores.manifests import read_manifest
 from stores.reports import outcome_in, read_page, report_path, users_named
 from tests.pipelines.nights import run_night
 from tests.worlds import day, make_rows, write_file
+from transforms.release import read_outcome
+from transforms.run import Launch, RunFolder
 
 VOID = {"meta", "circle", "polyline", "line"}  # that have no end tag in this page
 TOLD = Told(root="/r", ended="committed", finished="2026-11-04T03:12:00+00:00")
@@ -316,6 +319,18 @@ def test_a_night_says_when_its_steps_ran(made):
     steps = set(read_manifest(Root(made.root), str(day(3))).timings) - {"check"}
     assert set(outcome["ran"]) == steps and all(began <= ended for began, ended in outcome["ran"].values())
     assert "Steps as they ran From 20" in page_of(made.root, str(day(3))).text
+
+
+def test_nobody_waits_for_a_detached_run_and_its_last_step_writes_the_page(kept):
+    root = Root(kept.root)
+    manifest = read_manifest(root, str(day(3)))
+    name, path = manifest.settings["run"], report_path(str(day(3)))
+    outcome = read_outcome(root, name)
+    root.remove(path)
+    report_detached(outcome, name, RunFolder(root, name, launch=Launch("sentinel", "lease")))
+    assert not root.exists(path)
+    report_detached(outcome, name, RunFolder(root, name, launch=Launch("sentinel")))
+    assert root.exists(path)
 
 
 def test_pins_are_called_by_their_names(made, tmp_path, capsys):
