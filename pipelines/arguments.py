@@ -108,6 +108,11 @@ def add_root(
     flags.add_argument("--root", required=required, metavar="DIR", help=text)
 
 
+def add_roots(flags: Flags, text: str) -> None:
+    """Adds `--root` for one root or several."""
+    flags.add_argument("--root", required=True, action="append", metavar="DIR", help=text)
+
+
 KV = f"{', '.join(FORMS)}; env:NAME if the URL, with its password, is in an environment variable"
 
 

@@ -125,10 +125,13 @@ class Serving:
 
 
 Endpoint = Callable[[Serving, Request], Awaitable[Response]]
+ShowProblem = Callable[[Request, Problem], Response]
 
 
-def counted(name: str, function: Endpoint) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint whose requests are counted under a name, and whose errors are problem documents."""
+def counted(
+    name: str, function: Endpoint, show: ShowProblem = lambda request, problem: problem_response(problem)
+) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint whose requests are counted under a name; errors are problem documents, or what `show` makes of them."""
 
     async def endpoint(request: Request) -> Response:
         began = time.perf_counter()
@@ -146,7 +149,7 @@ def counted(name: str, function: Endpoint) -> Callable[[Request], Awaitable[Resp
             if problem is None:
                 raise
             status = problem.status
-            return problem_response(problem)
+            return show(request, problem)
         finally:
             serving.metrics.count(name, status, began)
 

@@ -54,6 +54,7 @@ def url_of(listening: socket.socket) -> str:
 
 def run(request: ServeRequest, listening: socket.socket) -> None:
     """Answers until SIGTERM or SIGINT."""
+    from pipelines.explorer.endpoints import Explorer, explorer_routes
     from pipelines.serving.app import Settings, make_app
     from pipelines.serving.asked import Limits
     from pipelines.serving.guard import LOCAL_NAMES
@@ -65,11 +66,12 @@ def run(request: ServeRequest, listening: socket.socket) -> None:
     limits = Limits(request.max_k, request.max_ids, request.max_answers, request.max_body)
     hosts = LOCAL_NAMES if request.token is None and is_loopback(request.host) else ()
     settings = Settings(limits, request.token, hosts, ahead=False)
+    routes = explorer_routes(Explorer(reader, request.others, request.image_hosts)) if request.explorer else []
     forked: list[tuple[object, ...]] = [()]
 
     def worker() -> "ASGIApp":
         reader.reconnect()
-        return make_app([reader], settings)
+        return make_app([reader], settings, routes)
 
     def look() -> bool:
         """Whether the reader has opened anything since."""
@@ -83,6 +85,7 @@ def run(request: ServeRequest, listening: socket.socket) -> None:
 
     def started() -> None:
         url = url_of(listening)
-        print(f"listening on {url}; {url}/docs says what there is to ask", file=sys.stderr, flush=True)
+        pages = f", {url}/ is for people" if request.explorer else ""
+        print(f"listening on {url}; {url}/docs says what there is to ask{pages}", file=sys.stderr, flush=True)
 
     Workers(request.workers, worker, listening).run(look, LOOK_S, started)

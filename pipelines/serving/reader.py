@@ -183,8 +183,7 @@ class Reader:
         return served
 
     def _open_vectors(self, release: Release) -> None:
-        if self._catalogue is not None:
-            release.vectors  # noqa: B018 - read now, so that nobody waits for it
+        release.vectors  # noqa: B018 - read now, so that nobody waits for it, and before processes are forked
 
     def state(self) -> tuple[object, ...]:
         """What is open: equal as long as it is the same."""

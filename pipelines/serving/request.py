@@ -4,15 +4,16 @@ import argparse
 import dataclasses
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 
-from pipelines.arguments import Parser, add_root, add_store, positive
+from pipelines.arguments import Parser, add_roots, add_store, positive
 from stores.errors import UsageError
 
 DESCRIPTION = """\
 Answers over HTTP what a root and its store know: vectors of users, the pins nearest to users and to pins, the releases.
-Reads only. It follows what the store serves, without a restart. /docs says what there is to ask, /readyz whether a
-release is served, /metrics is for Prometheus.
+Reads only. It follows what the store serves, without a restart. / is for people: what a user did, what is found for
+them, and why. /docs says what there is to ask, /readyz whether a release is served, /metrics is for Prometheus.
 
 Only this machine reaches it unless --host says otherwise, and then everybody who asks has to know a token.
 """
@@ -25,15 +26,22 @@ class ServeRequest:
     """What `pinnerformer serve` is asked for.
 
     Attributes:
+        root: That the store serves.
+        others: Roots that are looked at beside it.
         catalogue: A Parquet file of pins; None: there is none.
+        image_hosts: From which pictures may be loaded.
+        explorer: Whether there are pages for people.
         token: Whoever asks has to know it; None: everybody may.
         max_k, max_ids, max_answers, max_body: Limits of one request.
     """
 
     root: str
+    others: tuple[str, ...]
     kv: str
     namespace: str
     catalogue: str | None
+    image_hosts: tuple[str, ...]
+    explorer: bool
     host: str
     port: int
     workers: int
@@ -47,12 +55,21 @@ class ServeRequest:
 def make_parser() -> Parser:
     """The flags of `pinnerformer serve`."""
     parser = Parser(prog="pinnerformer serve", description=DESCRIPTION)
-    add_root(parser)
+    text = (
+        "a folder, s3:// or gs://: all that the job owns; others given after it are looked at beside it in the "
+        "explorer, each in its newest release"
+    )
+    add_roots(parser, text)
     add_store(parser, required=True)
     text = (
-        "a Parquet file with a column pin_id and what else is known of pins, for `where=`; read again when it changes"
+        "a Parquet file with a column pin_id and what else is known of pins, for `where=` and for the explorer (name, "
+        "image, url, topic); read again when it changes"
     )
     parser.add_argument("--catalogue", metavar="FILE", help=text)
+    text = "a host from which the explorer may load pictures over https, as the catalogue names them; may be repeated"
+    parser.add_argument("--image-host", type=_host, action="append", default=[], metavar="NAME", help=text)
+    text = "only the API: no pages that show what users did"
+    parser.add_argument("--no-explorer", action="store_true", help=text)
     parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="where to listen; 0.0.0.0: everywhere")
     parser.add_argument("--port", type=_port, default=8000, metavar="N", help="0: any that is free, which is printed")
     text = "processes that answer; they share the index in memory"
@@ -85,10 +102,13 @@ def parse(argv: list[str], environment: Mapping[str, str] = os.environ) -> Serve
     if token is not None and found.without_token:
         raise UsageError("--without-token and --token-env: give one of them")
     return ServeRequest(
-        found.root,
+        found.root[0],
+        tuple(found.root[1:]),
         found.kv,
         found.namespace,
         found.catalogue,
+        tuple(found.image_host),
+        not found.no_explorer,
         found.host,
         found.port,
         found.workers,
@@ -120,6 +140,13 @@ def _token(name: str | None, environment: Mapping[str, str]) -> str | None:
             f"{MIN_TOKEN} printable ASCII letters or more into it, e.g. of `openssl rand -hex 32`"
         )
     return token
+
+
+def _host(text: str) -> str:
+    # It becomes a part of a header that browsers obey: nothing but a name and a port may stand there.
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?", text):
+        raise argparse.ArgumentTypeError(f"expected the name of a host, as in images.example.com, got {text!r}")
+    return text.lower()
 
 
 def _port(text: str) -> int:

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
 
+from pipelines.explorer.endpoints import Explorer, explorer_routes
 from pipelines.serving.app import Settings, make_app
 from pipelines.serving.command import listen
 from pipelines.serving.reader import Reader
@@ -55,10 +56,18 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(root: str, kv: str, catalogue: str | None = None, settings: Settings | None = None) -> Iterator[Client]:
-    """A server for the body of the block."""
+def serving(
+    root: str,
+    kv: str,
+    catalogue: str | None = None,
+    settings: Settings | None = None,
+    *,
+    others: Sequence[str] = (),
+    image_hosts: Sequence[str] = (),
+) -> Iterator[Client]:
+    """A server for the body of the block, with the explorer."""
     reader = Reader(root, kv, catalogue=catalogue)
-    app = make_app([reader], settings)
+    app = make_app([reader], settings, explorer_routes(Explorer(reader, others, image_hosts)))
     listening = listen(parse([f"--root={root}", f"--kv={kv}", "--port=0"]))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, args=([listening],))
