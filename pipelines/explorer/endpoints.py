@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import importlib.resources
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -15,7 +17,6 @@ from starlette.routing import Route
 from pipelines.explorer.picks import Picks, draw_user, find_picks
 from pipelines.explorer.seen import Found, see_pin, see_user, users_alike
 from pipelines.explorer.views import Shelf, View, inner_id
-from pipelines.pages import base_style, environment, resource
 from pipelines.serving.app import Serving, counted
 from pipelines.serving.asked import TRUTH, check_names, whole_number
 from pipelines.serving.catalogue import Catalogue
@@ -86,7 +87,13 @@ class Explorer:
         self.shelves += [Shelf(number, url) for number, url in enumerate(others, 1)]
         self.hosts = frozenset(host.lower() for host in image_hosts)
         self._picks: dict[tuple[str, str, int], Picks] = {}
-        self._templates = environment("pipelines.explorer")
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("pipelines.explorer", "."),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
         self._templates.filters["score"] = lambda number: f"{number:.3f}".replace("-", "\N{MINUS SIGN}")
 
     @property
@@ -249,17 +256,19 @@ async def random(explorer: Explorer, serving: Serving, request: Request) -> Resp
     return await serving.run(page)
 
 
+# Path -> its kind, and the files that it is made of. Colours and text look as they do in the report of a release.
 STATIC = {
-    "/explorer.css": ("text/css", lambda: base_style() + resource("pipelines.explorer", "explorer.css")),
-    "/explorer.js": ("text/javascript", lambda: resource("pipelines.explorer", "explorer.js")),
-    "/explorer.svg": ("image/svg+xml", lambda: resource("pipelines.explorer", "explorer.svg")),
+    "/explorer.css": ("text/css", (("pipelines.report", "page.css"), ("pipelines.explorer", "explorer.css"))),
+    "/explorer.js": ("text/javascript", (("pipelines.explorer", "explorer.js"),)),
+    "/explorer.svg": ("image/svg+xml", (("pipelines.explorer", "explorer.svg"),)),
 }
 
 
 def static(path: str) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that answers with one of our own files."""
-    kind, read = STATIC[path]
-    content = read()
+    """An endpoint that answers with our own files, one after the other."""
+    kind, names = STATIC[path]
+    texts = [importlib.resources.files(package).joinpath(name).read_text("utf-8") for package, name in names]
+    content = "".join(texts)
 
     async def endpoint(request: Request) -> Response:
         headers = {"cache-control": f"max-age={HOUR_S}", "x-content-type-options": "nosniff"}

@@ -131,7 +131,7 @@ ShowProblem = Callable[[Request, Problem], Response]
 def counted(
     name: str, function: Endpoint, show: ShowProblem = lambda request, problem: problem_response(problem)
 ) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint whose requests are counted under a name; errors are problem documents, or what `show` makes of them."""
+    """An endpoint whose requests are counted under a name; errors are documents, or what `show` makes of them."""
 
     async def endpoint(request: Request) -> Response:
         began = time.perf_counter()

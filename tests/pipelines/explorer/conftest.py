@@ -49,7 +49,9 @@ def explored(made, tmp_path_factory):
     columns = {
         "pin_id": ids,
         "name": [HOSTILE if one else f"Oak chair {pin}" for pin, one in zip(ids, bad, strict=True)],
-        "image": [f"https://{'evil.example.com' if one else HOST}/{pin}.png" for pin, one in zip(ids, bad, strict=True)],
+        "image": [
+            f"https://{'evil.example.com' if one else HOST}/{pin}.png" for pin, one in zip(ids, bad, strict=True)
+        ],
         "url": ["javascript:alert(1)" if one else "https://shop.example.com/" for one in bad],
         "topic": [f"topic {pin % 3}" for pin in ids],
     }
