@@ -50,7 +50,7 @@ GROUPS = {
     },
     "look": {
         "retrieve": ("pipelines.operations.retrieve", "print the pins nearest to a user"),
-        "serve": ("pipelines.serving.command", "answer rankers and candidate generators over HTTP"),
+        "serve": ("pipelines.serving.command", "answer over HTTP, and show people what is found and why"),
     },
     "flags in a file": {
         "init": ("pipelines.configuration.init", "write pinnerformer.yaml, by asking or by looking at your data"),
