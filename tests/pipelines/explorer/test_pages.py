@@ -21,9 +21,6 @@ def test_names_are_escaped_and_no_address_is_trusted(explored):
         assert found.status == 200
         assert HOSTILE in text_of(found)
         assert HOSTILE not in found.body and "<script>document" not in found.body
-        assert "evil.example.com" not in found.body.replace(html.escape(HOSTILE), "") or "src=" not in [
-            part for part in found.body.split("evil.example.com")[0].rsplit("<", 1)[-1]
-        ]
         assert 'src="https://evil' not in found.body and 'href="javascript' not in found.body
         policy = found.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; style-src 'self'; script-src 'self'; ")
@@ -64,7 +61,7 @@ def test_two_releases_and_two_roots_stand_side_by_side(explored):
     page = text_of(explored.client.get(f"/user?id={user}&view=1@2026-11-02&beside=0@2026-11-04&k=5&new=true"))
     assert "release 2026-11-02 of " in page and "of these 5 are in the other list" in page
     assert "engaged before" not in page
-    page = text_of(explored.client.get("/pin?id=21&beside=1@2026-11-03"))
+    page = text_of(explored.client.get(f"/pin?id={explored.hostile}&beside=1@2026-11-03"))
     assert "Neighbours in 2026-11-03 of " in page
 
 
@@ -84,14 +81,14 @@ def test_what_is_served_is_shown_even_where_the_store_has_nothing_yet(made, tmp_
 
 
 def test_users_who_were_erased_are_gone_at_once(kept, tmp_path):
-    (tmp_path / "erase.txt").write_text("5\n")
+    (tmp_path / "erase.txt").write_text("-5\n")
     with serving(kept.root, kept.kv) as client:
-        assert client.get("/user?id=5").status == 200 and ">5</a>" in client.get("/").body
+        assert client.get("/user?id=-5").status == 200 and ">-5</a>" in client.get("/").body
         assert kept.of_root("erase", f"--users={tmp_path}/erase.txt") == 0
-        assert client.get("/user?id=5").status == 404
+        assert client.get("/user?id=-5").status == 404
         for release in ("2026-11-01", "2026-11-03"):
-            assert client.get(f"/user?id=5&view=0@{release}").status == 404
-        assert ">5</a>" not in client.get("/").body
+            assert client.get(f"/user?id=-5&view=0@{release}").status == 404
+        assert ">-5</a>" not in client.get("/").body
 
 
 def test_a_root_without_its_oldest_releases_is_shown(made, tmp_path):
@@ -99,6 +96,6 @@ def test_a_root_without_its_oldest_releases_is_shown(made, tmp_path):
     shutil.copytree(made.root, copy)
     shutil.rmtree(f"{copy}/releases/2026-11-03")
     with serving(copy, made.kv) as client:
-        page = client.get("/user?id=5")
+        page = client.get("/user?id=-5")
         assert page.status == 200 and "No release before knows this user" in page.body
         assert Root(copy).exists("releases/2026-11-04/manifest.json")
