@@ -37,6 +37,7 @@ def sources(text: str) -> list[str]:
 
 def alternative(source: str) -> str:
     """A picture in words: its labels, in order."""
+    source = source.replace("<br/>", ", ")
     labels = re.findall(r"[\[({]+\"?([^\[\](){}\"|]+)\"?[\])}]+|^ *\w+ : (.+)$", source, re.MULTILINE)
     return "Diagram: " + "; ".join(dict.fromkeys((first or second).strip() for first, second in labels))
 
@@ -85,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in set(os.listdir(FOLDER)) - set(wanted):
         os.remove(os.path.join(FOLDER, name))
     for name in sorted(set(wanted) - set(os.listdir(FOLDER))):
+        picture = draw(wanted[name], asked.mermaid)
         with open(os.path.join(FOLDER, name), "w") as file:
-            file.write(draw(wanted[name], asked.mermaid))
+            file.write(picture)
         print(name)
     return 0
 

@@ -20,7 +20,6 @@ from stores.manifests import DIGEST, Manifest
 from stores.names import Counter, Step
 from transforms.gates import GATES
 from transforms.gates.gate import Gate
-from transforms.read_logs import REASONS
 from website import meanings
 
 TABLE_BREAK = str.maketrans({"|": "\\|", "\n": " "})
@@ -211,8 +210,7 @@ def gates_page() -> str:
 
 def dead_letters_page() -> str:
     """Every reason for which a row is dropped."""
-    rows = [[code(reason), plain(meanings.REASONS[reason])] for reason in REASONS]
-    rows += _meaning_rows(meanings.COLLISIONS)
+    rows = _meaning_rows(meanings.REASONS | meanings.COLLISIONS)
     return (
         "# Dead letters\n\nLog rows that cannot be used, kept with the release as Parquet under "
         "`ROOT/releases/<release>/dead_letters/`, each with its file, row and reason; the first of these that holds. "
