@@ -135,6 +135,7 @@ def test_every_diagram_has_its_picture_and_no_picture_is_left_over():
     wanted = {diagrams.name_of(source) for page in PAGES for source in diagrams.sources(read(page))}
     assert len(wanted) > 2
     assert set(os.listdir(diagrams.FOLDER)) == wanted, "python -m website.diagrams --help"
+    assert all("</svg>" in read(f"{diagrams.FOLDER}/{name}") for name in wanted)
 
 
 def test_a_diagram_becomes_a_picture():
