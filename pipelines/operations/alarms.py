@@ -103,7 +103,8 @@ def _served_release(
     try:
         served = read_manifest(root, current.release)
     except StoreError as error:
-        return None, [Alarm("store_of_another_root", f"{shown}, which {root.url} does not have ({error})")]
+        text = f"{shown}, which {root.url} does not have ({error}); publish what it has: {_type(root, newest)}"
+        return None, [Alarm("store_of_another_root", text)]
     if current.model_digest != served.model_digest or (content and own and content.root != own):
         text = f"{shown} of another root; publish from this one: {_type(root, newest or served)}"
         return None, [Alarm("store_of_another_root", text)]

@@ -135,7 +135,6 @@ def test_every_line_of_the_crontab_runs(machine):
     variables, jobs = crontab(CRON[0])
     said = {shlex.split(line)[1]: run_line(machine, line, variables) for _, _, line in jobs}
     assert current_release(Root(f"{machine}/srv/pinnerformer/root")) == str(YESTERDAY)
-    assert f"release {YESTERDAY}" in said["daily"]
     assert said["status"] == ""  # nothing is mailed while nothing rings
     assert list(said) == ["daily", "status", "gc"]
 
