@@ -17,9 +17,16 @@ NIGHT = (
     *("stores/logs.py", "stores/manifests.py", "stores/partitions.py", "stores/pin_vectors.py", "stores/releases.py"),
     *("stores/rewritten.py", "stores/tables.py", "stores/files.py", "stores/object_files.py", "stores/upgrades.py"),
     *("stores/kv/base.py", "stores/kv/lmdb_store.py", "stores/kv/redis_store.py", "stores/kv/codec.py"),
-    *("transforms/embed_users.py", "transforms/model.py", "transforms/pins.py", "transforms/publish.py"),
+    *(
+        "transforms/embed_users.py",
+        "transforms/host_check.py",
+        "transforms/model.py",
+        "transforms/pins.py",
+        "transforms/publish.py",
+    ),
     *("transforms/read_logs.py", "transforms/release.py", "transforms/run.py"),
     *("pipelines/backfill.py", "pipelines/launch/run_pipeline.py", "pipelines/launch/waiting.py"),
+    "pipelines/launch/engine_hosts.py",
     *("pipelines/operations/outcomes.py", "pipelines/planning/id_kinds.py"),
 )
 

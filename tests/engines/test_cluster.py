@@ -4,6 +4,7 @@ JobManager and job server on one host, three TaskManagers with their worker pool
 and a Redis Cluster on a sixth. Names, ports and flags are those of deploy/kubernetes.
 """
 
+import contextlib
 import glob
 import os
 import shutil
@@ -66,7 +67,8 @@ class World:
         system = fs.S3FileSystem(
             endpoint_override=os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), scheme="http"
         )
-        fs.copy_files(f"{self.folder}/{below}", f"{BUCKET}/world/{below}", destination_filesystem=system)
+        source, target = (f"{place}/{below}".rstrip("/") for place in (self.folder, f"{BUCKET}/world"))
+        fs.copy_files(source, target, destination_filesystem=system)
 
     def inputs(self, place: str, model: str) -> list[str]:
         return [f"--logs={place}/logs", f"--pins={place}/pins", f"--model={place}/{model}"]
@@ -113,7 +115,6 @@ def compare(cluster: FlinkHosts, world: World, name: str, want: Manifest) -> Non
         vectors, _, there = client.get_many(made["user_id"].to_numpy())
         assert there.all() and [vector.tobytes() for vector in vectors] == made["embedding"].to_pylist()
         assert store.count(client.current.generation) == made.num_rows  # and nothing else
-    assert left_of(cluster, name) == []
 
 
 def left_of(cluster: FlinkHosts, name: str) -> list[str]:
@@ -149,7 +150,7 @@ def test_three_nights_and_another_model_equal_the_in_process_ones(cluster, world
         print(f"\nnight {number}: {time.monotonic() - started:.0f} s, {state}")
         say_bytes(cluster, before, job, f"night {number}")
         compare(cluster, world, "nights", expected)
-        assert state == "FINISHED"
+        assert state == "FINISHED" and left_of(cluster, "nights") == []
 
 
 def test_a_backfill_equals_the_in_process_one(cluster, world):
@@ -184,9 +185,10 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
-            for job, state in self._cluster.jobs().items():
-                if job not in self._before and self.states[-1:] != [state]:
-                    self.states.append(state)
+            with contextlib.suppress(OSError, ValueError):  # a busy JobManager answers the next time
+                for job, state in self._cluster.jobs().items():
+                    if job not in self._before and self.states[-1:] != [state]:
+                        self.states.append(state)
 
     def restarts(self) -> int:
         return self.states.count("RESTARTING")
@@ -194,7 +196,7 @@ class Watcher:
 
 def progress_of(cluster: FlinkHosts, host: str) -> int:
     """Bytes that workers of a host have noted of their progress."""
-    found = glob.glob(f"{cluster.hosts.folder}/{host}/cache/**/progress/*.jsonl", recursive=True)
+    found = glob.glob(f"{cluster.hosts.folder}/{host}/cache/folders/*/*.jsonl")
     return sum(os.path.getsize(path) for path in found)
 
 
@@ -283,7 +285,7 @@ def loopback_name(cluster: FlinkHosts, host: str) -> dict[str, str]:
     ("differs", "words"),
     [
         (other_code, "the worker pool of {host} has another version than the launcher: pinnerformer "),
-        (other_clock, "the clock of worker {host} is 60 s behind the launcher's"),
+        (other_clock, " s behind the launcher's, both beside the one that dates the files of"),
         (other_root, "/token: not there on worker {host}: it does not see the launcher's --root"),
         (no_model, "/mnt/model/config.json: not there on worker {host}: it does not see the launcher's --model"),
         (loopback_name, "redis.internal: 127.0.0.1 on worker {host}: this host takes the name for itself"),

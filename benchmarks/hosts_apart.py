@@ -1,0 +1,87 @@
+"""What distance costs: a night on three TaskManagers of one slot, and on one of three, on the same cores.
+
+    python -m benchmarks.hosts_apart [--rounds 3] [--users 3000]
+
+Every TaskManager, with its worker pool, is on a host of its own (`tests.engines.hosts`: root, iproute2). Both clusters
+are started in turn, since two at once would share the cores; of each round the first night, which starts the workers'
+templates, is left out. Printed: seconds of each night, seconds of CPU of everything on the hosts, bytes of each link
+and of each exchange, and the ratio of the medians.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+
+import psutil
+from pyarrow import fs
+
+from pipelines.cli import main as pinnerformer
+from tests.engines.flink_hosts import BUCKET, S3_PORT, FlinkHosts
+from tests.worlds import write_model
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of this process's descendants, those that ended and were waited for among them."""
+    found = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found += sum(process.cpu_times()[:4])
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def night(cluster: FlinkHosts, root: str) -> tuple[float, float]:
+    """Runs a first night on a new root; its seconds, and those of CPU."""
+    places = [f"--{name}={cluster.url}/world/{name}" for name in ("logs", "pins", "model")]
+    flags = [f"--root={cluster.url}/{root}", *places, "--date=2026-11-01", "--bootstrap-from=2026-11-01"]
+    flags += ["--publish=none", "--quiet", "--user-buckets=12", "--pin-shards=3"]
+    began, used = time.perf_counter(), cpu_seconds()
+    command = cluster.launch(flags)
+    _, said = command.communicate(timeout=3600)
+    assert command.returncode == 0, said
+    return time.perf_counter() - began, cpu_seconds() - used
+
+
+def measure(world: str, task_managers: int, slots: int, name: str) -> tuple[float, float]:
+    """Seconds and CPU seconds of a night on a cluster that has run one."""
+    with tempfile.TemporaryDirectory() as folder, FlinkHosts(folder, task_managers, slots) as cluster:
+        address = f"{cluster.hosts.addresses['stores']}:{S3_PORT}"
+        system = fs.S3FileSystem(endpoint_override=address, scheme="http", access_key="tests", secret_key="none")
+        fs.copy_files(world, f"{BUCKET}/world", destination_filesystem=system)
+        night(cluster, "warm")
+        before = {host: cluster.hosts.bytes_of(host) for host in cluster.hosts.names}
+        found = night(cluster, "root")
+        print(f"{name}: {found[0]:.1f} s, {found[1]:.1f} CPU s", flush=True)
+        for host, (sent, received) in before.items():
+            now = cluster.hosts.bytes_of(host)
+            print(f"  {host}: sent {(now[0] - sent) / 1e6:.1f} MB, received {(now[1] - received) / 1e6:.1f} MB")
+        for vertex in cluster.get(f"/v1/jobs/{list(cluster.jobs())[-1]}")["vertices"]:
+            print(f"  {vertex['metrics']['write-bytes'] / 1e6:8.3f} MB from {vertex['name'][:90]}")
+        return found
+
+
+def main() -> None:
+    """Alternates the two clusters and prints the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--users", type=int, default=3000)
+    found = parser.parse_args()
+    os.environ["PINNERFORMER_CONFIG"] = "none"
+    with tempfile.TemporaryDirectory() as world:
+        made = ["synth", f"--out={world}", f"--users={found.users}", "--pins=2000", "--start=2026-11-01", "--days=1"]
+        assert pinnerformer([*made, "--seed=1"]) == 0
+        write_model(f"{world}/model")
+        apart, together = [], []
+        for number in range(found.rounds):
+            apart.append(measure(world, 3, 1, f"round {number}, three TaskManagers"))
+            together.append(measure(world, 1, 3, f"round {number}, one TaskManager"))
+    for what, at in (("seconds", 0), ("CPU seconds", 1)):
+        three, one = (statistics.median(night[at] for night in nights) for nights in (apart, together))
+        print(f"{what}: three {three:.1f}, one {one:.1f}, ratio {three / one:.2f}")
+
+
+if __name__ == "__main__":
+    main()
