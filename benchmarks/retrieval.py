@@ -14,7 +14,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from stores.schemas import pin_embeddings_schema, to_binary_column
 from stores.tables import TABLES, write_part
 from tests.worlds import FIRST
 
+TURN = 15  # questions on end
 DIGEST, BUCKETS = "ab" * 32, 64
 WIDTHS = (1, 1.3, 1.7, 2.2, 3, 4, 5.5, 8, 11, 16, 32)  # of the plain index, times what it is asked for
 
@@ -88,10 +89,11 @@ def write_root(
     return root.url, kv, f"{shards} shards, served at ef {ef or least}, {missed} pins not findable"
 
 
-def cpu_ms(ask: Callable[[int], Any], number: int) -> float:
-    """Milliseconds of CPU of one question, over all threads."""
+def cpu_ms(ask: Callable[[int], Any], numbers: Iterable[int]) -> float:
+    """Milliseconds of CPU of questions, asked one after the other, over all threads."""
     started = time.process_time()
-    ask(number)
+    for number in numbers:
+        ask(number)
     return 1e3 * (time.process_time() - started)
 
 
@@ -121,14 +123,18 @@ class Compared:
     figures: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
     def once(self) -> None:
-        """One round: the ways take turns, so that a busy machine is busy for all; each with another question than the
-        one before, whose vectors would still be in the processor's cache."""
+        """One round: the ways take turns, so that a busy machine is busy for all.
+
+        A turn is a few questions on end, as a server is asked them. With turns of one question, each would find the
+        processor's caches full of what the other asks; and of the plain index only its first width would.
+        """
         took: list[list[float]] = [[] for _ in range(1 + len(self.widths))]
-        for number in range(self.questions):
-            took[0].append(cpu_ms(self.ours, number))
+        for first in range(0, self.questions, TURN):
+            numbers = range(first, min(first + TURN, self.questions))
+            took[0].append(cpu_ms(self.ours, numbers) / len(numbers))
             for turn, width in enumerate(self.widths, start=1):
-                other = (number + turn * self.questions // 3) % self.questions
-                took[turn].append(cpu_ms(lambda one: self.plain(one, width), other))  # noqa: B023
+                others = [(number + turn * self.questions // 3) % self.questions for number in numbers]
+                took[turn].append(cpu_ms(lambda one: self.plain(one, width), others) / len(others))  # noqa: B023
         ours, *plain = (statistics.median(column) / self.users for column in took)
         self.figures.append((ours, float(np.interp(self.recall, list(self.widths.values()), plain))))
 

@@ -34,7 +34,9 @@ class EmbeddingClient:
         Raises:
             StoreError: nothing was published yet, or the store is down.
         """
-        current = self._store.current()
+        return self._published(self._store.current())
+
+    def _published(self, current: Current | None) -> Current:
         if current is None:
             raise StoreError(
                 f"{self._store.url_shown}: nothing published yet in namespace {self._store.namespace}; "
@@ -73,8 +75,8 @@ class EmbeddingClient:
         """As `get_many`, and what it was read under: the store's next `current` if it moved in between."""
         for _ in range(3):
             ids = inner_ids(user_ids, current.user_ids)
-            values = self._store.get_many(current.generation, ids)
-            after = self.current
+            values, served = self._store.get_many_then_current(current.generation, ids)
+            after = self._published(served)
             if after.generation == current.generation:
                 break
             current = after  # a new model took over while we read: its vectors are complete, read them instead
@@ -83,6 +85,8 @@ class EmbeddingClient:
         if not found.any():
             return np.zeros((len(ids), 0), np.float16), days, found, after
         vectors, day, good = decode_what_can_be([value for value in values if value is not None], current.model_digest)
+        if found.all() and good.all():
+            return vectors, day.astype("datetime64[D]"), found, after
         self.damaged += int((~good).sum())
         found[found] = good
         embeddings = np.zeros((len(ids), vectors.shape[1]), np.float16)

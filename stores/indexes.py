@@ -293,9 +293,9 @@ def _search_alive(shard: IndexShard, queries: np.ndarray, k: int, ef: int, threa
     Args:
         asked: How many nodes to ask for; 0: as said.
     """
-    masked, nodes = len(shard.mask), len(shard.graph)
     if not len(shard.mask.nodes):
         return _search(shard.graph, queries, k, ef, threads)
+    masked, nodes = len(shard.mask), len(shard.graph)
     most = min(nodes, k + masked)
     asked = min(most, asked or k + -(-k * masked // max(1, nodes - masked)) + _SPARE)
     pin_ids, scores = shard.mask.apply(*_search(shard.graph, queries, asked, ef, threads))
@@ -333,14 +333,15 @@ def search_shards(
     exclude = np.empty(0, np.int64) if exclude is None else exclude
     ef = max(ef, k)
     asked, *wider = _rounds(tuple(map(len, shards)), k, len(exclude), ef)
-    best, worst = _search_once(shards, queries, k, ef, exclude, asked, threads)
+    best, found = _search_once(shards, queries, k, ef, exclude, asked, threads)
     rows = np.arange(len(queries))
     for more in wider:
         # A shard of which all that was asked for is as good as the last of the answer may have more such pins.
-        rows = rows[worst >= best.scores[rows, -1]]
+        rows = rows[_worst(found, asked) >= best.scores[rows, -1]]
         if not len(rows):
             break
-        again, worst = _search_once(shards, queries[rows], k, ef, exclude, more, threads)
+        asked = more
+        again, found = _search_once(shards, queries[rows], k, ef, exclude, asked, threads)
         best.pin_ids[rows], best.scores[rows] = again.pin_ids, again.scores
     return best
 
@@ -378,31 +379,42 @@ def _search_once(
     exclude: np.ndarray,
     asked: list[int],
     threads: int,
-) -> tuple[Neighbours, np.ndarray]:
+) -> tuple[Neighbours, list[Candidates]]:
     """One round of `search_shards`.
 
     Returns:
-        The k best of what was found; of each query, float32 [Q], the best of the worst that a shard found. One that
-        found fewer than it was asked for has no more, and counts for nothing.
+        The k best of what was found, and what each shard found.
     """
-    nothing = (np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
     # A block of columns a graph. What it must not hold is (-1, -inf) there; neither order nor width is asked of it.
     blocks = [_search_alive(shard, queries, count, ef, threads) for shard, count in zip(shards, asked, strict=True)]
-    pin_ids, scores = (np.concatenate(columns, axis=1) for columns in zip(nothing, *blocks, strict=True))
+    pin_ids, scores = _side_by_side(blocks, len(queries))
     every = k + len(exclude)
     twins = [shard.twins for shard in shards if len(shard.twins.pin_id)]
-    best = add_twins(ordered_top_k(pin_ids, scores, every), twins, every)
-    widths = [ids.shape[1] for ids, _ in blocks]
-    return (without(best, exclude, k) if len(exclude) else best), _worst(pin_ids, scores, widths, asked)
+    # Not made wider than what was found: most of it would be nothing.
+    best = add_twins(ordered_top_k(pin_ids, scores, min(every, max(k, scores.shape[1]))), twins, every)
+    return (without(best, exclude, k) if len(exclude) else best), blocks
 
 
-def _worst(pin_ids: np.ndarray, scores: np.ndarray, widths: list[int], asked: list[int]) -> np.ndarray:
-    """The second of what `_search_once` returns, of blocks side by side."""
-    filled = [(end, width, count) for end, width, count in zip(np.cumsum(widths), widths, asked, strict=True) if width]
-    if not filled:
-        return np.full(len(scores), -np.inf, np.float32)
-    begin = [end - width for end, width, _ in filled]
-    some = pin_ids >= 0
-    worst = np.minimum.reduceat(scores if some.all() else np.where(some, scores, np.inf), begin, axis=1)
-    full = np.add.reduceat(some, begin, axis=1, dtype=np.int64) >= [count for _, _, count in filled]
-    return np.where(full, worst, -np.inf).max(axis=1)
+def _side_by_side(blocks: list[Candidates], queries: int) -> Candidates:
+    if len(blocks) == 1:
+        return blocks[0]
+    nothing = (np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32))
+    pin_ids, scores = (np.concatenate(columns, axis=1) for columns in zip(nothing, *blocks, strict=True))
+    return pin_ids, scores
+
+
+def _worst(blocks: list[Candidates], asked: list[int]) -> np.ndarray:
+    """Of each query, float32 [Q], the best of the worst that a shard found.
+
+    One that found fewer than it was asked for has no more, and counts for nothing.
+    """
+    found = np.full(len(blocks[0][0]) if blocks else 0, -np.inf, np.float32)
+    for (pin_ids, scores), count in zip(blocks, asked, strict=True):
+        if not 0 < count <= pin_ids.shape[1]:
+            continue
+        some, worst = pin_ids >= 0, scores.min(axis=1)
+        if not some.all():
+            full = some.sum(axis=1) >= count
+            worst = np.where(full, np.where(some, scores, np.inf).min(axis=1), -np.inf)
+        found = np.maximum(found, worst)
+    return found

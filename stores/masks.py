@@ -28,7 +28,7 @@ class Mask:
 
     def __len__(self) -> int:
         """Nodes that stand for nobody."""
-        return int((self.served < 0).sum())
+        return int((self.served < 0).sum()) if len(self.served) else 0
 
     def apply(self, pin_ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What a search returned, int64 and float32 of one shape, as it is served: -1 and -inf where it is nobody."""

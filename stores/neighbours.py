@@ -45,8 +45,8 @@ def ordered_top_k(pin_ids: np.ndarray, scores: np.ndarray, k: int) -> Neighbours
     pin_ids, scores = pin_ids[rows, order[:, :k]], ordered[:, :k]
     lacking = k - pin_ids.shape[1]
     if lacking > 0:
-        pin_ids = np.pad(pin_ids, ((0, 0), (0, lacking)), constant_values=-1)
-        scores = np.pad(scores, ((0, 0), (0, lacking)), constant_values=-np.inf)
+        pin_ids = np.hstack([pin_ids, np.full((len(pin_ids), lacking), -1)])
+        scores = np.hstack([scores, np.full((len(scores), lacking), -np.inf, np.float32)])
     return Neighbours(pin_ids.astype(np.int64, copy=False), scores.astype(np.float32, copy=False))
 
 

@@ -10,6 +10,7 @@ strings `Current` has two keys more, and those first versions refuse it: they wo
 import abc
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -49,22 +50,27 @@ class Current:
 
     @classmethod
     def from_bytes(cls, data: bytes, shown: str) -> "Current":
-        """Reads what `to_bytes` wrote.
+        """Reads what `to_bytes` wrote; what was read lately is not parsed again, since it is asked for with every user.
 
         Raises:
             StoreError: it is something else, or its ids are hashed in a way that this version does not know.
         """
-        try:
-            current = read_record(STORE_CURRENT, cls, json.loads(data), shown)
-        except ValueError as error:
-            raise StoreError(f"{shown}: `current` is not understood ({error}); publish a release again") from None
-        scheme = current.extra.get(ID_SCHEME, SCHEME)
-        if scheme != SCHEME or current.user_ids not in (INT64, STRING):
-            raise StoreError(
-                f"{shown}: user ids are {current.user_ids!r}, hashed by {scheme!r}; this version knows int64, and "
-                f"string hashed by {SCHEME!r}: upgrade pinnerformer"
-            )
-        return current
+        return _read_current(data, shown)
+
+
+@functools.lru_cache(64)
+def _read_current(data: bytes, shown: str) -> Current:
+    try:
+        current = read_record(STORE_CURRENT, Current, json.loads(data), shown)
+    except ValueError as error:
+        raise StoreError(f"{shown}: `current` is not understood ({error}); publish a release again") from None
+    scheme = current.extra.get(ID_SCHEME, SCHEME)
+    if scheme != SCHEME or current.user_ids not in (INT64, STRING):
+        raise StoreError(
+            f"{shown}: user ids are {current.user_ids!r}, hashed by {scheme!r}; this version knows int64, and "
+            f"string hashed by {SCHEME!r}: upgrade pinnerformer"
+        )
+    return current
 
 
 USER_IDS, ID_SCHEME = "user_ids", "id_scheme"  # keys of `current`, as of layout.json
@@ -277,6 +283,10 @@ class KeyValueStore(abc.ABC):
     @abc.abstractmethod
     def get_many(self, generation: str, user_ids: np.ndarray) -> list[bytes | None]:
         """Values of users, in the order asked; None for those that are not there."""
+
+    def get_many_then_current(self, generation: str, user_ids: np.ndarray) -> tuple[list[bytes | None], Current | None]:
+        """As `get_many`, and `current`, which is read no earlier than the values."""
+        return self.get_many(generation, user_ids), self.current()
 
     @abc.abstractmethod
     def hold_writes(self, what: str) -> contextlib.AbstractContextManager[None]:

@@ -4,6 +4,8 @@ Header, little-endian: format version u8, dtype u8, dim u16, day i32 (days since
 model digest. Body: `dim` float16, little-endian.
 """
 
+import struct
+
 import numpy as np
 
 from stores.errors import StoreError
@@ -11,6 +13,8 @@ from stores.errors import StoreError
 FORMAT_VERSION = 1
 FLOAT16 = 1
 HEADER = np.dtype([("version", "u1"), ("dtype", "u1"), ("dim", "<u2"), ("day", "<i4"), ("digest", "V8")])
+_DAY = slice(4, 8)  # bytes of a header
+_FIXED = np.r_[0:4, 8:16]  # those that all values of one model have alike
 
 
 def digest_head(model_digest: str) -> bytes:
@@ -54,17 +58,19 @@ def decode_values(values: list[bytes], model_digest: str) -> tuple[np.ndarray, n
     if size <= HEADER.itemsize or any(len(value) != size for value in values):
         raise StoreError("the key-value store holds values of different or impossible sizes; publish the release again")
     packed = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), size)
-    header = packed[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
     dim = (size - HEADER.itemsize) // 2
+    # One comparison where all is well, which a look-up of one user feels.
+    expected = struct.pack("<BBH8s", FORMAT_VERSION, FLOAT16, dim & 0xFFFF, digest_head(model_digest))
+    if size == HEADER.itemsize + 2 * dim and dim >> 16 == 0 and (packed[:, _FIXED] == np.frombuffer(expected, np.uint8)).all():
+        return packed[:, HEADER.itemsize :].copy().view("<f2"), packed[:, _DAY].copy().view("<i4")[:, 0]
+    header = packed[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
     fits = (header["version"] == FORMAT_VERSION) & (header["dtype"] == FLOAT16) & (header["dim"] == dim)
     if not fits.all():
         raise StoreError(
             f"the key-value store holds values of a format this version does not read (format {header['version'][0]}, "
             f"dtype {header['dtype'][0]}, dim {header['dim'][0]} in {size} bytes)"
         )
-    if header["digest"].tobytes() != digest_head(model_digest) * len(values):
-        raise StoreError("the key-value store holds vectors of another model than it says; publish the release again")
-    return packed[:, HEADER.itemsize :].copy().view("<f2"), header["day"].copy()
+    raise StoreError("the key-value store holds vectors of another model than it says; publish the release again")
 
 
 def decode_what_can_be(values: list[bytes], model_digest: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -267,6 +267,13 @@ class LmdbStore(KeyValueStore):
         with self._reading() as transaction:
             return [transaction.get(key) for key in keys]
 
+    def get_many_then_current(self, generation: str, user_ids: np.ndarray) -> tuple[list[bytes | None], Current | None]:
+        keys = self._keys(generation, user_ids)
+        with self._reading() as transaction:
+            values = [transaction.get(key) for key in keys]
+            data = transaction.get(self._current_key)
+        return values, None if data is None else Current.from_bytes(data, self.url_shown)
+
     def note(self) -> None:
         return None  # a publish is there as a whole or not at all
 
