@@ -61,7 +61,11 @@ def decode_values(values: list[bytes], model_digest: str) -> tuple[np.ndarray, n
     dim = (size - HEADER.itemsize) // 2
     # One comparison where all is well, which a look-up of one user feels.
     expected = struct.pack("<BBH8s", FORMAT_VERSION, FLOAT16, dim & 0xFFFF, digest_head(model_digest))
-    if size == HEADER.itemsize + 2 * dim and dim >> 16 == 0 and (packed[:, _FIXED] == np.frombuffer(expected, np.uint8)).all():
+    if (
+        size == HEADER.itemsize + 2 * dim
+        and dim >> 16 == 0
+        and (packed[:, _FIXED] == np.frombuffer(expected, np.uint8)).all()
+    ):
         return packed[:, HEADER.itemsize :].copy().view("<f2"), packed[:, _DAY].copy().view("<i4")[:, 0]
     header = packed[:, : HEADER.itemsize].copy().view(HEADER)[:, 0]
     fits = (header["version"] == FORMAT_VERSION) & (header["dtype"] == FLOAT16) & (header["dim"] == dim)
