@@ -64,6 +64,7 @@ def test_what_goes_in_comes_out(url):
     with open_store(url) as store:  # and for somebody who comes later
         asked = np.array([5, 77, -(2**63), 5], np.int64)
         assert store.get_many("g1", asked) == [b"value 5", None, values(-(2**63))[0], b"value 5"]
+        assert store.get_many_then_current("g1", asked) == (store.get_many("g1", asked), CURRENT)
         assert store.get_many("g1", np.zeros(0, np.int64)) == []
 
 

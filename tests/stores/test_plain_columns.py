@@ -102,6 +102,15 @@ def test_files_that_are_written_otherwise_are_read_all_the_same(root, options, c
     assert len(read_otherwise) == 2
 
 
+def test_a_file_whose_pages_are_known_is_not_mapped(root, read_otherwise, monkeypatch):
+    entry = written(root, histories())
+    rows = read_rows_of(root, [entry], "user_id", np.array([USERS[1]]), ["pin_id"])
+    read_numbers_of(root, entry, "user_id", USERS[0], "pin_id")
+    monkeypatch.setattr(Root, "open_input", None)
+    found = read_numbers_of(root, entry, "user_id", USERS[1], "pin_id")
+    assert len(found) and found.tolist() == rows["pin_id"].to_pylist() and not read_otherwise
+
+
 def test_a_file_that_is_gone_or_cut_is_named_though_its_pages_are_known(root):
     entry = written(root, histories())
     check(root, entry)
