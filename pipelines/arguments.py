@@ -25,7 +25,17 @@ SHARED = frozenset(
         *("column", "absent", "value", "lookback", "min-age", "max-clock-skew", "day-offset", "bootstrap-from"),
         *("max-history-days", "max-idle-days", "refresh-days"),
         *("user-buckets", "pin-shards", "history-length", "file-mode"),
+        *("log-format", "metrics-file", "notify", "openlineage"),
         *("device", "embed-accelerator", "embed-ram", "token-budget", "index-m", "index-ef-construction", "gates"),
+    }
+)
+
+
+# Commands that work, or look whether all is well: what they come to is told to those who do not watch them.
+TOLD = frozenset(
+    {
+        *("daily", "backfill", "repair", "release", "rollback", "rebucket", "erase", "gc", "verify", "status"),
+        *("item-vectors", "training-data", "train", "evaluate", "study", "import", "export"),
     }
 )
 
@@ -66,6 +76,7 @@ class Parser(argparse.ArgumentParser):
             # Read, and taken out of the words, by `pipelines.configuration` before a command's parser sees them.
             text = "every flag may stand in it; none: no file (default pinnerformer.yaml, where there is one)"
             self.add_argument("--config", metavar="FILE", help=text)
+            add_told(self, everything=self.prog.split()[1] in TOLD)
 
     def error(self, message: str):
         raise UsageError(f"{message}; see {self.prog} --help")
@@ -99,6 +110,25 @@ class Parser(argparse.ArgumentParser):
             near = near or difflib.get_close_matches(name, others, n=1, cutoff=0.8)  # many: something is always near
             hint = f"did you mean {near[0]}? See" if near else "see"
             raise UsageError(f"unknown flag {name}; {hint} {self.prog} --help")
+
+
+def add_told(parser: argparse.ArgumentParser, *, everything: bool) -> None:
+    """Adds the flags that say whom a command tells what it does; `pipelines.telemetry` reads them, no command does.
+
+    Args:
+        everything: Those of commands that work too; else `--log-format` alone.
+    """
+    told = parser.add_argument_group("whom it tells")
+    text = "of stderr: text, or one JSON object a line"
+    told.add_argument("--log-format", choices=("text", "json"), default="text", help=text)
+    if not everything:
+        return
+    text = "write metrics for the node exporter's collector of text files, e.g. /var/lib/node_exporter/night.prom"
+    told.add_argument("--metrics-file", metavar="FILE", help=text)
+    text = "POST a JSON object there when it is refused or fails; env:NAME if the URL is a secret; may be repeated"
+    told.add_argument("--notify", action="append", default=[], metavar="URL", help=text)
+    text = "add OpenLineage's events of start and end to a file, or send them to http(s)://HOST (extra `openlineage`)"
+    told.add_argument("--openlineage", metavar="FILE", help=text)
 
 
 def add_root(

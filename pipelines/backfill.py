@@ -19,6 +19,7 @@ from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.launch.stages import Work
 from pipelines.operations.outcomes import open_target, raise_for_outcome, warn
 from pipelines.operations.status import describe_release, release_table
 from pipelines.pin_branch import pin_branch
@@ -33,9 +34,10 @@ from pipelines.planning.backfill_plan import (
 )
 from pipelines.planning.backfill_request import BackfillRequest, parse
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
-from pipelines.planning.rates import Rates
+from pipelines.planning.rates import PIN_STAGES, ROW_STAGES, USER_STAGES, Rates
 from pipelines.report.range import range_reported
 from pipelines.report.write import Seen
+from pipelines.telemetry.lines import say
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.kv import open_store
@@ -273,10 +275,7 @@ def run_pass(
     buckets = plan.layout.user_buckets
     replayed = find_replayed(runs, initial_states(before, buckets))
     if replayed.finished and shown:
-        print(
-            f"goes on: {len(replayed.finished):,} of {buckets * len(runs):,} bucket-days are done already",
-            file=sys.stderr,
-        )
+        say(f"goes on: {len(replayed.finished):,} of {buckets * len(runs):,} bucket-days are done already")
     for day in days:
         # An outcome of an earlier attempt would be taken for this one's if the engine died before the barrier.
         root.remove(f"{day.run.staging}/{OUTCOME}")
@@ -287,15 +286,8 @@ def run_pass(
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name, hosts=hosts)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
     rows = sum(file.rows for day in days for file in day.inputs.files)
-    with Progress(
-        runs[-1],
-        buckets,
-        rows=rows,
-        pins=plan.given.vectors.rows,
-        bucket_days=buckets * len(runs) - len(replayed.finished),
-        releases=len(runs),
-        shown=shown,
-    ):
+    work = work_left(plan, len(runs), rows, buckets * len(runs) - len(replayed.finished), pins_done)
+    with Progress(runs[-1], work, shown=shown):
         run_pipeline(
             f"backfill-{runs[0].date}",
             options,
@@ -387,6 +379,34 @@ def work_of(plan: BackfillPlan) -> tuple[float, bool]:
     before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
     rates = Rates.of(before)
     return rates.work_s(None, estimate(plan).rows, plan.given.vectors.rows), rates.tell
+
+
+def work_left(plan: BackfillPlan, days: int, rows: int, bucket_days: int, pins_done: CompletedPins) -> Work:
+    """What is to be done of a pass that an earlier attempt has not done.
+
+    Args:
+        days: Of the pass.
+        rows: Of its logs.
+        bucket_days: Buckets times days that are left.
+    """
+    pins, shards = plan.given.vectors.rows, plan.layout.pin_shards
+    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
+    rates = Rates.of(before)
+    seconds = rates.work_by_step(None, rows, pins, before[0]) if rates.tell else {}
+    users = sum(of for step, of in seconds.items() if step in (*USER_STAGES, *ROW_STAGES) and step != Step.READ_LOGS)
+    tasks = {
+        **dict.fromkeys((Step.REPLAY_BUCKETS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT), bucket_days),
+        Step.SHARD_PINS: shards - len(pins_done.tables),
+        Step.EMBED_PINS: shards - len(pins_done.pins),
+        Step.BUILD_INDEXES: shards - len(pins_done.indexes),
+        Step.FINISH: days,
+    }
+    units = {step: pins for step in PIN_STAGES if tasks[step] == shards}
+    units |= {Step.READ_LOGS: rows, Step.REPLAY_BUCKETS: bucket_days, Step.FINISH: days}
+    # A replayed bucket has gone through all of the users' steps.
+    own = (Step.READ_LOGS, *PIN_STAGES, Step.FINISH)
+    of_steps = {step: of for step, of in seconds.items() if step in own and tasks.get(step, 1)}
+    return Work(units, tasks, {**of_steps, Step.REPLAY_BUCKETS: users}, interleaved=True)
 
 
 def announce(plan: BackfillPlan, request: BackfillRequest, crew: Crew, file: TextIO | None) -> list[Pass]:

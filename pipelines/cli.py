@@ -7,9 +7,14 @@ import select
 import sys
 from typing import TextIO
 
+from pipelines.configuration.early import look_for
 from pipelines.configuration.layers import Resolved, resolve
 from pipelines.configuration.parsers import UNCONFIGURED, configured_commands, parser_of
 from pipelines.launch.lean_imports import import_job
+from pipelines.launch.loading import say_loading
+from pipelines.telemetry.facts import begin
+from pipelines.telemetry.lines import JSON, TEXT, is_json, lines_of, say, say_error
+from pipelines.telemetry.watch import end_of, watch_of
 from stores.errors import PinnerFormerError, UsageError
 
 # Group -> name -> (module with `main(argv) -> exit code`, one line)
@@ -108,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         try:
-            return run_command(sys.argv[1:] if argv is None else argv)
+            return run_command(sys.argv[1:] if argv is None else argv, ends=argv is None)
         finally:
             sys.stdout.flush()  # here, where it can be answered: the interpreter's own comes too late for that
     except BrokenPipeError:
@@ -161,8 +166,12 @@ def read_words(name: str, argv: list[str]) -> Resolved:
     return resolve(name, lambda: parser_of(name), argv, configured_commands(), os.environ)
 
 
-def run_command(argv: list[str]) -> int:
-    """Runs one command; returns its exit code."""
+def run_command(argv: list[str], *, ends: bool = False) -> int:
+    """Runs one command; returns its exit code.
+
+    Args:
+        ends: Whether the process ends with it.
+    """
     # One screen for the operator: the libraries' own chatter only where it is asked for.
     level = logging.DEBUG if os.environ.get("PINNERFORMER_DEBUG") else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
@@ -174,19 +183,42 @@ def run_command(argv: list[str]) -> int:
 
         print(f"pinnerformer {pinnerformer.__version__}")
         return 0
-    name, words = argv[0], Resolved(())
+    name, rest = argv[0], argv[1:]
+    begin(name, quiet=look_for("quiet", name, rest, os.environ) == "true")
+    form = look_for("log-format", name, rest, os.environ)
+    with lines_of(JSON if form == JSON else TEXT, ends=ends):
+        return run_watched(name, rest)
+
+
+def run_watched(name: str, argv: list[str]) -> int:
+    """Runs one command, and tells whoever its flags name; returns its exit code."""
+    watch, code, error = None, 1, None
+    words = Resolved(())
     try:
         module = find_command(name)
-        words = read_words(name, argv[1:])
+        words = read_words(name, argv)
+        watch = watch_of(name, words.words)
+        if watch:
+            watch.start()
+        say_loading(name)
         beam_alone = parser_of(name).takes_beam and not any(word.startswith("--runner") for word in words.words)
-        return import_job(module, beam_alone=beam_alone).main(list(words.words))
-    except PinnerFormerError as error:
+        code = import_job(module, beam_alone=beam_alone).main(list(words.words))
+    except PinnerFormerError as failed:
         logging.getLogger(__name__).debug("trace", exc_info=True)
-        print(printable(f"pinnerformer {name}: {error}{words.notes(str(error))}"), file=sys.stderr)
-        return error.exit_code
+        code, error = failed.exit_code, printable(f"{failed}{words.notes(str(failed))}")
+        say(f"pinnerformer {name}: {error}" if not is_json() else error, level=logging.ERROR, **end_of(code))
     except KeyboardInterrupt:
-        print(f"pinnerformer {name}: interrupted; run the same command again to go on", file=sys.stderr)
-        return 1
+        error = "interrupted; run the same command again to go on"
+        say(f"pinnerformer {name}: {error}", level=logging.ERROR)
+    except Exception as unexpected:
+        error = f"{type(unexpected).__name__}: {unexpected}"
+        if isinstance(unexpected, BrokenPipeError) or not is_json():
+            raise
+        say_error(unexpected)
+    finally:
+        if watch:
+            watch.end(code, error)
+    return code
 
 
 if __name__ == "__main__":

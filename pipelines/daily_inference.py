@@ -17,6 +17,7 @@ from pipelines.pin_branch import pin_branch
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, plan_daily, read_job_inputs
 from pipelines.planning.daily_request import DailyRequest, parse
 from pipelines.planning.repair_plan import find_changed, plan_repair
+from pipelines.telemetry.lines import say
 from stores.errors import UsageError
 from stores.lease import hold_lease
 from stores.manifests import read_manifest
@@ -179,14 +180,9 @@ def repair_rewritten(request: DailyRequest, define: Define, lease: str, workers:
     given = read_job_inputs(job, night.join, night.broadcast_limit_gib)
     plan = plan_repair(job, given, None, {one.date for one in changed})
     if not job.quiet:
-        print(f"{said}; what they touched is done again first, as release {plan.run.release}", file=sys.stderr)
+        say(f"{said}; what they touched is done again first, as release {plan.run.release}")
     outcome = execute(plan, define, lease, job.beam, workers, request.target, shown=not job.quiet)
     raise_for_outcome(job.root, plan.run.name, outcome)
-
-
-def say(text: str) -> None:
-    """A line for whoever watches."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str]) -> int:

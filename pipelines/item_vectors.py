@@ -14,9 +14,11 @@ import pyarrow as pa
 from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.launch.stages import Work
 from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, plan_item_vectors
 from pipelines.planning.item_vectors_request import parse
 from pipelines.planning.lacking import say_lacking
+from pipelines.telemetry.lines import say
 from stores.errors import InputError, StoreError
 from stores.files import FileEntry, Root
 from stores.ids import find_sorted
@@ -353,7 +355,8 @@ def main(argv: list[str]) -> int:
         if not request.quiet:
             say_lacking(plan.inputs.files, request.columns)
         try:
-            with Progress(plan.run, request.buckets, rows=rows, pins=0, shown=not request.quiet):
+            work = Work({Step.READ_LOGS: rows}, {Step.COUNT_PAIRS: request.buckets})
+            with Progress(plan.run, work, shown=not request.quiet):
                 run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan))
             if not root.exists(VERSION_FILE):
                 raise StoreError(f"{root.path(VERSION_FILE)}: was not written; look into the engine's log")
@@ -361,7 +364,7 @@ def main(argv: list[str]) -> int:
         finally:
             remove_leftovers(root)
     if not request.quiet:
-        print(describe_set(read_manifest(root.url) or {}, root), file=sys.stderr)
+        say(describe_set(read_manifest(root.url) or {}, root))
     return 0
 
 

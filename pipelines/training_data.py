@@ -16,9 +16,11 @@ from pinnerformer_model.labels import check_label_rule
 from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
+from pipelines.launch.stages import Work
 from pipelines.planning.id_kinds import check_erased_root, kinds_of, refuse_other_vectors
 from pipelines.planning.lacking import refuse_unknown_words, say_lacking
 from pipelines.planning.training_data_request import TrainingDataRequest, parse
+from pipelines.telemetry.lines import say
 from pipelines.training.init_model import read_vocabularies
 from pipelines.training.label_rule import read_label_rule
 from stores.column_names import ColumnNames
@@ -242,6 +244,13 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
     )
 
 
+def work_left(plan: TrainingDataPlan) -> Work:
+    """What is to be done, and how much of it by step."""
+    rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
+    units = {Step.READ_LOGS: rows, Step.SHARD_PINS: pins}
+    return Work(units, {Step.BUILD_TIMELINES: plan.buckets}, {Step.READ_LOGS: 1.0, Step.BUILD_TIMELINES: 2.0})
+
+
 def main(argv: list[str]) -> int:
     """Runs the job; returns the exit code.
 
@@ -251,12 +260,11 @@ def main(argv: list[str]) -> int:
     request = parse(argv)
     plan = plan_training_data(request)
     plan = dataclasses.replace(plan, run=plan.run.launched(hosts=host_check(request.beam, plan.run.root)))
-    rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
     root = plan.run.root
     if not request.quiet:
         say_lacking(plan.inputs.files, plan.columns)
     try:
-        with Progress(plan.run, plan.buckets, rows=rows, pins=pins, shown=not request.quiet):
+        with Progress(plan.run, work_left(plan), shown=not request.quiet):
             run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan, TIMELINES_JSON))
         if not root.exists(TIMELINES_JSON):
             raise StoreError(f"{root.path(TIMELINES_JSON)}: was not written; look into the engine's log")
@@ -265,11 +273,10 @@ def main(argv: list[str]) -> int:
         remove_leftovers(root)
     if not request.quiet:
         counts = read_description(root.url)[0]["counts"]
-        print(
+        say(
             f"{counts['users']:,} users, {counts['evaluation_users']:,} of them for evaluation; "
             f"{counts['events']:,} events, {counts['positives']:,} positive\n"
-            f"timelines  {root.url}",
-            file=sys.stderr,
+            f"timelines  {root.url}"
         )
     return 0
 

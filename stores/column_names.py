@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stores.errors import UsageError
-from stores.schemas import ENGAGEMENTS
 
-LOG_COLUMNS = tuple(ENGAGEMENTS.names)
+# Those of `schemas.ENGAGEMENTS`, by name and not from there: every command line is read without loading Arrow.
+LOG_COLUMNS = ("user_id", "pin_id", "timestamp_ms", "action", "surface", "duration_s")
 TEXT_COLUMNS = ("action", "surface")
 MAY_BE_ABSENT = (*TEXT_COLUMNS, "duration_s")
 PINS = "pins."  # in front of a column that the vectors call otherwise than the logs do

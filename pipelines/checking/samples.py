@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from pipelines.telemetry.lines import say
 from stores.ids import uniform_of
 
 T = TypeVar("T")
@@ -140,5 +141,5 @@ class Watch:
         for number, thing in enumerate(things):
             if time.monotonic() - said > self.EVERY_S:
                 said = time.monotonic()
-                print(f"{what}: {number:,} of {len(things):,}", file=sys.stderr, flush=True)
+                say(f"{what}: {number:,} of {len(things):,}")
             yield thing

@@ -46,7 +46,9 @@ def flags_of(
     beam: dict[str, argparse.Action] = {}
     if parser.takes_beam and _asks_for_beam(parser, sections, file, words, environ):
         from pipelines.launch.beam_options import beam_actions  # imports Beam, which the command does anyway
+        from pipelines.launch.loading import say_loading
 
+        say_loading(command)
         beam = {flag[2:]: action for flag, action in beam_actions().items() if flag.startswith("--")}
     return Flags(parser, sections, own, beam)
 

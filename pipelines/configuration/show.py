@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 
 from pipelines.arguments import SHARED, Parser, add_json, help_with_default
@@ -16,6 +15,7 @@ from pipelines.configuration.sections import ENV, SECRET, file_layers
 from pipelines.configuration.values import Given, flag_of, is_switch
 from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, read_config_file
 from pipelines.operations.figures import as_json
+from pipelines.telemetry.lines import say
 from stores.kv_urls import without_password
 
 DESCRIPTION = """\
@@ -182,5 +182,5 @@ def main(argv: list[str]) -> int:
     for row in rows:
         print(f"{row.flag:<{widths[0]}}  {printable(row.value):<{min(widths[1], 60)}}  {row.origin}".rstrip())
     for name in unknown_variables(environ):
-        print(f"{name}: in the environment, and no flag of any command", file=sys.stderr)
+        say(f"{name}: in the environment, and no flag of any command")
     return 0

@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Collection
 from typing import Any
 
+from pipelines.telemetry.lines import say
 from stores.errors import InputError
 from stores.sources import SourceRequest, source_files
 from transforms.import_rows import Counts
@@ -25,7 +25,7 @@ class Progress:
 
     def say(self, counts: Counts) -> None:
         if not self._quiet and time.monotonic() >= self._next:
-            print(f"{counts.rows_in:,} rows read, {counts.rows_dropped:,} dropped", file=sys.stderr, flush=True)
+            say(f"{counts.rows_in:,} rows read, {counts.rows_dropped:,} dropped")
             self._next = time.monotonic() + PROGRESS_S
 
 

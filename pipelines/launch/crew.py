@@ -98,5 +98,5 @@ def choose_crew(wish: WorkersWish, work_s: float, parts: int, device: str, *, kn
     count = max(1, min(most, int(work_s / PAYS_FROM_S)))
     about = f"about {work_s:,.0f} s of work" if known else "work guessed by rows and pins, as no release tells yet"
     if count == most:
-        return Crew(count, f"{about}; {cores():,} cores, {parts:,} parts")
+        return Crew(count, f"{about}; {cores():,} core{'s'[: cores() != 1]}, {parts:,} part{'s'[: parts != 1]}")
     return Crew(count, f"{about}: more would not pay")

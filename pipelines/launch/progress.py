@@ -1,70 +1,23 @@
-"""Shows how far a run is: live on a terminal, plain lines elsewhere."""
+"""Shows how far a run is: bars on a terminal; elsewhere a line for every stage that is done."""
 
-import json
 import os
 import sys
 import threading
 import time
-from collections import defaultdict
+from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
+from pipelines.launch.stages import ProgressLog, Stage, Work, duration, seconds_left, stages_of
+from pipelines.telemetry.lines import say
 from stores.names import Step
 from transforms.run import RunFolder
 
-STEPS: dict[Step, tuple[str, str]] = {  # step -> (label, what a unit is)
-    Step.READ_LOGS: ("read logs", "rows"),
-    Step.REPLAY_BUCKETS: ("replay buckets", "bucket-days"),
-    Step.UPDATE_HISTORIES: ("update histories", "active users"),
-    Step.BUILD_TIMELINES: ("build timelines", "users"),
-    Step.COUNT_PAIRS: ("count pairs", "users"),
-    Step.KEEP_NEIGHBOURS: ("keep neighbours", "pins"),
-    Step.JOIN_VECTORS: ("join vectors", "history rows"),
-    Step.EMBED_USERS: ("embed users", "users"),
-    Step.MERGE_SNAPSHOT: ("merge snapshot", "users"),
-    Step.SHARD_PINS: ("sort vectors", "pins"),
-    Step.EMBED_PINS: ("embed pins", "pins"),
-    Step.BUILD_INDEXES: ("build indexes", "pins"),
-    Step.FINISH: ("check, commit, publish", "releases"),
-}
-
-
-class ProgressLog:
-    """Adds up the lines that workers append under `staging/<run>/progress/`."""
-
-    def __init__(self, folder: str):
-        self._folder = folder
-        self._read: dict[str, int] = {}
-        self.units: dict[str, int] = defaultdict(int)
-        self.tasks: dict[str, int] = defaultdict(int)
-
-    def update(self) -> None:
-        """Reads what was appended since the last call; a line still being written is left for the next."""
-        try:
-            names = os.listdir(self._folder)
-        except FileNotFoundError:
-            return
-        for name in names:
-            with open(os.path.join(self._folder, name), "rb") as file:
-                file.seek(self._read.get(name, 0))
-                data = file.read()
-            # A worker may be in the middle of a line; what is read twice would be counted twice.
-            whole = data[: data.rfind(b"\n") + 1]
-            self._read[name] = self._read.get(name, 0) + len(whole)
-            for line in whole.splitlines():
-                found = json.loads(line)
-                self.units[found["step"]] += found["units"]
-                self.tasks[found["step"]] += found["tasks"]
+LOOK_EVERY_S = 0.3
+SILENT_S = 60.0  # where no stage ends for so long, a line says what is being done
+ALL = "in all"
 
 
 class Progress:
@@ -72,35 +25,18 @@ class Progress:
 
     Args:
         run: What to watch.
-        buckets: Of users.
-        rows: Log rows to read.
-        pins: Pins to embed and index.
-        bucket_days: Buckets times days, of a backfill.
-        releases: To check and commit.
+        work: What is known of it.
         shown: Show nothing if false.
-        every_s: Seconds between two plain lines, where stderr is no terminal.
+        silent_s: The longest silence, where stderr is no terminal.
     """
 
-    def __init__(
-        self,
-        run: RunFolder,
-        buckets: int,
-        *,
-        rows: int,
-        pins: int,
-        bucket_days: int = 0,
-        releases: int = 1,
-        shown: bool = True,
-        every_s: float = 10.0,
-    ):
+    def __init__(self, run: RunFolder, work: Work, *, shown: bool = True, silent_s: float = SILENT_S):
         self._run = run
-        self._totals = {Step.READ_LOGS: rows, Step.SHARD_PINS: pins, Step.EMBED_PINS: pins, Step.BUILD_INDEXES: pins}
-        self._totals |= {Step.FINISH: releases}
-        self._totals |= {Step.REPLAY_BUCKETS: bucket_days} if bucket_days else {}
-        self._buckets = bucket_days or buckets
+        self._work = work
         self._shown = shown
-        self._every_s = every_s
+        self._silent_s = silent_s
         self._stop = threading.Event()
+        self._failed = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Progress":
@@ -109,23 +45,24 @@ class Progress:
             os.unlink(os.path.join(folder, name))
         if self._shown:
             self._log = ProgressLog(folder)
+            self._started = time.perf_counter()
             target = self._draw if sys.stderr.isatty() else self._print
             self._thread = threading.Thread(target=target, name="progress", daemon=True)
             self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._failed = kind is not None
         self._stop.set()
         if self._thread:
             self._thread.join()
 
-    def _total(self, step: Step) -> int | None:
-        if step in self._totals:
-            return self._totals[step]
-        buckets_done = self._log.tasks[Step.UPDATE_HISTORIES] >= self._buckets
-        if step == Step.EMBED_USERS and buckets_done:  # how many there are is known once every history is up to date
-            return self._log.units[Step.UPDATE_HISTORIES]
-        return None
+    def _look(self) -> tuple[bool, list[Stage], float]:
+        """Waits a little; whether the run is over, its stages, and the seconds since its start."""
+        over = self._stop.wait(LOOK_EVERY_S)
+        self._log.update()
+        stages = stages_of(self._log, self._work, ended=over and not self._failed)
+        return over, stages, time.perf_counter() - self._started
 
     def _draw(self) -> None:
         bars = Bars(
@@ -134,39 +71,61 @@ class Progress:
             TaskProgressColumn(),
             TextColumn("{task.fields[done]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
         )
-        tasks = {}
-        began: dict[str, float] = {}
+        shown: dict[str, TaskID] = {}
         with bars:
-            last = False
-            while not last:
-                last = self._stop.wait(0.3)
-                self._log.update()
-                for step, (label, unit) in STEPS.items():
-                    units = self._log.units[step]
-                    if not units and not self._log.tasks[step]:
-                        continue
-                    began.setdefault(step, time.perf_counter())
-                    if step not in tasks:
-                        tasks[step] = bars.add_task(label, total=None, done="")
-                    rate = units / max(1e-3, time.perf_counter() - began[step])
-                    shown = f"{units:,} {unit}" + (f"  {rate:,.0f}/s" if step == Step.EMBED_USERS else "")
-                    bars.update(tasks[step], completed=units, total=self._total(step), done=shown)
+            over = False
+            while not over:
+                over, stages, elapsed_s = self._look()
+                for stage in stages:
+                    if stage.step not in shown:
+                        shown[stage.step] = bars.add_task(stage.label, total=None, done="", left="")
+                    self._draw_stage(bars, shown[stage.step], stage)
+                left = seconds_left(stages, self._work, elapsed_s)
+                if left is not None and len(stages) > 1 and ALL not in shown:
+                    shown[ALL] = bars.add_task(ALL, total=1.0, done="", left="")
+                if ALL in shown:
+                    share, text = left or (0.0, 0.0)
+                    whole = over and not self._failed
+                    bars.update(
+                        shown[ALL],
+                        completed=1.0 if whole else min(share, 0.99),
+                        left="" if over else f"about {duration(text)} left",
+                    )
+
+    def _draw_stage(self, bars: Bars, task: TaskID, stage: Stage) -> None:
+        # A bar without a total pulses: of a stage that is done, whatever it has done is all there was.
+        total = 1.0 if stage.done or stage.share is not None else None
+        bars.update(task, total=total, completed=1.0 if stage.done else stage.share or 0.0, done=stage.counted)
 
     def _print(self) -> None:
-        started, said = time.perf_counter(), ""
-        last = False
-        while not last:
-            last = self._stop.wait(self._every_s)
-            self._log.update()
-            words = []
-            for step, (label, unit) in STEPS.items():
-                units, total = self._log.units[step], self._total(step)
-                if units:
-                    words.append(f"{label} {units:,}{f' of {total:,}' if total else ''} {unit}")
-            text = "; ".join(words)
-            if text and text != said:
-                print(f"[{time.perf_counter() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
-                said = text
+        began: dict[Step, float] = {}
+        done: set[Step] = set()
+        said_s, over = 0.0, False
+        while not over:
+            over, stages, elapsed_s = self._look()
+            left = seconds_left(stages, self._work, elapsed_s)
+            for stage in stages:
+                began.setdefault(stage.step, max(0.0, elapsed_s - LOOK_EVERY_S))
+                if stage.done and stage.step not in done:
+                    done.add(stage.step)
+                    took_s, said_s = elapsed_s - began[stage.step], elapsed_s
+                    text = f"{stage.label}: {stage.counted} in {duration(took_s)}"
+                    self._say(text, elapsed_s, None if over else left, stage, seconds=round(took_s, 1))
+            if not over and elapsed_s - said_s >= self._silent_s:
+                said_s = elapsed_s
+                at_work = [stage for stage in stages if not stage.done]
+                words = [f"{stage.label} {stage.counted}" for stage in at_work]
+                text = "; ".join(words) or "no worker of this machine is at a stage"
+                self._say(text, elapsed_s, left, at_work[-1] if at_work else None)
+
+    def _say(
+        self, text: str, elapsed_s: float, left: tuple[float, float] | None, stage: Stage | None, **more: Any
+    ) -> None:
+        rest = f"; about {duration(left[1])} left" if left else ""
+        figures: dict[str, Any] = {"elapsed_s": round(elapsed_s, 1), "left_s": round(left[1], 1) if left else None}
+        of_stage = {"units": stage.units, "done": stage.done} if stage else {}
+        name = str(stage.step) if stage else None
+        say(f"[{elapsed_s:6.0f} s] {text}{rest}", stage=name, **figures, **of_stage, **more)

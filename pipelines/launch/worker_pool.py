@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 from concurrent import futures
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -15,6 +14,7 @@ from apache_beam.portability.api import beam_fn_api_pb2, beam_fn_api_pb2_grpc
 
 from pipelines.launch.engine_hosts import SOFTWARE
 from pipelines.launch.worker_pool_request import parse
+from pipelines.telemetry.lines import say
 from stores.errors import StoreError, UsageError
 from transforms.host_check import refuse_other_software
 
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: os.write(ask, b"."))
     signal.signal(signal.SIGINT, lambda *_: os.write(ask, b"."))
     server.start()
-    print(f"worker pool on {address}", file=sys.stderr, flush=True)
+    say(f"worker pool on {address}")
     os.read(asked, 1)
     server.stop(1).wait()  # no worker is started after this
     pool.close()

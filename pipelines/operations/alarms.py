@@ -17,6 +17,11 @@ from stores.releases import read_current, read_hold, read_move, rolled_back_path
 from transforms.publish import snapshot_digest
 from transforms.release import FAILED, REFUSED, read_outcome
 
+NAMES = (  # docs/alarms.md
+    *("no_release", "store_empty", "store_of_another_root", "store_behind", "half_published", "too_old"),
+    *("held", "moved", "refused", "failed"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:

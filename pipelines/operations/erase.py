@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
-import sys
 
 import numpy as np
 
 from pipelines.arguments import Parser, add_root, add_stores
 from pipelines.operations.figures import as_json
 from pipelines.report.write import write_again
+from pipelines.telemetry.lines import say
 from stores.erasure import (
     check_known_tables,
     digest_of_ids,
@@ -120,18 +120,14 @@ def main(argv: list[str]) -> int:
     for store in stores:
         store.close()
     if kind != STRING and not any(report.rows.values()) and not any(report.stored.values()):
-        print(
+        say(
             f"warning: none of the {len(users):,} ids is in a release or a store given (erased before, or spelled "
-            "otherwise than in the logs?)",
-            file=sys.stderr,
+            "otherwise than in the logs?)"
         )
     if not stores:
-        print(
-            "warning: no store was given (--kv): what one serves of them stays there; run this again with every one",
-            file=sys.stderr,
-        )
+        say("warning: no store was given (--kv): what one serves of them stays there; run this again with every one")
     print(as_json(dataclasses.asdict(report)))
-    print(f"report: {root.path(path)}", file=sys.stderr)
+    say(f"report: {root.path(path)}")
     return 0
 
 
@@ -155,8 +151,7 @@ def check_names(root: Root, users: np.ndarray, listed: dict[int, str]) -> None:
     if unknown:
         shown = ", ".join(map(repr, unknown[:SHOWN]))
         more = f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else ""
-        print(
+        say(
             f"warning: {len(unknown):,} of the {len(users):,} ids are in no release (erased before, or spelled "
-            f"otherwise than in the logs?): {shown}{more}",
-            file=sys.stderr,
+            f"otherwise than in the logs?): {shown}{more}"
         )

@@ -1,7 +1,6 @@
 """How a run ended, for the commands that start, finish or roll back one: its errors, and what to type next."""
 
 import shlex
-import sys
 from typing import Any
 
 from rich import box
@@ -9,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.report.write import Seen, write_run_report
+from pipelines.telemetry.facts import facts
+from pipelines.telemetry.lines import say_warning
 from stores.dead_letters import describe_dead_letters
 from stores.errors import RefusedError, StoreError, UsageError
 from stores.files import Root
@@ -67,6 +68,7 @@ def raise_for_outcome(
     Raises:
         StoreError: the run failed, or did not say how it ended. RefusedError: a gate closed.
     """
+    facts().run, facts().outcome = name, outcome
     if outcome is None:
         raise StoreError(
             f"{root.path(f'staging/{name}')}: the run ended without an outcome; look into the engine's log"
@@ -83,7 +85,7 @@ def raise_for_outcome(
 def warn(published: dict[str, Any] | None) -> None:
     """Shows what a publish warns of, whatever `--quiet` says."""
     for line in (published or {}).get("warnings", []):
-        print(f"warning: {line}", file=sys.stderr)
+        say_warning(line, stage=Step.FINISH)
 
 
 def refusal(root: Root, run: str, outcome: dict[str, Any], publish: str = "--kv URL", report: str | None = None) -> str:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
-import sys
 import time
 from collections.abc import Callable, Sequence
 
 from pipelines.operations.outcomes import warn
 from pipelines.operations.rollback import check_complete
 from pipelines.planning.rebucket_request import RebucketRequest, parse
+from pipelines.telemetry.lines import say
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.kv import open_store
@@ -118,17 +118,16 @@ def switch(source: Root, out: Root, targets: Sequence[PublishTarget]) -> None:
             sent = publish(out, current.release, target, unless_overtaken=True)
             warn(sent)
             counts = f"{sent['users_sent']:,} users sent, {sent['users_deleted']:,} deleted"
-            print(f"{without_password(target.url)}: serves {current.release} of {out.url}; {counts}", file=sys.stderr)
-    print(f"{source.url}: nights are refused from now on; give --root {out.url}", file=sys.stderr)
+            say(f"{without_password(target.url)}: serves {current.release} of {out.url}; {counts}")
+    say(f"{source.url}: nights are refused from now on; give --root {out.url}")
 
 
 def print_made(job: Rebucketing, made: Manifest) -> None:
     """Says what was made."""
     rows = ", ".join(f"{made.rows(table):,} of {table}" for table in made.tables if table != "indexes")
-    print(
+    say(
         f"{job.out.url}: {made.release} in {job.layout.user_buckets:,} user buckets and {job.layout.pin_shards:,} pin "
-        f"shards; rows: {rows}",
-        file=sys.stderr,
+        f"shards; rows: {rows}"
     )
 
 
@@ -140,6 +139,6 @@ def progress(quiet: bool) -> Callable[[str], None]:
         nonlocal shown
         if not quiet and time.monotonic() - shown >= PROGRESS_S:
             shown = time.monotonic()
-            print(words, file=sys.stderr, flush=True)
+            say(words)
 
     return say

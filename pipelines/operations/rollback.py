@@ -3,10 +3,10 @@
 import argparse
 import dataclasses
 import datetime
-import sys
 
 from pipelines.arguments import Parser, add_publish, add_root, add_store
 from pipelines.operations.outcomes import open_target, publish_target, warn
+from pipelines.telemetry.lines import say
 from stores.errors import StoreError, UsageError
 from stores.files import Root
 from stores.lease import hold_lease
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     if request.lift_hold:
         with hold_lease(root, "rollback --lift-hold"):
             held = remove_hold(root)
-        print(f"hold lifted; CURRENT is {current_release(root)}" if held else "was not held", file=sys.stderr)
+        say(f"hold lifted; CURRENT is {current_release(root)}" if held else "was not held")
         return 0
     open_target(target)
     with hold_lease(root, "rollback"):
@@ -100,10 +100,9 @@ def main(argv: list[str]) -> int:
         sent = publish(root, to.release, target, unless_overtaken=True) if target else None
     warn(sent)
     words = f"{sent['users_sent']:,} users sent, {sent['users_deleted']:,} deleted" if sent else "nothing published"
-    print(
+    say(
         f"CURRENT is {to.release}; {words}\nheld: `daily` refuses to run until "
-        f"pinnerformer rollback --root {root.url} --lift-hold",
-        file=sys.stderr,
+        f"pinnerformer rollback --root {root.url} --lift-hold"
     )
     return 0
 

@@ -14,6 +14,8 @@ from rich.table import Table
 from pipelines.arguments import Parser, add_json, add_lookback, add_root, add_store, seconds
 from pipelines.operations.alarms import find_alarms
 from pipelines.operations.figures import as_json, summarise
+from pipelines.telemetry.facts import facts
+from pipelines.telemetry.lines import say
 from stores.errors import InputError
 from stores.files import Root
 from stores.kv import open_store
@@ -137,12 +139,13 @@ def main(argv: list[str]) -> int:
     else:
         _print(found)
     alarms = [] if request.max_age_s is None else found["alarms"]
+    facts().alarms = alarms
     for alarm in alarms:
-        print(f"pinnerformer status: {alarm['name'].replace('_', ' ')}: {alarm['text']}", file=sys.stderr)
+        say(f"pinnerformer status: {alarm['name'].replace('_', ' ')}: {alarm['text']}")
     try:
         refuse_rewritten(request.logs or "", rewritten)
     except InputError as error:  # the rest has been said by now
-        print(f"pinnerformer status: {error}", file=sys.stderr)
+        say(f"pinnerformer status: {error}")
         return 1
     return 1 if alarms else 0
 

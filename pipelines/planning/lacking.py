@@ -1,8 +1,8 @@
 """Columns that logs lack: said once a run, in words, and refused where the model does not know what stands for them."""
 
-import sys
 from collections.abc import Sequence
 
+from pipelines.telemetry.lines import say
 from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.logs import LogFile
@@ -43,4 +43,4 @@ def refuse_unknown_words(
 def say_lacking(files: Sequence[LogFile], columns: ColumnNames) -> None:
     """Prints it, for a person."""
     for column, where, instead in describe_lacking(files, columns):
-        print(f"{column}: {where}; {instead}", file=sys.stderr)
+        say(f"{column}: {where}; {instead}")

@@ -9,7 +9,9 @@ from stores.manifests import Manifest
 from stores.names import Counter, Step
 
 USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
+ROW_STAGES = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
 PIN_STAGES = (Step.SHARD_PINS, Step.EMBED_PINS, Step.BUILD_INDEXES)
+FINISH_SHARE = 0.05  # of a night that no release tells of: its checks, commit and publish
 
 # Seconds a user, a row and a pin, of the preset `small` on one core of 2020 (docs/benchmarks.md); and log rows an
 # active user. They only have to tell a night of seconds from one of minutes.
@@ -54,13 +56,12 @@ class Rates:
         def seconds(manifest: Manifest, steps: tuple[str, ...]) -> float:
             return sum(manifest.timings.get(step, 0.0) for step in steps)
 
-        row_stages = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
         daily = [m for m in releases if m.previous is not None]
         return cls(
             active_per_row=cls.of_daily(daily),
             tokens_per_user=median(lambda m, users, rows, pins: (m.count(Step.EMBED_USERS, Counter.TOKENS), users)),
             user_s=median(lambda m, users, rows, pins: (seconds(m, USER_STAGES), users)),
-            row_s=median(lambda m, users, rows, pins: (seconds(m, row_stages), rows)),
+            row_s=median(lambda m, users, rows, pins: (seconds(m, ROW_STAGES), rows)),
             pin_s=median(lambda m, users, rows, pins: (seconds(m, PIN_STAGES), pins)),
         )
 
@@ -84,11 +85,33 @@ class Rates:
         Args:
             users: To embed; None if nothing is known of them but the rows.
         """
+        return sum(self._by_kind(users, rows, pins))
+
+    def _by_kind(self, users: float | None, rows: int, pins: int) -> tuple[float, float, float]:
+        """Of `work_s`: of users, of rows, of pins."""
         user_s, row_s, pin_s = (
             known if known is not None else default
             for known, default in zip((self.user_s, self.row_s, self.pin_s), BEFORE, strict=True)
         )
-        return (rows / ROWS_A_USER if users is None else users) * user_s + rows * row_s + pins * pin_s
+        return (rows / ROWS_A_USER if users is None else users) * user_s, rows * row_s, pins * pin_s
+
+    def work_by_step(self, users: float | None, rows: int, pins: int, like: Manifest | None) -> dict[Step, float]:
+        """What `work_s` adds up, by step, and beside it what comes after the steps, as that of `FINISH`.
+
+        Args:
+            like: The release before, by whose seconds the steps of a kind have their parts; None: in equal parts.
+        """
+        timings = like.timings if like else {}
+        found: dict[Step, float] = {}
+        kinds = (USER_STAGES, ROW_STAGES, PIN_STAGES)
+        for steps, work_s in zip(kinds, self._by_kind(users, rows, pins), strict=True):
+            parts = [timings.get(step, 0.0) for step in steps]
+            whole = sum(parts)
+            for step, part in zip(steps, parts, strict=True):
+                found[step] = work_s * (part / whole if whole else 1 / len(steps))
+        counted = {str(step) for steps in kinds for step in steps}
+        after_s = sum(seconds for step, seconds in timings.items() if step not in counted)
+        return {**found, Step.FINISH: after_s or FINISH_SHARE * sum(found.values())}
 
 
 def users_to_embed(

@@ -1,7 +1,6 @@
 """What a study's models are compared with; each baseline's settings are chosen as the models' are."""
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from pipelines.study.parts import Fold, StudyData
 from pipelines.study.pooling import as_part, pool
 from pipelines.study.running import is_of, read_result, write_result
 from pipelines.synthetic.oracle import oracle_scores, read_world
+from pipelines.telemetry.lines import say
 from transforms.baselines import BASELINES, choose_settings, measure_baseline, missing_baselines
 from transforms.evaluation import Evaluation
 
@@ -70,7 +70,7 @@ def measure_baselines(data: StudyData, out: str, new: bool, oracle: str | None) 
     for number in range(source.folds):
         mine = os.path.join(out, "baselines", f"fold{number}.json")
         if not is_of(mine, {**identity, "fold": number}):
-            print(f"the baselines, fold {number + 1} of {source.folds} ...", file=sys.stderr, flush=True)
+            say(f"the baselines, fold {number + 1} of {source.folds} ...")
             os.makedirs(os.path.dirname(mine), exist_ok=True)
             found = measure_fold(data, data.fold(number), new, oracle)
             write_result(mine, {"identity": {**identity, "fold": number}, **found})

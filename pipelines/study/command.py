@@ -18,6 +18,7 @@ from pipelines.study.report import write_page
 from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
 from pipelines.study.study_request import StudyRequest, parse
+from pipelines.telemetry.lines import say
 from stores.errors import InputError
 from stores.extras import load
 
@@ -67,7 +68,7 @@ def features_of(data: StudyData) -> tuple[str, ...]:
 def say_what_can_be_told(baselines: dict, figure: str, source: Source) -> None:
     """Says the error that the users allow, before any model is trained."""
     text, enough = what_can_be_told(baselines, figure)
-    print(text, file=sys.stderr, flush=True)
+    say(text)
     if not enough:
         more = "--cuts" if source.folds > 1 else "--folds 3, --cuts"
         print(
@@ -229,6 +230,6 @@ def main(argv: list[str]) -> int:
     write_page([Study.load(name) for name in [request.out, *request.beside]], request.page)
     left = sum(not os.path.exists(task.path) for task in tasks)
     if left:
-        print(f"{left} of {len(tasks)} cells left out: --budget ran out; run again to go on", file=sys.stderr)
+        say(f"{left} of {len(tasks)} cells left out: --budget ran out; run again to go on")
     print(f"page   {request.page}")
     return 0

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import sys
 from typing import Any
 
 import pyarrow as pa
 
 from pinnerformer_model.config import PRESETS, ModelError, preset
 from pipelines.arguments import Parser, add_columns, column_names
+from pipelines.telemetry.lines import say
 from stores import locations
 from stores.column_names import TEXT_COLUMNS, ColumnNames
 from stores.errors import InputError, UsageError
@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--out {request.out}: {error}") from None
     for column, word in request.columns.absent:
         if word in options.get(f"{column}_vocabulary", ()):
-            print(f"{column}: {word!r} where the logs have none", file=sys.stderr)
+            say(f"{column}: {word!r} where the logs have none")
     words = f"{len(actions)} actions, {len(surfaces)} surfaces"
     print(f"{request.out}: {request.preset}, {words}, vectors of {width} numbers, digest {digest[:12]}")
     return 0

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import functools
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,6 +18,7 @@ from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.timelines import Timelines
 from pinnerformer_model.training_settings import StartSettings
 from pinnerformer_model.user_tower import UserTower
+from pipelines.telemetry.lines import say
 from pipelines.training.choosing import Evaluation
 from pipelines.training.train_request import TrainRequest
 from transforms.training_data import TrainingData
@@ -132,7 +132,7 @@ def initial_towers(
         start = StartSettings(ridge, prior, int(days), scale)
     start = start or StartSettings()
     if group.rank == 0 and not request.quiet:
-        print(f"the start: {start.describe()}", file=sys.stderr, flush=True)
+        say(f"the start: {start.describe()}")
     known = {**config.provenance, "initial": dataclasses.asdict(start)}
     return dataclasses.replace(config, provenance=known), starts.make(start)
 

@@ -24,6 +24,7 @@ from pinnerformer_model.training import Trainer
 from pinnerformer_model.training_settings import TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
+from pipelines.telemetry.lines import say
 from pipelines.training.choosing import make_evaluation, measure_start, with_provenance
 from pipelines.training.processes import join_group, run_processes, started_as_rank
 from pipelines.training.start import Starts, initial_towers
@@ -130,7 +131,7 @@ class Display:
     def _say(self, step: int) -> None:
         self._said = time.perf_counter()
         text = f"step {step:,} of {self._steps:,}  {self._loss}{self._recall}"
-        print(f"[{self._said - self._started:6.0f} s] {text}", file=sys.stderr, flush=True)
+        say(f"[{self._said - self._started:6.0f} s] {text}")
 
     def close(self) -> None:
         self._bar.stop()
@@ -323,19 +324,17 @@ def main(argv: list[str]) -> int:
         if fitted.best:
             kept = "the last model kept; the best was" if request.keep_last else "kept"
             best = f", {kept} that of step {fitted.best['step']:,}, recall@10 {fitted.best['recall']:.4f}"
-        print(
+        say(
             f"{fitted.steps:,} steps{' (stopped early)' if fitted.stopped_early else ''}{best}; "
             f"{fitted.tokens / max(fitted.seconds, 1e-9):,.0f} tokens/s, "
             f"{fitted.waited_s / max(fitted.seconds, 1e-9):.1%} of the time waiting for data\n"
-            f"model  {os.path.abspath(request.out)}\nstate  {os.path.abspath(request.state)} (TensorBoard's too)",
-            file=sys.stderr,
+            f"model  {os.path.abspath(request.out)}\nstate  {os.path.abspath(request.state)} (TensorBoard's too)"
         )
     if worse and group.rank == 0:
-        print(
+        say(
             f"pinnerformer train: no checkpoint beat the start on the users that choose: {request.out} holds the "
             "weights that training started from; try a lower --learning-rate, more --steps with a longer "
-            "--warmup-steps, or more training data, with another --out",
-            file=sys.stderr,
+            "--warmup-steps, or more training data, with another --out"
         )
     # One rank says so: torchrun ends the others where one's exit code is not 0, and calls it a crash.
     return NOT_BETTER if worse and group.rank == 0 else 0
