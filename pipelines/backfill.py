@@ -37,7 +37,7 @@ from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
 from pipelines.planning.rates import PIN_STAGES, ROW_STAGES, USER_STAGES, Rates
 from pipelines.report.range import range_reported
 from pipelines.report.write import Seen
-from pipelines.telemetry.lines import say
+from pipelines.telemetry.lines import is_json, say
 from stores.errors import InputError
 from stores.files import FileEntry
 from stores.kv import open_store
@@ -370,6 +370,9 @@ def print_releases(plan: BackfillPlan, seconds: float) -> None:
     root = plan.given.root
     made = [describe_release(root, read_manifest(root, day.run.release)) for day in reversed(plan.days)]
     title = f"{len(made):,} release{'s'[: len(made) > 1]} in {seconds:,.1f} s (* CURRENT)"
+    if is_json():
+        say(title, releases=[{"release": one["release"], "users": one["users"]} for one in made])
+        return
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
     console.print(release_table(made, current_release(root), title))
 

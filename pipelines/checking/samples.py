@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from pipelines.launch.stages import duration
 from pipelines.telemetry.lines import say
 from stores.ids import uniform_of
 
@@ -118,9 +119,9 @@ def choose(things: Sequence[T], name: Callable[[T], str], rows: Callable[[T], in
 
 
 class Watch:
-    """Shows on stderr how far the look is: live on a terminal, a line every ten seconds elsewhere, or nothing."""
+    """Shows on stderr how far the look is: live on a terminal, a line when one takes long elsewhere, or nothing."""
 
-    EVERY_S = 10.0
+    EVERY_S = 20.0
 
     def __init__(self, shown: bool):
         self._shown = shown
@@ -137,9 +138,11 @@ class Watch:
             yield from self._in_lines(things, what)
 
     def _in_lines(self, things: Sequence[T], what: str) -> Iterator[T]:
-        said = time.monotonic()
+        began = said = time.monotonic()
         for number, thing in enumerate(things):
             if time.monotonic() - said > self.EVERY_S:
                 said = time.monotonic()
-                say(f"{what}: {number:,} of {len(things):,}")
+                left_s = (said - began) / number * (len(things) - number) if number else None
+                rest = f"; about {duration(left_s)} left" if left_s else ""
+                say(f"{what}: {number:,} of {len(things):,}{rest}", stage=what, left_s=left_s)
             yield thing

@@ -16,6 +16,7 @@ from pipelines.configuration.values import Given, flag_of, is_switch
 from pipelines.configuration.yaml_file import FILE_NAME, ConfigFile, read_config_file
 from pipelines.operations.figures import as_json
 from pipelines.telemetry.lines import say
+from pipelines.telemetry.webhook import shown
 from stores.kv_urls import without_password
 
 DESCRIPTION = """\
@@ -119,6 +120,8 @@ def _shown(action: argparse.Action, text: str) -> str:
     """A value without the secret in it, or that it is."""
     if SECRET.search(flag_of(action)) and not text.startswith(ENV):
         return "***"
+    if flag_of(action) == "--notify":
+        return shown(text)
     return without_password(text)
 
 

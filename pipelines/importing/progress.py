@@ -14,19 +14,22 @@ from stores.sources import SourceRequest, source_files
 from transforms.import_rows import Counts
 
 PROGRESS_S = 10.0
+MOST_SILENT_S = 300.0
 MOST_WORDS = 30  # of actions and surfaces that a report lists
 
 
 class Progress:
-    """Says every ten seconds how far the reading is."""
+    """Says how far the reading is: after ten seconds, and then ever less often, up to every five minutes."""
 
     def __init__(self, quiet: bool):
-        self._quiet, self._next = quiet, time.monotonic() + PROGRESS_S
+        self._quiet, self._began, self._next = quiet, time.monotonic(), time.monotonic() + PROGRESS_S
 
     def say(self, counts: Counts) -> None:
         if not self._quiet and time.monotonic() >= self._next:
-            say(f"{counts.rows_in:,} rows read, {counts.rows_dropped:,} dropped")
-            self._next = time.monotonic() + PROGRESS_S
+            now = time.monotonic()
+            text = f"[{now - self._began:6.0f} s] {counts.rows_in:,} rows read, {counts.rows_dropped:,} dropped"
+            say(text, stage="import", rows_read=counts.rows_in, rows_dropped=counts.rows_dropped)
+            self._next = now + min(MOST_SILENT_S, now - self._began)
 
 
 def counts_of(counts: Counts) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -73,13 +74,13 @@ def plan_rebucket(request: RebucketRequest) -> Rebucketing:
             f"--user-buckets, --pin-shards: {source.url} has {layout.user_buckets:,} and {layout.pin_shards:,} of "
             "them; give another number of one"
         )
-    say = progress(request.quiet)
-    say("checking the files of the old root")
+    show = progress(request.quiet)
+    show("checking the files of the old root")
     problems = check_files(source, manifest)
     if problems:
         raise StoreError("\n".join([*problems[:20], "restore these files, or give another --release"]))
     file_mode = source.read_json("layout.json").get(FILE_MODE)
-    return Rebucketing(source, manifest, request.out, layout, wanted, file_mode, say)
+    return Rebucketing(source, manifest, request.out, layout, wanted, file_mode, show)
 
 
 def find_made(source: Root, out: Root) -> Manifest | None:
@@ -132,13 +133,14 @@ def print_made(job: Rebucketing, made: Manifest) -> None:
 
 
 def progress(quiet: bool) -> Callable[[str], None]:
-    """A function that shows a line at most every two seconds."""
-    shown = time.monotonic() - PROGRESS_S
+    """A function that shows a line at most every two seconds; where nobody sits and looks, every half minute."""
+    every_s = PROGRESS_S if sys.stderr.isatty() else 15 * PROGRESS_S
+    shown = time.monotonic() - every_s
 
-    def say(words: str) -> None:
+    def show(words: str) -> None:
         nonlocal shown
-        if not quiet and time.monotonic() - shown >= PROGRESS_S:
+        if not quiet and time.monotonic() - shown >= every_s:
             shown = time.monotonic()
             say(words)
 
-    return say
+    return show

@@ -1,5 +1,6 @@
 """What a person reads when a run is over."""
 
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from rich import box
@@ -7,9 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.operations.figures import summarise
+from pipelines.telemetry.lines import is_json, say
 from stores.dead_letters import describe_collisions
 from stores.files import Root
-from stores.manifests import read_manifest
+from stores.manifests import Manifest, read_manifest
 from stores.names import Counter, Step
 from stores.reports import report_path
 from transforms.release import FAILED_USERS, STAGED
@@ -66,39 +68,48 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     """Prints the end of a run: what was read, dropped and why, embedded, carried over, indexed, published."""
     manifest = read_manifest(root, outcome["release"])
     facts = summarise(manifest)
+    if is_json():
+        figures = {"published": outcome["publish"], "figures": facts, "took_s": round(seconds, 1)}
+        say(f"release {facts['release']} is there", stage=Step.FINISH, **figures)
+    else:
+        print_table(facts, outcome["publish"], seconds, file)
+    for line in remarks(root, manifest, facts):
+        say(line)
+
+
+def print_table(facts: dict[str, Any], published: dict[str, Any] | None, seconds: float, file: TextIO) -> None:
+    """Prints the figures of a release, and where its time went."""
     table = Table(box=box.SIMPLE, show_header=False, title=f"release {facts['release']}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    for row in summary_rows(facts, outcome["publish"]):
+    for row in summary_rows(facts, published):
         table.add_row(*row)
     work = "  ".join(f"{step} {value:.1f}" for step, value in facts["seconds"].items())
     console = Console(file=file, width=None if file.isatty() else 110)
     console.print(table)
-    console.print(f"{seconds:.1f} s in all; seconds of work per step: {work}", highlight=False)
+    took = f"{seconds:.1f} s in all; " if seconds else ""
+    console.print(f"{took}seconds of work per step: {work}", highlight=False)
+
+
+def remarks(root: Root, manifest: Manifest, facts: dict[str, Any]) -> Iterator[str]:
+    """Lines beside the figures: what was mended, what to do about what failed, where to look."""
     if facts["shards_damaged"]:
-        console.print(
+        yield (
             f"WARNING: {facts['shards_damaged']:,} of {facts['shards']:,} shards of {facts['previous']} were damaged "
             "or gone, and were made again; look with: "
-            f"pinnerformer verify --root {root.url} --release {facts['previous']}",
-            highlight=False,
-            soft_wrap=True,
+            f"pinnerformer verify --root {root.url} --release {facts['previous']}"
         )
     vectors = manifest.count(Step.SHARD_PINS, Counter.VECTORS_COLLIDED)
     if vectors or any(reason.endswith("collision") for reason in facts["rows_dropped"]):
-        for line in describe_collisions(root, f"releases/{manifest.release}/dead_letters"):
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+        yield from describe_collisions(root, f"releases/{manifest.release}/dead_letters")
     if facts[Counter.USERS_FAILED]:
         staging = f"staging/{manifest.settings['run']}"
-        console.print(f"why users failed: {root.path(f'{staging}/{STAGED}')}", highlight=False, soft_wrap=True)
-        console.print(
+        yield f"why users failed: {root.path(f'{staging}/{STAGED}')}"
+        yield (
             f"once that is mended: pinnerformer repair --root {root.url} "
-            f"--users {root.path(f'{staging}/{FAILED_USERS}')} --logs DIR --pins DIR --model DIR --kv URL",
-            highlight=False,
-            soft_wrap=True,
+            f"--users {root.path(f'{staging}/{FAILED_USERS}')} --logs DIR --pins DIR --model DIR --kv URL"
         )
-    console.print(
-        f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}", highlight=False, soft_wrap=True
-    )
+    yield f"manifest: {root.path(f'releases/{manifest.release}/manifest.json')}"
     if root.exists(report_path(manifest.release)):
-        console.print(f"report: {root.path(report_path(manifest.release))}", highlight=False, soft_wrap=True)
+        yield f"report: {root.path(report_path(manifest.release))}"

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import hashlib
+import sys
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from pipelines.planning.backfill_request import BackfillRequest
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, fingerprint, same_model
 from pipelines.planning.lacking import describe_lacking
+from pipelines.telemetry.lines import is_json, say
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout
 from stores.logs import InputSelection, LogFile, select_inputs
@@ -322,6 +324,10 @@ def split_into_passes(days: Sequence[DailyPlan], a_day: int, budget: int | None,
 
 def print_plan(plan: BackfillPlan, passes: Sequence[Pass], workers: int, publish: str, file: TextIO) -> None:
     """Says what will be done, and what it will cost."""
+    if is_json() and file is sys.stderr:
+        said = [f"{name}: {text}" for name, text in describe(plan, passes, workers, publish)]
+        say(f"backfill of {plan.given.root.url}", plan=said)
+        return
     table = Table(box=box.SIMPLE, show_header=False, title=f"backfill of {plan.given.root.url}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()

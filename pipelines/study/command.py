@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import time
 
 import numpy as np
@@ -18,7 +17,7 @@ from pipelines.study.report import write_page
 from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
 from pipelines.study.study_request import StudyRequest, parse
-from pipelines.telemetry.lines import say
+from pipelines.telemetry.lines import say, say_warning
 from stores.errors import InputError
 from stores.extras import load
 
@@ -71,11 +70,9 @@ def say_what_can_be_told(baselines: dict, figure: str, source: Source) -> None:
     say(text)
     if not enough:
         more = "--cuts" if source.folds > 1 else "--folds 3, --cuts"
-        print(
-            f"warning: too few to tell rows apart: two errors are more than half of that. {more} or more users make "
-            "the error smaller; interrupt this study now if that is what you want",
-            file=sys.stderr,
-            flush=True,
+        say_warning(
+            f"too few to tell rows apart: two errors are more than half of that. {more} or more users make the error "
+            "smaller; interrupt this study now if that is what you want"
         )
 
 

@@ -6,13 +6,14 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import sys
 import time
 from typing import Any
 
+from pipelines.launch.stages import duration
 from pipelines.study.cells import Task, run_task
 from pipelines.study.parts import Source
 from pipelines.study.workers import start_worker
+from pipelines.telemetry.lines import say
 from stores.errors import StoreError
 from stores.files import replace_atomically
 
@@ -28,11 +29,9 @@ class Progress:
         """One line per finished cell."""
         elapsed = time.monotonic() - self.started
         left = elapsed / done * (self.total - done)
-        print(
-            f"[{elapsed:6.0f} s] {done}/{self.total} {name}, about {left / 60:.0f} min left",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"[{elapsed:6.0f} s] {done}/{self.total} {name}" + (f"; about {duration(left)} left" if left else "")
+        figures = {"elapsed_s": round(elapsed, 1), "left_s": round(left, 1), "done": done, "total": self.total}
+        say(text, stage="study", **figures)
 
 
 def read_result(path: str) -> dict[str, Any]:

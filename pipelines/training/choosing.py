@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from pinnerformer_model.pin_tower import PinTower
 from pinnerformer_model.ranking import vector_scorer
 from pinnerformer_model.timelines import Timelines, sequences_ending
 from pinnerformer_model.user_tower import UserTower
+from pipelines.telemetry import lines
 from pipelines.training.train_request import TrainRequest
 from stores.errors import InputError
 from transforms.halves import are_choosers
@@ -141,11 +141,8 @@ def measure_start(
         of = "pins new to the user" if evaluation.choose_by == "new" else "all pins"
         asked = f"{len(evaluation.moments):,} users that choose the checkpoint, {evaluation.targets:,} positives"
         little = "" if error < 0.2 * figure else "; that tells little apart: hold out more users (--evaluation-share)"
-        print(
-            f"the start has recall@{RECALL_OF} {figure:.4f} ± {error:.4f} of {of} ({asked}){little}",
-            file=sys.stderr,
-            flush=True,
-        )
+        text = f"the start has recall@{RECALL_OF} {figure:.4f} ± {error:.4f} of {of} ({asked}){little}"
+        lines.say(text, stage="train", recall_at_10=figure, error=error)
     hooks.keep()
     hooks.on_evaluation(0, figure)
     return {"step": 0, "recall": figure}

@@ -2,9 +2,7 @@
 
 import dataclasses
 import datetime
-import functools
 import json
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from pinnerformer_model.ranking import matrix_scorer
 from pinnerformer_model.timelines import Timelines, merge_users
 from pinnerformer_model.user_tower import UserTower
 from pipelines.synthetic.oracle import oracle_scores, read_world
+from pipelines.telemetry import lines
 from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, parse
 from pipelines.training.evaluate_table import as_json, print_rows
 from pipelines.training.seen import check_unseen, check_vectors
@@ -231,7 +230,7 @@ def main(argv: list[str]) -> int:
         folder: check_unseen(folder, model.config, halves, request.half, request.allow_seen) for folder, model in models
     }
     facts = {**describe(request, halves, topics, seen), "vectors": vectors}
-    say = functools.partial(print, file=sys.stderr, flush=True) if not request.as_json else lambda what: None
+    say = lines.say if not request.as_json else lambda what: None
     say(facts["error"])  # before the slow part: whether it is worth waiting for
     rows = measure(request, evaluations, halves, models, data, say)
     if request.as_json:
