@@ -14,7 +14,9 @@ from stores.errors import UsageError
 
 ENV = "env:"
 SECRET = re.compile("secret|password|token|access_key|connection_string")  # in the name of an option of Beam's
-PLURAL = frozenset({"kv", "column", "absent", "value"})  # of what is shared, what some command takes several of
+PLURAL = frozenset(
+    {"kv", "column", "absent", "value", "notify"}
+)  # of what is shared, what some command takes several of
 SPELLED = {"actions": "action", "surfaces": "surface"}  # keys for `values:` of one column, as people say it
 
 

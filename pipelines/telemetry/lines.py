@@ -32,6 +32,9 @@ def json_formatter() -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter
 
     class Formatter(JsonFormatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return "\n" + super().format(record)  # what stands there may be the beginning of somebody's line
+
         def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
             now = facts()
             known = {"command": now.command, "run": now.run, "stage": None, **log_data}
