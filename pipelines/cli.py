@@ -1,5 +1,6 @@
 """The commands of the console script `pinnerformer`, and what it says of itself."""
 
+import contextlib
 import difflib
 import logging
 import os
@@ -205,6 +206,9 @@ def run_watched(name: str, argv: list[str]) -> int:
         code = import_job(module, beam_alone=beam_alone).main(list(words.words))
     except PinnerFormerError as failed:
         logging.getLogger(__name__).debug("trace", exc_info=True)
+        if watch is None:  # wrong use: whoever is named among the words is told of that too
+            with contextlib.suppress(PinnerFormerError):
+                watch = watch_of(name, argv)
         code, error = failed.exit_code, printable(f"{failed}{words.notes(str(failed))}")
         say(f"pinnerformer {name}: {error}" if not is_json() else error, level=logging.ERROR, **end_of(code))
     except KeyboardInterrupt:

@@ -2,12 +2,12 @@
 
 import contextlib
 import itertools
-import sys
 from typing import Any
 
 from pipelines.report.facts import Facts, facts_of
 from pipelines.report.page import BEFORE, render
 from pipelines.report.told import tell
+from pipelines.telemetry.lines import say_warning
 from stores.errors import PinnerFormerError, StoreError
 from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest
@@ -114,7 +114,7 @@ def write_run_report(root: Root, run: str, outcome: dict[str, Any], seen: Seen |
         root.write_bytes(path, page.encode())
         return root.path(path)
     except Exception as error:
-        print(f"warning: no report of {outcome['release']} was written: {error!r}; {again(root)}", file=sys.stderr)
+        say_warning(f"no report of {outcome['release']} was written: {error!r}; {again(root)}")
         return None
 
 
@@ -135,7 +135,7 @@ def write_again(root: Root) -> int:
             page = report_release(root, release, seen).encode()
         except Exception as error:
             root.remove(path)
-            print(f"warning: {root.path(path)} was removed: {error!r}; {again(root)}", file=sys.stderr)
+            say_warning(f"{root.path(path)} was removed: {error!r}; {again(root)}")
             continue
         root.write_bytes(path, page)
     return len(reports)

@@ -1,11 +1,14 @@
 """OpenLineage's events of a command (`--openlineage`): START, then COMPLETE or FAIL, by its own client library."""
 
+import argparse
+import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipelines.arguments import night
 from stores.errors import UsageError
 from stores.kv_urls import without_password
 from stores.locations import absolute
@@ -114,7 +117,8 @@ class Lineage:
 
         facets: dict[str, Any] = {}
         for date in self._flags.get("date", ())[-1:]:
-            facets["nominalTime"] = nominal_time_run.NominalTimeRunFacet(f"{date}T00:00:00.000Z")
+            with contextlib.suppress(argparse.ArgumentTypeError):
+                facets["nominalTime"] = nominal_time_run.NominalTimeRunFacet(f"{night(date)}T00:00:00.000Z")
         if tags:
             found = [tags_run.TagsRunFacetFields(name, value, "PINNERFORMER") for name, value in tags.items()]
             facets["tags"] = tags_run.TagsRunFacet(found)

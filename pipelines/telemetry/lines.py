@@ -106,7 +106,7 @@ def lines_of(form: str, *, ends: bool = False) -> Iterator[None]:
         form: `TEXT` or `JSON`.
         ends: Whether this process ends with the body: what the interpreter says after it is nobody's concern.
     """
-    if form == TEXT:
+    if form == TEXT or not _is_open(2):
         yield
         return
     root = logging.getLogger()
@@ -120,6 +120,14 @@ def lines_of(form: str, *, ends: bool = False) -> Iterator[None]:
     finally:
         for handler, formatter in zip(handlers, before, strict=True):
             handler.setFormatter(formatter)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

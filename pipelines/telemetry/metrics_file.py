@@ -8,7 +8,6 @@ by itself.
 import contextlib
 import dataclasses
 import datetime
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -209,7 +208,6 @@ def write_metrics(path: str, said: Sequence[Sample], *, command: str, root: str)
 
     registry = CollectorRegistry()
     registry.register(_Families([*_kept(path, said, command, root), *said]))
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     write_to_textfile(path, registry)
 
 

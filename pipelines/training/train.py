@@ -24,6 +24,7 @@ from pinnerformer_model.training import Trainer
 from pinnerformer_model.training_settings import TrainingSettings
 from pinnerformer_model.training_state import TrainingState, changed_settings, load_state, save_state
 from pinnerformer_model.user_tower import UserTower
+from pipelines.launch.stages import duration
 from pipelines.telemetry.lines import say
 from pipelines.training.choosing import make_evaluation, measure_start, with_provenance
 from pipelines.training.processes import join_group, run_processes, started_as_rank
@@ -108,7 +109,7 @@ class Display:
             disable=not self._live,
         )
         self._task = self._bar.add_task("train", total=steps, completed=first, so_far="")
-        self._steps, self._loss, self._recall = steps, "", ""
+        self._first, self._steps, self._loss, self._recall = first, steps, "", ""
         self._started = self._said = time.perf_counter()
         self._bar.start()
 
@@ -118,7 +119,8 @@ class Display:
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         self._bar.update(self._task, completed=step, so_far=f"{self._loss}{self._recall}")
-        if self._plain and time.perf_counter() - self._said > 10:
+        # A line every ten seconds at first, and one a minute of what takes hours.
+        if self._plain and time.perf_counter() - self._said > min(60.0, max(10.0, 0.1 * (self._said - self._started))):
             self._say(step)
 
     def on_evaluation(self, step: int, figure: float) -> None:
@@ -130,8 +132,11 @@ class Display:
 
     def _say(self, step: int) -> None:
         self._said = time.perf_counter()
-        text = f"step {step:,} of {self._steps:,}  {self._loss}{self._recall}"
-        say(f"[{self._said - self._started:6.0f} s] {text}")
+        elapsed_s, done = self._said - self._started, step - self._first
+        left_s = elapsed_s / done * (self._steps - step) if done else None
+        rest = f"; about {duration(left_s)} left" if left_s else ""
+        text = f"step {step:,} of {self._steps:,}  {self._loss}{self._recall}{rest}"
+        say(f"[{elapsed_s:6.0f} s] {text}", stage="train", done=step, total=self._steps, left_s=left_s)
 
     def close(self) -> None:
         self._bar.stop()
