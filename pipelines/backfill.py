@@ -1,7 +1,6 @@
 """The backfill: many days of logs in, one release per day out, every bucket replayed through all days by one worker."""
 
 import dataclasses
-import itertools
 import os
 import sys
 import time
@@ -19,7 +18,6 @@ from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
-from pipelines.launch.stages import Work
 from pipelines.operations.outcomes import open_target, raise_for_outcome, warn
 from pipelines.operations.status import describe_release, release_table
 from pipelines.pin_branch import pin_branch
@@ -33,8 +31,8 @@ from pipelines.planning.backfill_plan import (
     split_into_passes,
 )
 from pipelines.planning.backfill_request import BackfillRequest, parse
+from pipelines.planning.backfill_work import work_left, work_of
 from pipelines.planning.daily_plan import DailyPlan, read_job_inputs
-from pipelines.planning.rates import PIN_STAGES, ROW_STAGES, USER_STAGES, Rates
 from pipelines.report.range import range_reported
 from pipelines.report.write import Seen
 from pipelines.telemetry.lines import is_json, say
@@ -44,11 +42,10 @@ from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
 from stores.names import Step
-from stores.releases import chain, current_release, move_current, read_current, refuse_held
+from stores.releases import current_release, move_current, read_current, refuse_held
 from stores.tables import PIN_NAMES
 from transforms.backfill import ReplayBuckets, Replayed, find_replayed, initial_states
 from transforms.backfill_rows import SpoolRowsByBucket
-from transforms.gates.trends import WEEK
 from transforms.markers import discard_staged, read_markers
 from transforms.pin_names import NamePinsOfDays
 from transforms.pin_reuse import kept_whole
@@ -375,41 +372,6 @@ def print_releases(plan: BackfillPlan, seconds: float) -> None:
         return
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
     console.print(release_table(made, current_release(root), title))
-
-
-def work_of(plan: BackfillPlan) -> tuple[float, bool]:
-    """Seconds of work that a plan is likely to be, one after the other; whether releases tell."""
-    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
-    rates = Rates.of(before)
-    return rates.work_s(None, estimate(plan).rows, plan.given.vectors.rows), rates.tell
-
-
-def work_left(plan: BackfillPlan, days: int, rows: int, bucket_days: int, pins_done: CompletedPins) -> Work:
-    """What is to be done of a pass that an earlier attempt has not done.
-
-    Args:
-        days: Of the pass.
-        rows: Of its logs.
-        bucket_days: Buckets times days that are left.
-    """
-    pins, shards = plan.given.vectors.rows, plan.layout.pin_shards
-    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
-    rates = Rates.of(before)
-    seconds = rates.work_by_step(None, rows, pins, before[0]) if rates.tell else {}
-    users = sum(of for step, of in seconds.items() if step in (*USER_STAGES, *ROW_STAGES) and step != Step.READ_LOGS)
-    tasks = {
-        **dict.fromkeys((Step.REPLAY_BUCKETS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT), bucket_days),
-        Step.SHARD_PINS: shards - len(pins_done.tables),
-        Step.EMBED_PINS: shards - len(pins_done.pins),
-        Step.BUILD_INDEXES: shards - len(pins_done.indexes),
-        Step.FINISH: days,
-    }
-    units = {step: pins for step in PIN_STAGES if tasks[step] == shards}
-    units |= {Step.READ_LOGS: rows, Step.REPLAY_BUCKETS: bucket_days, Step.FINISH: days}
-    # A replayed bucket has gone through all of the users' steps.
-    own = (Step.READ_LOGS, *PIN_STAGES, Step.FINISH)
-    of_steps = {step: of for step, of in seconds.items() if step in own and tasks.get(step, 1)}
-    return Work(units, tasks, {**of_steps, Step.REPLAY_BUCKETS: users}, interleaved=True)
 
 
 def announce(plan: BackfillPlan, request: BackfillRequest, crew: Crew, file: TextIO | None) -> list[Pass]:
