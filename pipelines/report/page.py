@@ -40,7 +40,7 @@ def render(
         template, folder: As `template_of` takes them: one that extends the page.
         more: What that one is filled with beside what the page is.
     """
-    return template_of(template, folder).render(context_of(manifest, before, told) | more)
+    return template_of(template, folder).render({**context_of(manifest, before, told), **more})
 
 
 def context_of(manifest: Manifest, before: Sequence[Facts], told: Told) -> dict[str, Any]:

@@ -16,8 +16,18 @@ from stores.manifests import Manifest, manifest_path
 from stores.releases import chain
 from stores.reports import RANGE, REPORT
 
-COLUMNS = ("rows_read", "dropped_share", "users_active", "users_embedded", "users_failed", "users", "pins", "margin")
-COLUMNS += ("index_recall_at_10", "work_s")
+COLUMNS = (
+    "rows_read",
+    "dropped_share",
+    "users_active",
+    "users_embedded",
+    "users_failed",
+    "users",
+    "pins",
+    "margin",
+    "index_recall_at_10",
+    "work_s",
+)
 
 
 def facts_between(root: Root, tip: str, start: datetime.date, end: datetime.date, seen: Seen) -> list[Facts]:

@@ -30,7 +30,12 @@ class Progress:
         elapsed = time.monotonic() - self.started
         left = elapsed / done * (self.total - done)
         text = f"[{elapsed:6.0f} s] {done}/{self.total} {name}" + (f"; about {duration(left)} left" if left else "")
-        figures = {"elapsed_s": round(elapsed, 1), "left_s": round(left, 1), "done": done, "total": self.total}
+        figures: dict[str, Any] = {
+            "elapsed_s": round(elapsed, 1),
+            "left_s": round(left, 1),
+            "done": done,
+            "total": self.total,
+        }
         say(text, stage="study", **figures)
 
 
