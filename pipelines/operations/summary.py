@@ -74,7 +74,10 @@ def print_summary(root: Root, outcome: dict[str, Any], *, seconds: float, file: 
     else:
         print_table(facts, outcome["publish"], seconds, file)
     for line in remarks(root, manifest, facts):
-        say(line)
+        if is_json():
+            say(line, stage=Step.FINISH)
+        else:
+            print(line, file=file)
 
 
 def print_table(facts: dict[str, Any], published: dict[str, Any] | None, seconds: float, file: TextIO) -> None:

@@ -71,6 +71,7 @@ def _steps(most: int) -> list[int]:
     return [step * n for n in range(-(-most // step) + 1)]
 
 
+FOR_SCRIPTS = ("reactive", "tooltip-trigger")  # classes that only pygal's script looks for
 # Without legend, styles and scripts.
 _BARE: dict[str, Any] = {"js": [], "css": [], "show_legend": False}
 
@@ -104,6 +105,9 @@ def _svg(chart: Any, kind: str, label: str) -> str:
     )
     svg.extend(groups)
     for element in list(svg.iter()):
+        kept = [name for name in element.get("class", "").split() if name not in FOR_SCRIPTS]
+        if kept:
+            element.set("class", " ".join(kept))
         # A column says what it is and how high: what scripts of pygal's would show is a title.
         found = {child.get("class"): child for child in element if child.tag == "desc"}
         for child in found.values():

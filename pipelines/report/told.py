@@ -192,6 +192,9 @@ def read_names(path: str, pins: Iterable[str]) -> dict[str, str]:
         InputError: it is not there, not readable, or lacks a column.
     """
     try:
+        missing = {"pin_id", "name"} - set(pq.read_schema(path).names)
+        if missing:
+            raise InputError(f"--names {path}: no column {min(missing)}; give a Parquet file with pin_id and name")
         table = pq.read_table(path, columns=["pin_id", "name"])
     except FileNotFoundError:
         raise InputError(f"--names {path}: no such file; give a Parquet file with columns pin_id and name") from None

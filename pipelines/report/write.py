@@ -107,15 +107,22 @@ def write_run_report(root: Root, run: str, outcome: dict[str, Any], seen: Seen |
 
     The release is there, or refused, by now: whatever goes wrong here is a warning, and no night fails of it.
     """
-    if outcome["outcome"] == FAILED and not root.exists(manifest_path(outcome["release"])):
-        return None
     try:
+        if outcome["outcome"] == FAILED and not _is_of(root, outcome["release"], run):
+            return None
         path, page = report_run(root, run, seen)
         root.write_bytes(path, page.encode())
         return root.path(path)
     except Exception as error:
         say_warning(f"no report of {outcome['release']} was written: {error!r}; {again(root)}")
         return None
+
+
+def _is_of(root: Root, release: str, run: str) -> bool:
+    """Whether a release is there and of that run: of one that fails, another run may have made it meanwhile."""
+    if not root.exists(manifest_path(release)):
+        return False
+    return read_manifest(root, release).settings.get("run") == run
 
 
 def again(root: Root) -> str:

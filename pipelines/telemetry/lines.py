@@ -68,7 +68,7 @@ class _Stderr(logging.StreamHandler):
 
 
 _HANDLER = _Stderr()
-_LOG.addHandler(_HANDLER)
+_LOG.handlers = [_HANDLER]  # one, however often this module is loaded
 _LOG.setLevel(logging.INFO)
 
 

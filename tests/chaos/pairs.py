@@ -122,6 +122,7 @@ def _daily(place: Place, root: str, number: int, model: str, *more: str) -> list
         f"--date={day(number)}",
         *(made if number == 0 else ()),
         "--quiet",
+        "--workers=1",  # the process that is to be killed is this one, however slow the nights before were
         *more,
     ]
 

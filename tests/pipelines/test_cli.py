@@ -95,7 +95,7 @@ def test_so_it_is_for_every_command_that_prints(command, stream, closed, tmp_pat
 
 
 def test_another_pipe_that_breaks_is_an_error(monkeypatch):
-    def broken(_):
+    def broken(*_, **__):
         raise BrokenPipeError("of a worker")
 
     monkeypatch.setattr(cli, "run_command", broken)

@@ -65,7 +65,7 @@ def test_the_first_line_on_the_screen_is_ours(tmp_path, mode):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"(\d+ workers?: .*\n)?"
+        r"(pinnerformer daily: loading [\w ]+\n)?(\d+ workers?: .*\n)?"
         r"pinnerformer daily: \S+vectors.parquet: row \d+ \(pin_id -1\): pin_id is negative; .*\n",
         done.stderr,
     ), done.stderr

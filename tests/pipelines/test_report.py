@@ -235,7 +235,7 @@ def test_figures_stand_beside_yesterday_and_the_same_weekday(made):
     rows = {figure.label: figure for figure in figures(tonight, one_a_date(before, tonight["date"]))}["log rows read"]
     assert (rows.now, rows.yesterday, rows.weekday, rows.change) == ("272", "136", "544", "+100.0 %")
     assert next(f for f in figures(tonight, []) if f.label == rows.label).change == ""
-    assert rows.line.count(" L") == 1 and len(rows.line.split('<path d="')[1].split('"')[0].split()) == 9
+    assert rows.line.count(" L") == 1 and len(rows.line.split('<path d="')[1].split('"')[0].split()) == 2 * 4
 
 
 # Newest first: a date that was released again counts once, as it stood last; so does tonight's own.

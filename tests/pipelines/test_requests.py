@@ -47,6 +47,7 @@ FLAGS = {
     "import": ["--events=/a.csv", "--logs=/logs", "--vectors=/b.parquet", "--pins=/pins", "--absent=surface"],
     "retrieve": ["--root=/root", KV, "--user=3"],
     "synth": ["--out=/out", "--users=3", "--pins=4", "--start=2026-11-01", "--days=2"],
+    "serve": ["--root=/root", KV],
     "worker-pool": [],
     "init": [],
     "config": [],
@@ -90,7 +91,7 @@ def test_daily_and_plan_read_the_same_flags_alike():
     assert (job.ageing, job.index) == (Ageing(refresh_days=30), IndexParameters(8, 100))
     assert (job.device, job.token_budget, job.thresholds, job.quiet) == ("cpu", 1024, Thresholds(), True)
     assert is_local(job.beam) and job.beam.get_all_options()["direct_num_workers"] == 2
-    planned = door("plan").parse(flags)  # where to publish does not matter to it
+    planned = door("plan").parse(flags).night  # where to publish does not matter to it
     beam = planned.job.beam.get_all_options()
     assert beam == job.beam.get_all_options()
     assert dataclasses.replace(planned, job=dataclasses.replace(planned.job, beam=job.beam)) == night
@@ -103,13 +104,13 @@ def test_what_the_logs_are_is_said_alike_to_every_job_on_them():
         assert door(command).parse([*FLAGS[command], *flags]).job.days == days
         assert door(command).parse(FLAGS[command]).job.days == PartitionDays()
     assert daily_request.parse([*FLAGS["daily"], *flags]).night.job.days == days
-    assert door("plan").parse([*NIGHT, *flags]).job.days == days
+    assert door("plan").parse([*NIGHT, *flags]).night.job.days == days
     assert door("training-data").parse([*FLAGS["training-data"], *flags]).days == days
 
 
 def test_logs_that_were_rewritten_are_refused_unless_the_flag_says_otherwise():
     words = [[], ["--rewritten-partitions=refuse"], ["--rewritten-partitions=repair"]]
-    assert [door("plan").parse([*NIGHT, *more]).repair_rewritten for more in words] == [False, False, True]
+    assert [door("plan").parse([*NIGHT, *more]).night.repair_rewritten for more in words] == [False, False, True]
     dates = ["--partition=2026-11-21", "--partition=2026-11-20", "--partition=2026-11-21"]
     request = repair.parse([*LOGS, KV, *dates])
     assert request.partitions == (datetime.date(2026, 11, 20), datetime.date(2026, 11, 21)) and request.users is None

@@ -85,7 +85,8 @@ def test_a_command_that_needs_an_extra_names_it(missing, tmp_path):
     asked += [f"item-vectors --logs {tmp_path}/logs --until 2026-11-01 --out {tmp_path}/out"]
     done = run_python(WITHOUT, missing, *asked)
     assert done.stdout.split() == ["2"] * 4, done.stderr
-    assert done.stderr.splitlines()[-4:] == [
+    said = [line for line in done.stderr.splitlines() if ": loading " not in line]
+    assert said[-4:] == [
         "pinnerformer evaluate: evaluate needs scipy: pip install 'pinnerformer[train]'",
         "pinnerformer study: study needs scipy: pip install 'pinnerformer[train]'",
         "pinnerformer train: train needs tensorboard: pip install 'pinnerformer[train]'",

@@ -59,7 +59,12 @@ def test_a_refused_night_keeps_what_was_served(one_night, tmp_path, capsys):
     assert "was refused by" in screen[0] and "pins_lost_share" in screen[0]
     (row,) = [line for line in screen if line.split()[:1] == ["pins_lost_share"]]
     assert "<= 0.05" in row and "is the export whole?" in row  # measured, allowed, what it is, where to look
-    assert "checked.json" in screen[-3] and "pinnerformer release --root" in screen[-1] and len(screen) < 40
+    assert (
+        "checked.json" in screen[-4]
+        and "report.html" in screen[-3]
+        and "pinnerformer release --root" in screen[-1]
+        and len(screen) < 40
+    )
     assert current_release(Root(root)) == str(day(1)) and not os.path.exists(f"{root}/releases/{day(2)}")
     with EmbeddingClient(kv) as client:
         assert client.current.release == str(day(1))
@@ -91,7 +96,9 @@ def test_a_refused_night_is_forced_by_name_and_with_a_reason(one_night, tmp_path
     }
     after = {path: os.stat(path).st_mtime_ns for path in files_under(root) if "/staging/" not in path}
     new = {os.path.basename(path) for path in after if after[path] != staged.get(path)}
-    assert new <= {"manifest.json", "CURRENT", "lease.json"} | {n for n in new if n.startswith(str(day(1)))}, new
+    assert new <= {"manifest.json", "CURRENT", "lease.json", "report.html"} | {
+        n for n in new if n.startswith(str(day(1)))
+    }, new
     with EmbeddingClient(kv) as client:
         assert client.current.release == str(day(1))
 

@@ -290,7 +290,7 @@ def test_what_is_shared_is_what_several_commands_have_in_one_sense():
             kinds.setdefault(name, {}).setdefault(f"{action.type} {action.metavar}", set()).add(command)
     assert set(kinds) == SHARED
     several = {flag_of(action)[2:] for _, action in flags_of_all() if is_repeatable(action)}
-    assert several & SHARED - {"model"} == PLURAL  # several models are of `evaluate`, in a sense of its own
+    assert several & SHARED - {"model", "root"} == PLURAL  # several of them are of `evaluate` and `serve` alone
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
     assert [name for name, found in kinds.items() if sum(map(len, found.values())) < 2] == []
     for command in configured_commands():

@@ -42,7 +42,8 @@ def test_a_night_from_start_to_end(two_nights, tmp_path, monkeypatch):
     start, end = map(json.loads, text.splitlines())
     assert (start["eventType"], end["eventType"]) == ("START", "COMPLETE") and "hunter2" not in text
     assert start["run"]["runId"] == end["run"]["runId"] and end["job"]["name"] == "daily"
-    assert start["run"]["facets"]["parent"]["job"] == {"namespace": "airflow", "name": "nights.embed"}
+    job = start["run"]["facets"]["parent"]["job"]
+    assert (job["namespace"], job["name"]) == ("airflow", "nights.embed")
     assert {one["name"] for one in start["inputs"]} == {f"{world.folder}/{name}" for name in ("logs", "pins", "model")}
     outputs = {one["name"]: one for one in end["outputs"]}
     facets = outputs[f"{root}/user_embeddings"]["outputFacets"]["outputStatistics"]

@@ -63,7 +63,7 @@ def test_the_form_is_that_of_the_command_and_ends_with_it(capfd):
         say("one", stage=None)
         os.write(2, b"two\n")
     say("three")
-    one, two, three = capfd.readouterr().err.splitlines()
+    one, two, three = filter(None, capfd.readouterr().err.splitlines())  # sys.stderr is no descriptor 2 here
     assert json.loads(one)["message"] == "one" and json.loads(two)["message"] == "two" and three == "three"
 
 
