@@ -50,14 +50,21 @@ def host_check(
     """What workers compare their host with; None for runners whose workers are processes of this one.
 
     Raises:
-        UsageError: a name that workers are to connect to is this host itself here, and the engine is elsewhere.
+        UsageError: a name that workers are to connect to is this host itself here, and the engine is elsewhere; or the
+            store is a file of one host.
     """
     if is_local(options):
         return None
     names: list[str] = []
     if is_elsewhere(options):
+        if target is not None and target.url.startswith("lmdb:"):
+            raise UsageError(
+                f"--kv {target.url}: LMDB is a file of one host, and the engine would write it wherever the job ends; "
+                "give redis:// or redis+cluster://, or --publish none here and then `pinnerformer release --kv` on "
+                "the host that reads it"
+            )
         asked = {"AWS_ENDPOINT_URL": endpoint_host() if is_url(root.url) and root.url.startswith("s3://") else ""}
-        if target is not None and not target.url.startswith("lmdb:"):
+        if target is not None:
             asked[f"--kv {without_password(target.url)}"] = urlsplit(target.url).hostname or ""
         for flag, name in asked.items():
             address = name and loopback_address(name)

@@ -41,6 +41,12 @@ def test_a_store_that_is_this_host_is_no_store_for_workers_elsewhere(url):
     assert "secret" not in str(error.value)
 
 
+def test_a_store_that_is_a_file_of_one_host_is_refused_where_the_job_may_end_on_another():
+    assert host_check(PipelineOptions(HERE), Root("/root"), None, target("lmdb:///srv/kv"))
+    with pytest.raises(UsageError, match=r"--kv lmdb:///srv/kv: LMDB is a file of one host.*--publish none"):
+        host_check(PipelineOptions(ELSEWHERE), Root("/root"), None, target("lmdb:///srv/kv"))
+
+
 def test_a_job_server_that_is_not_there_is_said_with_where_its_name_leads():
     port, soon = free_port(), "--job_server_timeout=0"
     with pytest.raises(
