@@ -77,7 +77,8 @@ def test_copies_and_moves(place, kept_nights, monkeypatch, capfd):
 
         type_block(restored)
         said = capfd.readouterr().err
-        assert f"pinnerformer release --root restored --run {run_of('restored')} --kv URL" in " ".join(said.split())
+        command = f"pinnerformer release --root {place}/restored --run {run_of('restored')} --kv URL"
+        assert command in " ".join(said.split())
         monkeypatch.setenv("RUN", run_of("restored"))
         type_block(published)
         assert max(served(kv, "restored")) == str(day(1))
