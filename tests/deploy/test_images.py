@@ -154,11 +154,16 @@ def test_a_flink_that_nothing_was_run_with_is_refused(tmp_path, name, said):
 def bare(tmp_path_factory):
     """A folder in which the script made what an image holds. CUDA comes along: PyPI has no torch without it."""
     folder = tmp_path_factory.mktemp("bare")
-    left_out = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "tests", "docs", "demo", "study")
+    anywhere = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+
+    def left_out(parent: str, names: list[str]) -> set[str]:
+        here = {"build", "tests", "docs", "demo", "study"} if parent == "." else set()
+        return {*anywhere(parent, names), *here.intersection(names)}
+
     shutil.copytree(".", folder / "source", ignore=left_out)
     environment = {
         **{"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": os.path.expanduser("~"), "UV_LINK_MODE": "hardlink"},
-        **{name: value for name, value in os.environ.items() if name.startswith(("UV_", "PIP_"))},
+        **{name: value for name, value in os.environ.items() if name.startswith(("UV_", "PIP_", "SSL_"))},
     }
     tools = {"PYTHON": os.path.realpath(sys.executable), "UV": os.path.abspath(".venv/bin/uv")}
     for step in (["libraries", f"{folder}/opt", "cuda"], ["app", f"{folder}/opt"]):
