@@ -28,6 +28,8 @@ def machine(tmp_path) -> pathlib.Path:
 
 
 def write_program(path: pathlib.Path, text: str) -> None:
+    # What stands there may be a link to the machine's own program, which is not to be written over.
+    path.unlink(missing_ok=True)
     path.write_text(text)
     path.chmod(0o755)
 

@@ -192,7 +192,7 @@ def test_two_nights_run_in_what_the_script_made_and_nothing_else(bare):
     run("synth", "--out=w", "--users=60", "--pins=200", "--start=2026-11-01", "--days=2", "--seed=1")
     inputs = ["--logs=w/logs", "--pins=w/pins"]
     run("init-model", "--preset=small", *inputs, "--out=model", "--seed=1")
-    night = ["daily", "--root=root", *inputs, "--model=model", "--kv=lmdb://kv", "--quiet"]
+    night = ["daily", "--root=root", *inputs, "--model=model", f"--kv=lmdb://{bare}/kv", "--quiet"]
     run(*night, "--date=2026-11-01", "--bootstrap-from=2026-11-01")
     run(*night, "--date=2026-11-02")
-    assert "2026-11-02" in run("status", "--root=root", "--kv=lmdb://kv")
+    assert "2026-11-02" in run("status", "--root=root", f"--kv=lmdb://{bare}/kv")
