@@ -42,6 +42,11 @@ SMALL = {
 }
 
 
+def in_own_folder(word: str) -> str:
+    """A flag of a pod whose volume is mounted at /tmp, as it is for a host: its own folder is at /mnt."""
+    return word.replace("=/tmp/", "=/mnt/tmp/")
+
+
 class FlinkHosts:
     """A context manager: inside it, the cluster runs, and this thread is on the host `watch`.
 
@@ -137,7 +142,9 @@ class FlinkHosts:
         self._flink = flink_variables("/mnt", java), home
         self.start_flink("jobs", "jobmanager")
         command = [java, "-Xmx256m", "-jar", jar, "--flink-conf-dir=/mnt/conf"]
-        self.hosts.start("jobs", "job-server", [*command, *kubernetes.job_server()], JAVA)
+        self.hosts.start(
+            "jobs", "job-server", [*command, *(in_own_folder(word) for word in kubernetes.job_server())], JAVA
+        )
         # One after the other: six virtual machines that start at once on two busy cores miss each other's time-outs.
         self.wait(lambda: _answers(lambda: self.get("/v1/overview")), "JobManager")
         for number, host in enumerate(self.task_managers, 1):
