@@ -1,6 +1,5 @@
 """Hands a planned night to Beam: to its end, or to an engine that goes on alone."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +14,10 @@ from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.launch.stages import Work
 from pipelines.planning.daily_plan import DailyPlan, same_model
 from pipelines.planning.lacking import say_lacking
-from pipelines.planning.rates import Rates, users_to_embed
+from pipelines.planning.rates import Rates, last_releases, users_to_embed
 from pipelines.telemetry.facts import facts
 from pipelines.telemetry.lines import say
 from stores.names import Step
-from stores.releases import chain
-from transforms.gates.trends import WEEK
 from transforms.release import OUTCOME, STAGED, PublishTarget, read_outcome
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
@@ -73,7 +70,7 @@ def work_of(plan: DailyPlan, rows: int) -> tuple[dict[Step, float], bool]:
     """Seconds of work that the steps of a plan are likely to be, one after the other, as `pinnerformer plan` foretells
     them; whether releases tell."""
     run, given = plan.run, plan.given
-    before = list(itertools.islice(chain(run.root, run.previous), WEEK)) if run.previous else []
+    before = last_releases(run.root, run.previous)
     rates, current = Rates.of(before), before[0] if before else None
     everybody, refresh_days = not same_model(current, given), given.settings.ageing.refresh_days
     users = users_to_embed(rates, run.date, rows, current, everybody=everybody, refresh_days=refresh_days)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from rich.table import Table
 from pipelines.planning.backfill_request import BackfillRequest
 from pipelines.planning.daily_plan import DailyPlan, JobInputs, fingerprint, same_model
 from pipelines.planning.lacking import describe_lacking
+from pipelines.planning.rates import last_releases
 from pipelines.telemetry.lines import is_json, say
 from stores.errors import InputError, MissingPartitionError, UsageError
 from stores.layout import Layout
@@ -63,6 +65,11 @@ class BackfillPlan:
     recompute: bool
     stopped: str | None
     allowed_missing: tuple[datetime.date, ...]
+
+    @functools.cached_property
+    def before(self) -> list[Manifest]:
+        """The last releases up to `start`, newest first; read once for all passes."""
+        return last_releases(self.given.root, self.start.release if self.start else None)
 
 
 def release_days(start: datetime.date, end: datetime.date, snapshots: str) -> list[datetime.date]:

@@ -1,20 +1,15 @@
 """How much work a backfill is likely to be, and how it falls into steps."""
 
-import itertools
-
 from pipelines.launch.stages import Work
 from pipelines.planning.backfill_plan import BackfillPlan, estimate
 from pipelines.planning.rates import PIN_STAGES, ROW_STAGES, USER_STAGES, Rates
 from stores.names import Step
-from stores.releases import chain
-from transforms.gates.trends import WEEK
 from transforms.resume import CompletedPins
 
 
 def work_of(plan: BackfillPlan) -> tuple[float, bool]:
     """Seconds of work that a plan is likely to be, one after the other; whether releases tell."""
-    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
-    rates = Rates.of(before)
+    rates = Rates.of(plan.before)
     return rates.work_s(None, estimate(plan).rows, plan.given.vectors.rows), rates.tell
 
 
@@ -27,9 +22,8 @@ def work_left(plan: BackfillPlan, days: int, rows: int, bucket_days: int, pins_d
         bucket_days: Buckets times days that are left.
     """
     pins, shards = plan.given.vectors.rows, plan.layout.pin_shards
-    before = list(itertools.islice(chain(plan.given.root, plan.start.release), WEEK)) if plan.start else []
-    rates = Rates.of(before)
-    seconds = rates.work_by_step(None, rows, pins, before[0]) if rates.tell else {}
+    rates = Rates.of(plan.before)
+    seconds = rates.work_by_step(None, rows, pins, plan.before[0]) if rates.tell else {}
     users = sum(of for step, of in seconds.items() if step in (*USER_STAGES, *ROW_STAGES) and step != Step.READ_LOGS)
     tasks = {
         **dict.fromkeys((Step.REPLAY_BUCKETS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT), bucket_days),

@@ -2,11 +2,15 @@
 
 import dataclasses
 import datetime
+import itertools
 import statistics
 from typing import Any
 
+from stores.files import Root
 from stores.manifests import Manifest
 from stores.names import Counter, Step
+from stores.releases import chain
+from transforms.gates.trends import WEEK
 
 USER_STAGES = (Step.JOIN_VECTORS, Step.EMBED_USERS)
 ROW_STAGES = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.MERGE_SNAPSHOT)
@@ -17,6 +21,11 @@ FINISH_SHARE = 0.05  # of a night that no release tells of: its checks, commit a
 # active user. They only have to tell a night of seconds from one of minutes.
 BEFORE = (0.012, 5e-6, 3e-4)
 ROWS_A_USER = 3
+
+
+def last_releases(root: Root, release: str | None) -> list[Manifest]:
+    """The releases that rates are read off: a week of them from one backwards, newest first; none from None."""
+    return list(itertools.islice(chain(root, release), WEEK)) if release else []
 
 
 @dataclasses.dataclass(frozen=True)
