@@ -157,7 +157,10 @@ def funnel(manifest: Manifest, facts: Facts) -> dict[str, list[Stage]]:
     count = manifest.count
     rows = [
         ("read", facts["rows_read"], False, f"from {facts['log_files']:,} log files"),
-        *((reason.replace("_", " "), n, True, "dropped, see the dead letters") for reason, n in _dropped(facts)),
+        *(
+            (reason.replace("_", " "), n, True, "dropped, see the dead letters")
+            for reason, n in dropped_by_reason(facts)
+        ),
         ("of erased users", facts["rows_erased"], True, "they are kept out"),
         ("seen before", facts["rows_repeated"], True, "equal to a row in the histories"),
         ("added to histories", facts["rows_added"], False, "older rows than a history holds are left out"),
@@ -181,7 +184,7 @@ def funnel(manifest: Manifest, facts: Facts) -> dict[str, list[Stage]]:
     return {"Rows": _stages(rows), "Users": _stages(users), "Pins": _stages(pins)}
 
 
-def _dropped(facts: Facts) -> list[tuple[str, int]]:
+def dropped_by_reason(facts: Facts) -> list[tuple[str, int]]:
     """(reason, rows), the most frequent first."""
     return sorted(facts["rows_dropped"].items(), key=lambda item: (-item[1], item[0]))
 

@@ -11,8 +11,18 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.report import drawn, plots
-from pipelines.report.facts import NIGHTS, SAME_WEEKDAY, Facts, facts_of, figures, funnel, gate_bars, ranks
-from pipelines.report.told import SHOWN, Told
+from pipelines.report.facts import (
+    NIGHTS,
+    SAME_WEEKDAY,
+    Facts,
+    dropped_by_reason,
+    facts_of,
+    figures,
+    funnel,
+    gate_bars,
+    ranks,
+)
+from pipelines.report.told import SHOWN, Told, dead_folder
 from stores.manifests import Manifest
 from stores.names import Step
 from transforms.gates.drift import EDGES, HISTOGRAM
@@ -49,7 +59,6 @@ def context_of(manifest: Manifest, before: Sequence[Facts], told: Told) -> dict[
     nights = one_a_date(before, facts["date"])
     rows = figures(facts, nights)
     refused = told.ended == REFUSED
-    folder = f"staging/{manifest.settings['run']}" if refused else f"releases/{manifest.release}"
     state = {COMMITTED: "released", FAILED: "failed"}.get(told.ended, "refused")
     return dict(
         told=told,
@@ -71,8 +80,8 @@ def context_of(manifest: Manifest, before: Sequence[Facts], told: Told) -> dict[
         longest=manifest.settings.get("layout", {}).get("history_length", "any number"),
         stages=stages_of(manifest, told),
         began=clock_time(told),
-        dropped=sorted(facts["rows_dropped"].items(), key=lambda item: (-item[1], item[0])),
-        dead_folder=f"{told.root}/{folder}/dead_letters",
+        dropped=dropped_by_reason(facts),
+        dead_folder=f"{told.root}/{dead_folder(manifest, told.ended)}",
         columns=SHOWN,
         made=made_of(manifest, told),
         commands=commands(manifest, told.root, refused),

@@ -94,9 +94,7 @@ def tell(
         InputError: as `read_names`.
     """
     ended = outcome or {"outcome": "committed", "publish": None, "error": None, "finished": None}
-    refused = ended["outcome"] == REFUSED
-    folder = f"staging/{manifest.settings['run']}" if refused else f"releases/{manifest.release}"
-    dead = sample_dead_letters(root, f"{folder}/dead_letters")
+    dead = sample_dead_letters(root, dead_folder(manifest, ended["outcome"]))
     bucket = sample_bucket(root, manifest)
     shown = {pin for pin, _ in bucket.most} | {row["pin_id"] for rows in dead.values() for row in rows}
     return Told(
@@ -115,6 +113,12 @@ def tell(
 
 def _stamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+def dead_folder(manifest: Manifest, ended: str) -> str:
+    """Where a run's dead letters are, relative to the root: a refused one's are still its own."""
+    folder = f"staging/{manifest.settings['run']}" if ended == REFUSED else f"releases/{manifest.release}"
+    return f"{folder}/dead_letters"
 
 
 def sample_dead_letters(root: Root, folder: str) -> dict[str, list[dict[str, str]]]:
@@ -192,16 +196,15 @@ def read_names(path: str, pins: Iterable[str]) -> dict[str, str]:
         InputError: it is not there, not readable, or lacks a column.
     """
     try:
-        missing = {"pin_id", "name"} - set(pq.read_schema(path).names)
-        if missing:
-            raise InputError(f"--names {path}: no column {min(missing)}; give a Parquet file with pin_id and name")
+        if lacking := {"pin_id", "name"} - set(pq.read_schema(path).names):
+            raise InputError(
+                f"--names {path}: no column {' and no column '.join(sorted(lacking))}; call the columns so"
+            )
         table = pq.read_table(path, columns=["pin_id", "name"])
     except FileNotFoundError:
         raise InputError(f"--names {path}: no such file; give a Parquet file with columns pin_id and name") from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"--names {path}: not readable as Parquet ({str(error).splitlines()[0]})") from None
-    if lacking := {"pin_id", "name"} - set(table.column_names):
-        raise InputError(f"--names {path}: no column {' and no column '.join(sorted(lacking))}; call the columns so")
     ids = table["pin_id"].cast(pa.string())
     found = table.filter(pc.is_in(ids, pa.array(sorted(pins), pa.string())))
     named = zip(found["pin_id"].cast(pa.string()).to_pylist(), found["name"].cast(pa.string()).to_pylist(), strict=True)
