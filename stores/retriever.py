@@ -134,14 +134,25 @@ class Retriever:
             )
         opened = self._open(current)
         user = inner_ids([user_id], current.user_ids)
-        engaged = self._engaged(opened, user) if exclude_engaged else np.empty(0, np.int64)
+        engaged = self.engaged(opened, user) if exclude_engaged else np.empty(0, np.int64)
         best: Neighbours = search_shards(opened.shards, embeddings.astype(np.float32), k, opened.ef, engaged)
         kept = best.pin_ids[0] >= 0
         pins, scores = best.pin_ids[0][kept], best.scores[0][kept]
-        return Retrieved(user_id, current.release, days[0], self._named(opened, pins), scores)
+        return Retrieved(user_id, current.release, days[0], self.named(opened, pins), scores)
 
-    def _named(self, opened: Opened, pins: np.ndarray) -> np.ndarray:
-        """Pins as the logs have them, in their order."""
+    # The steps of `retrieve`, for a server, which has several releases open at a time and asks for many users at once.
+
+    @property
+    def client(self) -> EmbeddingClient:
+        """Of the store."""
+        return self._client
+
+    def named(self, opened: Opened, pins: np.ndarray) -> np.ndarray:
+        """Pins, int64 [P], as the logs have them, in their order: int64 or object [P].
+
+        Raises:
+            StoreError: one has no name.
+        """
         if opened.pin_names is None:
             return pins
         names = opened.pin_names.of(pins)
@@ -157,7 +168,7 @@ class Retriever:
         with self._lock:
             opened = self._opened
             if opened is None or opened.current != current:
-                opened = self._load(current)
+                opened = self.load(current)
                 self._opened = opened
             return opened
 
@@ -174,7 +185,12 @@ class Retriever:
         self._check_root(root, current)
         return root, manifest
 
-    def _load(self, current: Current) -> Opened:
+    def load(self, current: Current) -> Opened:
+        """Opens a release for search; nothing is remembered.
+
+        Raises:
+            StoreError: a file is missing or damaged, or store and root do not belong together.
+        """
         (root, manifest), dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = read_dim(root, entry)
@@ -204,10 +220,13 @@ class Retriever:
                 f"one is {own[:8]}); give the --root that was published into this --kv and --namespace"
             )
 
-    def _engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
-        """Pins of the kept history of a user, int64 [1].
+    def engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
+        """Pins of the kept history of a user, int64 [1]: int64, sorted.
 
         `erase` and `gc` write a manifest again and remove files that it named: then it is read again, once.
+
+        Raises:
+            StoreError: a file is missing or damaged.
         """
         try:
             return self._read_engaged(opened, user)
@@ -227,37 +246,6 @@ class Retriever:
         entries = opened.histories.get(bucket, [])
         found = [read_numbers_of(opened.root, entry, "user_id", int(user[0]), "pin_id") for entry in entries]
         return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
-
-    # What a server is made of, which has several releases open at a time and asks for many users at once.
-
-    @property
-    def client(self) -> EmbeddingClient:
-        """Of the store."""
-        return self._client
-
-    def load(self, current: Current) -> Opened:
-        """Opens a release for search; nothing is remembered.
-
-        Raises:
-            StoreError: a file is missing or damaged, or store and root do not belong together.
-        """
-        return self._load(current)
-
-    def engaged(self, opened: Opened, user: np.ndarray) -> np.ndarray:
-        """Pins of the kept history of a user, int64 [1]: int64, sorted.
-
-        Raises:
-            StoreError: a file is missing or damaged.
-        """
-        return self._engaged(opened, user)
-
-    def named(self, opened: Opened, pins: np.ndarray) -> np.ndarray:
-        """Pins, int64 [P], as the logs have them, in their order: int64 or object [P].
-
-        Raises:
-            StoreError: one has no name.
-        """
-        return self._named(opened, pins)
 
     def close(self) -> None:
         """Gives the connection to the store back."""

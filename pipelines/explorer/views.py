@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.serving.filtered import best_of
-from pipelines.serving.problems import Problem, UnknownId, invalid
+from pipelines.serving.problems import Problem, UnknownId, invalid, no_vector
 from pipelines.serving.reader import Reader, Release
+from stores import neighbours
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.id_names import Id, NamedIds, names_of, parse_id, quoted
@@ -165,10 +166,7 @@ def user_vector(view: View, user: int) -> UserVector | None:
 
 def unknown_user(view: View, text: str) -> UnknownId:
     """Nobody of that id has a vector."""
-    return UnknownId(
-        f"user {quoted(text)}: no vector in release {view.release} of {view.manifest.rows('user_embeddings'):,} users; "
-        "they have no usable action in the logs read so far, are spelled otherwise there, or were erased"
-    )
+    return UnknownId(no_vector(quoted(text), view.release, view.manifest.rows("user_embeddings")))
 
 
 def history(view: View, user: int) -> pa.Table:
@@ -197,10 +195,7 @@ def best_pins(view: View, query: np.ndarray, k: int, without: np.ndarray) -> tup
         opened = view.served.opened
         found = best_of(opened.shards, query[None], k, opened.ef, [without])
     else:
-        found = _compared(view, query[None], k + len(without))
-        kept = ~find_sorted(without, found.pin_ids[0])[1][None] if len(without) else np.ones((1, k), bool)
-        scores = np.where(kept, found.scores, np.float32(-np.inf))
-        found = ordered_top_k(np.where(kept, found.pin_ids, -1), scores, k)
+        found = neighbours.without(_compared(view, query[None], k + len(without)), without, k)
     there = found.pin_ids[0] >= 0
     return found.pin_ids[0][there], found.scores[0][there]
 

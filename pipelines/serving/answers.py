@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.serving.problems import UnknownId
+from pipelines.serving.problems import UnknownId, no_vector
 from pipelines.serving.reader import Pins, Release, Vectors
 from stores.id_names import Id, quoted
 
@@ -73,8 +73,5 @@ def neighbours_answer(release: Release, pin: Id, pins: Pins) -> dict[str, Any]:
 def unknown_user(user: Id, vectors: Vectors) -> UnknownId:
     """Nobody of that id has a vector."""
     shown = quoted(user) if isinstance(user, str) else str(user)
-    return UnknownId(
-        f"user {shown}: no vector in release {vectors.current.release} of {vectors.current.users:,} users; they have "
-        "no usable action in the logs read so far, are spelled otherwise there, or were erased (some that have one: "
-        "`pinnerformer retrieve` without --user)"
-    )
+    more = "(some that have one: `pinnerformer retrieve` without --user)"
+    return UnknownId(f"{no_vector(shown, vectors.current.release, vectors.current.users)} {more}")

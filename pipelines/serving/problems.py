@@ -34,6 +34,18 @@ class UnknownId(Problem):
         super().__init__(404, detail)
 
 
+def no_vector(shown: str, release: str, users: int) -> str:
+    """Why a user may have no vector in a release of so many.
+
+    Args:
+        shown: The id, as a message shows it.
+    """
+    return (
+        f"user {shown}: no vector in release {release} of {users:,} users; they have no usable action in the logs read "
+        "so far, are spelled otherwise there, or were erased"
+    )
+
+
 def invalid(detail: str) -> Problem:
     """What was asked cannot be answered, whatever is served."""
     return Problem(422, detail)

@@ -20,6 +20,7 @@ from stores.kv import Current
 from stores.manifests import Manifest, read_manifest
 from stores.releases import chain, current_release
 from stores.retriever import Opened, Retriever
+from stores.schemas import from_binary_column
 from stores.string_ids import STRING
 from stores.tables import read_files
 
@@ -96,17 +97,9 @@ class Release:
         entries = [entry for entry in self.manifest.tables["pin_embeddings"] if entry.rows]
         tables = [read_files(self.root, [entry], ["pin_id", "embedding"]) for entry in entries]
         ids = np.concatenate([np.empty(0, np.int64), *(table["pin_id"].to_numpy() for table in tables)])
-        vectors = [_as_float16(table["embedding"]) for table in tables]
+        vectors = [from_binary_column(table["embedding"]) for table in tables]
         order = np.argsort(ids, kind="stable")
         return ids[order], np.concatenate(vectors)[order] if vectors else np.empty((0, 0), np.float16)
-
-
-def _as_float16(column: Any) -> np.ndarray:
-    """A column of fixed-size binary as float16 [N, d]."""
-    chunk = column.combine_chunks()
-    width = chunk.type.byte_width
-    data = np.frombuffer(chunk.buffers()[1], np.uint8, len(chunk) * width, chunk.offset * width)
-    return data.view(np.float16).reshape(len(chunk), width // 2)
 
 
 class Reader:
