@@ -80,6 +80,11 @@ class Manifest:
     def day(self) -> datetime.date:
         return datetime.date.fromisoformat(self.date)
 
+    @property
+    def data_until(self) -> datetime.datetime:
+        """When the data of the release ends: the midnight, UTC, after the day whose logs it includes last."""
+        return datetime.datetime.combine(self.day, datetime.time(), datetime.UTC) + datetime.timedelta(1)
+
     def to_json(self) -> dict[str, Any]:
         """A plain dict, keys in the order of the fields; those of a newer version after them."""
         content = write_record(self)

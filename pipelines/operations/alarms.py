@@ -36,11 +36,6 @@ class Alarm:
     text: str
 
 
-def data_until(manifest: Manifest) -> datetime.datetime:
-    """When the data of a release ends: the midnight, UTC, after the day whose logs it includes last."""
-    return datetime.datetime.combine(manifest.day, datetime.time(), datetime.UTC) + datetime.timedelta(1)
-
-
 def find_alarms(
     root: Root, store: KeyValueStore | None, max_age_s: float | None, now: datetime.datetime
 ) -> list[Alarm]:
@@ -78,10 +73,10 @@ def find_alarms(
             )
             found.append(Alarm("half_published", text))
     if served is not None and max_age_s is not None:
-        age_s = (now - data_until(served)).total_seconds()
+        age_s = (now - served.data_until).total_seconds()
         if age_s > max_age_s:
             text = (
-                f"the data of {served.release}, which is served, ends {data_until(served):%Y-%m-%d %H:%M} UTC, "
+                f"the data of {served.release}, which is served, ends {served.data_until:%Y-%m-%d %H:%M} UTC, "
                 f"{age_s / 3600:.1f} h ago; --max-age allows {max_age_s / 3600:g} h"
             )
             found.append(Alarm("too_old", text))

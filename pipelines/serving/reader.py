@@ -368,5 +368,4 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 def data_age_s(manifest: Manifest) -> float:
     """Seconds since the end of the last day that a release includes."""
-    end = datetime.datetime.combine(manifest.day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
-    return (datetime.datetime.now(datetime.UTC) - end).total_seconds()
+    return (datetime.datetime.now(datetime.UTC) - manifest.data_until).total_seconds()

@@ -19,10 +19,6 @@ from stores.releases import read_current
 from transforms.gates.hindsight import hindsight_of
 
 PREFIX = "pinnerformer_"
-LABELS = ("root", "command")  # of what is said of a run; of a release and of a store: the root alone
-# What is known of the last run only: its next one may say none of it, and the former must not stay.
-OF_A_RUN = f"{PREFIX}run_"
-KEPT = ("last_success_timestamp_seconds",)  # of a run: kept from the one before, where this one has none
 
 HELP: Mapping[str, str] = {
     "run_start_timestamp_seconds": "When the last run of the command was started.",
@@ -114,7 +110,7 @@ def release_samples(root: str, manifest: Manifest, facts: Mapping[str, Any], com
         return Sample(f"release_{name}", {**labels, **more}, value)
 
     yield of("info", 1, release=manifest.release, model=facts["model"])
-    yield of("data_end_timestamp_seconds", data_end_s(manifest))
+    yield of("data_end_timestamp_seconds", manifest.data_until.timestamp())
     yield of("committed_timestamp_seconds", committed_s)
     for name in ("rows_read", "rows_repeated", "pins", "pins_reused", "engaged_pins", "engaged_pins_without_vector"):
         yield of(name, facts[name])
@@ -138,13 +134,6 @@ def release_samples(root: str, manifest: Manifest, facts: Mapping[str, Any], com
         yield of("gate_measured", gate["measured"], gate=gate["name"])
         yield of("gate_threshold", gate["threshold"], gate=gate["name"])
         yield of("gate_passed", float(gate["passed"]), gate=gate["name"])
-
-
-def data_end_s(manifest: Manifest) -> float:
-    """When the data of a release ends, in seconds since 1970."""
-    from pipelines.operations.alarms import data_until
-
-    return data_until(manifest).timestamp()
 
 
 def root_samples(root: Root, stores: Sequence[tuple[str, str]]) -> Iterator[Sample]:
@@ -194,7 +183,7 @@ def store_samples(root: Root, store: Any, labels: Mapping[str, str]) -> Iterator
     yield Sample("store_users", labels, current.users)
     with contextlib.suppress(PinnerFormerError):  # of a release that the root does not have: an alarm says so
         served = read_manifest(root, current.release)
-        yield Sample("store_data_end_timestamp_seconds", labels, data_end_s(served))
+        yield Sample("store_data_end_timestamp_seconds", labels, served.data_until.timestamp())
 
 
 def write_metrics(path: str, said: Sequence[Sample], *, command: str, root: str) -> None:
