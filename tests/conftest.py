@@ -4,6 +4,7 @@ import gc
 import os
 import resource
 import sys
+import tempfile
 
 import pytest
 
@@ -27,6 +28,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         from tests import beam_memo
 
         beam_memo.install()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What Beam, torch and killed commands leave in the machine's folder of temporary files goes with the session's."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
+    tempfile.tempdir = None  # asked for anew
 
 
 @pytest.fixture(scope="session")
