@@ -142,16 +142,23 @@ def stages_of(log: ProgressLog, work: Work, *, ended: bool = False) -> list[Stag
 
 
 def seconds_left(stages: Sequence[Stage], work: Work, elapsed_s: float) -> tuple[float, float] | None:
-    """(share of the work that is done, seconds that the rest is likely to take); None as long as nothing tells."""
+    """(share of the work that is done, seconds that the rest is likely to take); None as long as nothing tells.
+
+    How long all takes is foretold by the releases before and by the pace so far; the more is done, the more the pace
+    counts. The pace alone says nothing at the start, which is processes that load.
+    """
     whole = sum(work.seconds.values())
     if not whole:
         return None
     # Of a stage whose size nobody knows yet: half, which is wrong by no more than half.
     done_s = sum(work.seconds.get(s.step, 0.0) * (0.5 if s.share is None else s.share) for s in stages)
     share = done_s / whole
-    if share >= TELLS_FROM:
-        return share, elapsed_s * (1 - share) / share
-    return None if work.wall_s is None else (share, max(0.0, work.wall_s - elapsed_s))
+    if work.wall_s is None:
+        return (share, elapsed_s * (1 - share) / share) if share >= TELLS_FROM else None
+    if not share:
+        return share, max(0.0, work.wall_s - elapsed_s)
+    by_releases_s, by_pace_s = (1 - share) * work.wall_s, elapsed_s * (1 - share) / share
+    return share, (1 - share) * by_releases_s + share * by_pace_s
 
 
 def duration(seconds: float) -> str:

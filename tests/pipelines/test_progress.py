@@ -1,5 +1,6 @@
 """How far a run is: which stages are done, how long the rest takes, and the lines that say it where nobody watches."""
 
+import dataclasses
 import json
 import time
 
@@ -61,12 +62,20 @@ def test_the_end_of_a_run_is_the_end_of_all_its_stages():
     assert stages({Step.JOIN_VECTORS: 5}, {}, ended=True)[Step.JOIN_VECTORS].done
 
 
-def test_the_pace_so_far_says_how_long_the_rest_takes():
+def test_releases_and_the_pace_so_far_say_how_long_the_rest_takes():
     done = list(stages({Step.READ_LOGS: 100, Step.EMBED_PINS: 50}, {Step.READ_LOGS: 1}).values())
-    share, left_s = seconds_left(done, NIGHT, 6.0)
+    share, left_s = seconds_left(done, dataclasses.replace(NIGHT, wall_s=None), 6.0)
     assert share == pytest.approx(0.3) and left_s == pytest.approx(14.0)  # 3 of 10 parts in 6 s
+    _, left_s = seconds_left(done, NIGHT, 6.0)
+    assert left_s == pytest.approx(0.7 * 7.0 + 0.3 * 14.0)  # releases say 7 s for the rest
     assert seconds_left([], NIGHT, 2.0) == (0.0, 8.0)  # nothing is done: as releases tell
     assert seconds_left(done, Work(units=NIGHT.units), 6.0) is None  # nothing tells
+
+
+def test_a_process_that_loads_is_not_taken_for_the_pace():
+    begun = list(stages({Step.READ_LOGS: 50}, {Step.READ_LOGS: 1}).values())
+    share, left_s = seconds_left(begun, NIGHT, 6.0)
+    assert share == pytest.approx(0.05) and left_s < 6.0 + NIGHT.wall_s
 
 
 def test_durations():

@@ -89,7 +89,8 @@ def test_a_night_leaves_a_page_that_says_how_it_came_out(made):
 def test_the_first_release_has_nothing_to_be_compared_with(made):
     page = page_of(made.root, str(day(0)))
     assert f"{day(0)} is a release since" in page.text  # it was published nowhere
-    assert "no release before" in page.text and "Nothing to look back at" in page.text
+    assert "nothing to compare it with yet" in page.text and "Nothing to look back at" in page.text
+    assert "the one before" not in page.text and "same weekday" not in page.text  # no columns of dashes
 
 
 def test_an_old_release_gets_its_page_from_the_command(made, kept, tmp_path, capsys):
@@ -365,6 +366,13 @@ def test_the_closed_come_first_and_say_what_they_are_for(made):
     bars = gate_bars(dataclasses.replace(manifest, gates=gates))
     assert (bars[0].name, bars[0].state) == (gates[-2]["name"], "closed") and bars[0].closes_when and bars[0].advice
     assert bars[-1].name == "newer" and bars[-1].closes_when == ""
+
+
+def test_advice_that_asks_ends_as_a_question(made):
+    manifest = read_manifest(Root(made.root), str(day(3)))
+    asks = {**manifest.gates[-1], "name": "rows_against_week", "passed": False}
+    text = Page(render(dataclasses.replace(manifest, gates=[asks]), [], TOLD)).text
+    assert "written twice?" in text and "?." not in text
 
 
 def test_no_more_is_shown_of_a_reason_than_a_sample(tmp_path):
