@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.launch.engine_hosts import host_check
+from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
 from pipelines.launch.run_pipeline import run_pipeline
 from pipelines.launch.stages import Work
 from pipelines.planning.item_vectors_plan import RUN_PREFIX, ItemVectorsPlan, plan_item_vectors
-from pipelines.planning.item_vectors_request import parse
+from pipelines.planning.item_vectors_request import ItemVectorsRequest, parse
 from pipelines.planning.lacking import say_lacking
 from pipelines.telemetry.lines import say
 from stores.errors import InputError, StoreError
@@ -61,6 +62,8 @@ from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.step_reports import StepReport
 from transforms.vector_names import KeepNames, names_in_rows, read_staged_names, strings_of
+
+ROW_S = 5e-5  # of work that a row of the logs is: pairs of it and 30 others of its user
 
 
 def define_pipeline(pipeline: beam.Pipeline, plan: ItemVectorsPlan) -> None:
@@ -347,6 +350,13 @@ def main(argv: list[str]) -> int:
         PinnerFormerError: with the exit code and the line to show.
     """
     request = parse(argv)
+    # Workers are forks: what makes them is there before a thread is.
+    with local_workers(request.workers) as workers:
+        return run_job(request, workers)
+
+
+def run_job(request: ItemVectorsRequest, workers: LocalWorkers) -> int:
+    """Runs the job with the workers that it may have; returns the exit code."""
     plan = plan_item_vectors(request)
     root = plan.run.root
     if not plan.done:
@@ -354,10 +364,16 @@ def main(argv: list[str]) -> int:
         rows = sum(file.rows for file in plan.inputs.files)
         if not request.quiet:
             say_lacking(plan.inputs.files, request.columns)
+        workers.settle(rows * ROW_S, request.buckets, None, known=False)
         try:
             work = Work({Step.READ_LOGS: rows}, {Step.COUNT_PAIRS: request.buckets})
             with Progress(plan.run, work, shown=not request.quiet):
-                run_pipeline(plan.run.name, request.beam, lambda pipeline: define_pipeline(pipeline, plan))
+                run_pipeline(
+                    plan.run.name,
+                    request.beam,
+                    lambda pipeline: define_pipeline(pipeline, plan),
+                    runner=workers.runner(request.beam),
+                )
             if not root.exists(VERSION_FILE):
                 raise StoreError(f"{root.path(VERSION_FILE)}: was not written; look into the engine's log")
         # Also where the job failed: without `version.json` nothing there can be used, and a second attempt starts over.

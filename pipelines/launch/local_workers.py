@@ -34,18 +34,19 @@ class LocalWorkers:
         if not self._wish.beam_decides and self._wish.count != 1 and why_not_forked() is None:
             self._template = self._running.enter_context(WorkerTemplate())
 
-    def settle(self, work_s: float, parts: int, model: ModelReference, *, known: bool) -> Crew:
-        """Says how many there are, and has the template read the model that all of them need.
+    def settle(self, work_s: float, parts: int, model: ModelReference | None, *, known: bool) -> Crew:
+        """Says how many there are, and has the template read the model that all of them need, if they need one.
 
         Args:
             work_s: Seconds that the work is likely to take, one after the other.
             parts: Into which it falls.
             known: As `choose_crew` takes it.
         """
-        self.crew = choose_crew(self._wish, work_s, parts, model.device, known=known)
+        self.crew = choose_crew(self._wish, work_s, parts, model.device if model else "cpu", known=known)
         if self.crew.count > 1:
             self._template = self._template or self._running.enter_context(WorkerTemplate())
-            self._template.load(model)
+            if model:
+                self._template.load(model)
         return self.crew
 
     def runner(self, options: PipelineOptions) -> FnApiRunner | None:

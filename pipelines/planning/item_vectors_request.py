@@ -19,6 +19,7 @@ from pipelines.arguments import (
     seconds,
 )
 from pipelines.launch.beam_options import parse_flags
+from pipelines.launch.crew import WorkersWish, add_workers, workers_wish
 from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.files import Root
@@ -66,6 +67,7 @@ class ItemVectorsRequest:
         days: Which moments the days of the partitions have.
         buckets: How many tasks users and pins are cut into.
         beam: Beam's own options.
+        workers: How many work on this machine.
         quiet: Without progress display and summary.
     """
 
@@ -89,6 +91,7 @@ class ItemVectorsRequest:
     days: PartitionDays
     buckets: int
     beam: PipelineOptions
+    workers: WorkersWish
     quiet: bool
 
 
@@ -128,6 +131,7 @@ def make_parser() -> Parser:
     add_day_flags(parser)
     text = "parts of the users and of the pins"
     parser.add_argument("--buckets", type=positive, default=16, metavar="N", help=text)
+    add_workers(parser)
     add_quiet(parser)
     return parser
 
@@ -167,5 +171,6 @@ def parse(argv: list[str]) -> ItemVectorsRequest:
         days=PartitionDays(found.max_clock_skew, found.day_offset),
         buckets=found.buckets,
         beam=beam,
+        workers=workers_wish(found, beam, found.beam_words),
         quiet=found.quiet,
     )

@@ -19,6 +19,7 @@ from pipelines.arguments import (
     share,
 )
 from pipelines.launch.beam_options import parse_flags
+from pipelines.launch.crew import WorkersWish, add_workers, workers_wish
 from stores.column_names import ColumnNames
 from stores.errors import UsageError
 from stores.files import Root
@@ -64,6 +65,7 @@ class TrainingDataRequest:
         days: Which moments the days of the partitions have.
         buckets, shards: How many tasks users and vectors are cut into.
         beam: Beam's own options.
+        workers: How many work on this machine.
         quiet: Without progress display and summary.
     """
 
@@ -83,6 +85,7 @@ class TrainingDataRequest:
     buckets: int
     shards: int
     beam: PipelineOptions
+    workers: WorkersWish
     quiet: bool
 
 
@@ -110,6 +113,7 @@ def make_parser() -> Parser:
     add_day_flags(parser)
     parser.add_argument("--buckets", type=positive, default=64, metavar="N", help="parts of the users")
     parser.add_argument("--pin-shards", type=positive, default=4, metavar="N", help="parts of the vectors")
+    add_workers(parser)
     add_quiet(parser)
     return parser
 
@@ -143,5 +147,6 @@ def parse(argv: list[str]) -> TrainingDataRequest:
         buckets=found.buckets,
         shards=found.pin_shards,
         beam=beam,
+        workers=workers_wish(found, beam, found.beam_words),
         quiet=found.quiet,
     )

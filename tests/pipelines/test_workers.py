@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,7 +16,7 @@ from pipelines.launch.crew import WorkersWish, add_workers, choose_crew, cores, 
 from stores.errors import UsageError
 from stores.files import Root
 from stores.releases import read_current
-from tests.pipelines.nights import FIRST, LENGTH, World, make_world
+from tests.pipelines.nights import FIRST, LENGTH, World, files_under, make_world
 from tests.warm import run_python
 from tests.worlds import day
 
@@ -83,6 +84,40 @@ def test_bytes_are_the_same_whatever_their_number_and_the_night_says_it(tmp_path
     first_lines = [words.splitlines()[0] for words in said.values()]
     assert first_lines[0] == "1 worker: work guessed by rows and pins, as no release tells yet: more would not pay"
     assert first_lines[1] == "2 workers: as --workers says"
+
+
+FORKS = """
+import sys
+from pipelines.cli import main
+from pipelines.launch.worker_template import WorkerTemplate
+
+started, start = [], WorkerTemplate.start
+WorkerTemplate.start = lambda self, *words: started.append(self.forked) or start(self, *words)
+code = main(sys.argv[1:])
+print(f"workers {started}")
+sys.exit(code)
+"""
+
+
+def test_training_data_and_item_vectors_have_them_and_make_the_same_bytes(tmp_path):
+    world = make_world(str(tmp_path))
+    logs, pins = world.inputs[:2]
+    rule = tmp_path / "rule"
+    rule.write_text('{"surfaces": ["*"], "actions": {"*": 0}}')
+    sizes = [f"--start={day(0)}", "--buckets=3", "--quiet"]
+    jobs = {
+        "training-data": [pins, f"--end={day(2)}", f"--label-rule={rule}", *sizes],
+        "item-vectors": [f"--until={day(3)}", "--width=64", *sizes],
+    }
+    for job, flags in jobs.items():
+        made = []
+        for number in (1, 2):
+            out = f"{tmp_path}/{job}{number}"
+            done = run_python(FORKS, job, logs, f"--out={out}", *flags, f"--workers={number}")
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.splitlines()[-1] == f"workers {[True] * number if number > 1 else []}"
+            made.append({name: Path(out, name).read_bytes() for name in files_under(out)})
+        assert made[0] == made[1] and len(made[0]) >= 2
 
 
 def test_the_plan_says_how_many(kept_nights, tmp_path, capsys):
