@@ -23,7 +23,8 @@ STORE_PORTS = (6379, 6380, 6381)
 S3_PORT = 9000
 REST_PORT = 8081
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "300"))  # more where the machine has other work
-JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}  # for minutes of work on two cores
+# For minutes of work on two cores; temporary files where a host may write, as TMPDIR says to other programs.
+JAVA = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir=/mnt/tmp"}
 PATHS = {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"}  # moto else takes a dotted host for BUCKET.DOMAIN
 # The services of Kubernetes, and the two that it only knows the addresses of, by the hosts that play them here.
 ALIASES = {

@@ -121,7 +121,7 @@ class Hosts:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,  # what `stop` kills; still in our session, so with our share of a busy machine
                 env=self.environment(more),
             )
 
