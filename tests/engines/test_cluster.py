@@ -63,7 +63,7 @@ class World:
         self.backfilled = nights.run_backfill(f"{folder}/backfill", f"{folder}/backfill/root", [])
 
     def copy(self, below: str) -> None:
-        """Copies what is new in the folder to S3."""
+        """Copies a file, or all files of a folder, to S3."""
         system = fs.S3FileSystem(
             endpoint_override=os.environ["AWS_ENDPOINT_URL"].removeprefix("http://"), scheme="http"
         )
@@ -140,7 +140,7 @@ def test_three_nights_and_another_model_equal_the_in_process_ones(cluster, world
             if number == 2:
                 late = make_rows(1, 50, nights.USERS, nights.PINS, seed=9)
                 write_file(f"{world.folder}/logs", 1, late, "late.parquet")
-                world.copy(f"logs/ds={day(1)}")
+                world.copy(f"logs/ds={day(1)}/late.parquet")
             model = "other-model" if number == 3 else "model"
             expected = world.night(number, flags[1:], model)
         before = {host: cluster.hosts.bytes_of(host) for host in cluster.hosts.names}
