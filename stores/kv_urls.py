@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,20 @@ STORES: dict[str, UrlForm] = {  # by the URL's scheme
     "redis+cluster": UrlForm("redis+cluster://HOST:PORT", _open_redis_cluster),
 }
 FORMS = [store.form for store in STORES.values()]
+
+
+def behind(url: str) -> str:
+    """The URL itself: `env:NAME` stands for the one in an environment variable of this process.
+
+    Raises:
+        UsageError: the variable is not set here.
+    """
+    if not url.startswith("env:"):
+        return url
+    name = url.removeprefix("env:")
+    if not os.environ.get(name):
+        raise UsageError(f"--kv {url}: the environment variable {name} is not set on {socket.gethostname()}")
+    return os.environ[name]
 
 
 def without_password(url: str) -> str:

@@ -14,7 +14,7 @@ from pipelines.launch.beam_options import is_local
 from stores import locations
 from stores.errors import InputError, StoreError, UsageError
 from stores.files import Root
-from stores.kv_urls import without_password
+from stores.kv_urls import behind, without_password
 from stores.object_stores import endpoint_host, is_url
 from transforms.host_check import HostCheck, loopback_address, software
 
@@ -57,15 +57,16 @@ def host_check(
         return None
     names: list[str] = []
     if is_elsewhere(options):
-        if target is not None and target.url.startswith("lmdb:"):
+        url = behind(target.url) if target is not None else ""
+        if url.startswith("lmdb:"):
             raise UsageError(
-                f"--kv {target.url}: LMDB is a file of one host, and the engine would write it wherever the job ends; "
+                f"--kv {url}: LMDB is a file of one host, and the engine would write it wherever the job ends; "
                 "give redis:// or redis+cluster://, or --publish none here and then `pinnerformer release --kv` on "
                 "the host that reads it"
             )
         asked = {"AWS_ENDPOINT_URL": endpoint_host() if is_url(root.url) and root.url.startswith("s3://") else ""}
-        if target is not None:
-            asked[f"--kv {without_password(target.url)}"] = urlsplit(target.url).hostname or ""
+        if url:
+            asked[f"--kv {without_password(url)}"] = urlsplit(url).hostname or ""
         for flag, name in asked.items():
             address = name and loopback_address(name)
             if address:

@@ -1,13 +1,11 @@
 """Key-value stores behind one small interface."""
 
-import os
 import re
-import socket
 from urllib.parse import urlsplit
 
 from stores.errors import UsageError
 from stores.kv.base import Content, Current, Generation, KeyValueStore, PublishNote, UploadResult
-from stores.kv_urls import FORMS, STORES, without_password
+from stores.kv_urls import FORMS, STORES, behind, without_password
 
 __all__ = [
     "Content",
@@ -30,11 +28,7 @@ def open_store(url: str, namespace: str = "pinnerformer") -> KeyValueStore:
     Raises:
         UsageError: not one of the forms of `stores.kv_urls`, or a namespace with a colon or wildcard in it.
     """
-    if url.startswith("env:"):
-        name = url.removeprefix("env:")
-        if not os.environ.get(name):
-            raise UsageError(f"--kv {url}: the environment variable {name} is not set on {socket.gethostname()}")
-        url = os.environ[name]
+    url = behind(url)
     shown = without_password(url)
     if not re.fullmatch(r"[\w.-]+", namespace):
         raise UsageError(f"--namespace {namespace}: only letters, digits, '_', '-' and '.' can be part of a key")

@@ -28,6 +28,8 @@ def test_only_engines_have_their_hosts_checked_and_only_those_elsewhere_their_na
     assert host_check(PipelineOptions([]), root, None, kv) is None
     here, elsewhere = (host_check(PipelineOptions(flags), root, None, kv) for flags in (HERE, ELSEWHERE))
     assert here.names == () and elsewhere.names == ("192.0.2.3", "192.0.2.2")
+    monkeypatch.setenv("STORE", kv.url)
+    assert host_check(PipelineOptions(ELSEWHERE), root, None, target("env:STORE")).names == elsewhere.names
     assert here.software == elsewhere.software == software()
 
 
@@ -39,6 +41,16 @@ def test_a_store_that_is_this_host_is_no_store_for_workers_elsewhere(url):
     ) as error:
         host_check(PipelineOptions(ELSEWHERE), Root("/root"), None, target(url))
     assert "secret" not in str(error.value)
+
+
+def test_a_store_in_a_variable_is_looked_at_as_one_on_the_command_line(monkeypatch):
+    for url, said in (
+        ("lmdb:///srv/kv", "LMDB is a file of one host"),
+        ("redis://localhost:6379/0", "this host itself"),
+    ):
+        monkeypatch.setenv("STORE", url)
+        with pytest.raises(UsageError, match=said):
+            host_check(PipelineOptions(ELSEWHERE), Root("/root"), None, target("env:STORE"))
 
 
 def test_a_store_that_is_a_file_of_one_host_is_refused_where_the_job_may_end_on_another():
