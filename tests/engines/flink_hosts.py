@@ -36,10 +36,10 @@ ALIASES = {
 }
 # What is smaller here than there: a machine of two cores plays six.
 SMALL = {
-    "restart-strategy.fixed-delay.delay": "2 s",  # above --environment_cache_millis, as there
+    "restart-strategy.exponential-delay.initial-backoff": "2 s",  # above --environment_cache_millis, as there
     "heartbeat.interval": "2000",
     "heartbeat.timeout": os.environ.get("HEARTBEAT_MS", "15000"),
-    "restart-strategy.fixed-delay.attempts": "3",
+    "restart-strategy.exponential-delay.attempts-before-reset-backoff": "3",
 }
 
 

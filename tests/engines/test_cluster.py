@@ -24,11 +24,12 @@ from stores.kv import open_store
 from stores.manifests import Manifest
 from stores.releases import chain, read_current
 from tests.engines import nights
-from tests.engines.flink_hosts import BUCKET, S3_PORT, FlinkHosts
+from tests.engines.flink_hosts import BUCKET, PATIENCE_S, S3_PORT, FlinkHosts
 from tests.engines.hosts import why_not
 from tests.worlds import day, make_rows, write_file, write_model
 
-pytestmark = pytest.mark.timeout(900)
+LONGEST_S = 3 * PATIENCE_S
+pytestmark = pytest.mark.timeout(LONGEST_S)
 FIRST_NIGHT = [*nights.NIGHTS[0][1], f"--date={day(0)}"]
 FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
@@ -98,7 +99,7 @@ def first(world) -> Manifest:
 
 def finish(command: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     """What a command said on stdout and stderr."""
-    out, error = command.communicate(timeout=840)
+    out, error = command.communicate(timeout=LONGEST_S - 60)
     assert command.returncode == code, f"exit code {command.returncode}: {error[-3000:]}"
     return out, error
 
