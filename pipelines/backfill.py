@@ -55,7 +55,7 @@ from transforms.read_logs import RowGroup, row_groups
 from transforms.release import COMMITTED, OUTCOME, read_outcome
 from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, flatten_pairs, with_names
 from transforms.resume import CompletedPins, find_completed_pins
-from transforms.run import Run, RunFolder
+from transforms.run import Run, RunFolder, checks_removed
 from transforms.step_reports import StepReport
 
 NO_DAY = -1  # whose reports are those of the pins
@@ -284,7 +284,7 @@ def run_pass(
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
     rows = sum(file.rows for day in days for file in day.inputs.files)
     work = work_left(plan, len(runs), rows, buckets * len(runs) - len(replayed.finished), pins_done)
-    with Progress(runs[-1], work, shown=shown):
+    with Progress(runs[-1], work, shown=shown), checks_removed(pin_run, *(day.run for day in days)):
         run_pipeline(
             f"backfill-{runs[0].date}",
             options,

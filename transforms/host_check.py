@@ -24,6 +24,7 @@ from stores.object_stores import endpoint_host
 PACKAGES = ("pinnerformer_model", "stores", "transforms", "pipelines")
 # What else decides the bytes of a release, or whether a step can be read at all.
 BESIDE = ("apache-beam", "torch", "pyarrow", "numpy", "hnswlib")
+CLOCK = "clock-"  # how the names of files begin that tell a worker its root's time
 MOST_APART_S = 30.0  # above what a store's seconds and a slow request make of two clocks that agree
 
 Software = tuple[tuple[str, str], ...]
@@ -153,7 +154,7 @@ class HostCheck:
                     f"{location}: {state} on {worker}: it does not see the launcher's --model; use s3:// or gs://, or "
                     "put the folder at the same path on every worker"
                 )
-        ahead = _time_of(root, f"{folder}/clock-{secrets.token_hex(8)}")
+        ahead = _time_of(root, f"{folder}/{CLOCK}{secrets.token_hex(8)}")
         apart = self.ahead_s - ahead
         if abs(apart) > MOST_APART_S:
             raise StoreError(

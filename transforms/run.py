@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from stores.layout import Layout
 from stores.local_files import chosen_file_mode, use_file_mode
 from stores.user_lists import read_ids
 from transforms.ageing import Ageing
-from transforms.host_check import HostCheck
+from transforms.host_check import CLOCK, HostCheck
 
 SENTINEL = "token"
 
@@ -115,6 +116,23 @@ class RunFolder:
                 os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def checks_removed(*runs: RunFolder) -> Iterator[None]:
+    """Removes, after the body, what workers left that were stopped in the middle of looking at their host.
+
+    One worker that refuses its host ends the job, and the engine stops the others wherever they are.
+    """
+    try:
+        yield
+    finally:
+        # A root that does not answer is not what a run failed of.
+        with contextlib.suppress(OSError, StoreError):
+            for run in runs:
+                for name in run.root.list(run.staging) if run.launch.hosts is not None else ():
+                    if name.startswith(CLOCK):
+                        run.root.remove(f"{run.staging}/{name}")
 
 
 @functools.lru_cache(maxsize=16)

@@ -19,6 +19,7 @@ from pipelines.telemetry.facts import facts
 from pipelines.telemetry.lines import say
 from stores.names import Step
 from transforms.release import OUTCOME, STAGED, PublishTarget, read_outcome
+from transforms.run import checks_removed
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
 
@@ -61,7 +62,8 @@ def execute(
         say(crew.describe(), workers=crew.count)
     wall_s = sum(by_step.values()) / crew.count if known and crew.count else None
     # What nobody measured here is no ground to say when it ends.
-    with Progress(plan.run, work_left(plan, rows, by_step if known else {}, wall_s), shown=shown):
+    left = work_left(plan, rows, by_step if known else {}, wall_s)
+    with Progress(plan.run, left, shown=shown), checks_removed(plan.run):
         run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan), runner=workers.runner(options))
     return read_outcome(run.root, run.name)
 

@@ -11,7 +11,7 @@ from stores.files import Root
 from tests.transforms.test_run import make_run
 from transforms import host_check
 from transforms.host_check import HostCheck, loopback_address, refuse_other_software, software
-from transforms.run import Run
+from transforms.run import Run, checks_removed
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ def test_a_host_like_the_launchers_is_not_refused_and_leaves_nothing(launched):
     on_worker(launched).check_root()
     assert launched.root.list(launched.staging) == before == ["token"]
     assert abs(launched.launch.hosts.ahead_s) < 1
+
+
+def test_what_a_worker_left_that_was_stopped_in_its_check_goes_when_its_job_fails(launched):
+    launched.root.write_bytes(f"{launched.staging}/clock-0123456789abcdef", b"")
+    with pytest.raises(StoreError, match="of another host"), checks_removed(launched):
+        raise StoreError("of another host")
+    assert launched.root.list(launched.staging) == ["token"]
 
 
 def test_another_version_of_anything_is_named_here_and_there(launched):
