@@ -18,6 +18,7 @@ import psutil
 from pyarrow import fs
 
 from pipelines.cli import main as pinnerformer
+from pipelines.synthetic.world import PINSAGE_VERSION
 from tests.engines.flink_hosts import BUCKET, S3_PORT, FlinkHosts
 from tests.worlds import write_model
 
@@ -73,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as world:
         made = ["synth", f"--out={world}", f"--users={found.users}", "--pins=2000", "--start=2026-11-01", "--days=1"]
         assert pinnerformer([*made, "--seed=1"]) == 0
-        write_model(f"{world}/model")
+        write_model(f"{world}/model", version=PINSAGE_VERSION)
         apart, together = [], []
         for number in range(found.rounds):
             apart.append(measure(world, 3, 1, f"round {number}, three TaskManagers"))
