@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import functools
 import math
+from collections.abc import MutableMapping
 from typing import Protocol
 
 import numpy as np
@@ -212,13 +213,16 @@ def write_shard(
     return entries
 
 
-def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexShard]:
+def load_shards(
+    root: Root, entries: list[FileEntry], dim: int, known: MutableMapping[str, Graph] | None = None
+) -> list[IndexShard]:
     """Reads the graphs of the shards that a manifest names, in the order of their numbers; of a shard that has two, the
     old one first.
 
     Args:
         entries: Of the table `indexes`.
         dim: Width of a vector.
+        known: Graphs that are open already, by file and content: they are not read again. What is read is added.
 
     Raises:
         StoreError: a file is missing or not the one that the manifest names.
@@ -228,9 +232,9 @@ def load_shards(root: Root, entries: list[FileEntry], dim: int) -> list[IndexSha
         mine = [entry for entry in entries if entry.part == number]
         changed = [entry for entry in mine if has_role(entry, CHANGED)]
         old = [entry for entry in mine if not has_role(entry, CHANGED) and not has_role(entry, MASKED)]
-        shards.append(_load_shard(root, number, old, dim, read_masked(root, mine)))
+        shards.append(_load_shard(root, number, old, dim, read_masked(root, mine), known))
         if changed:
-            shards.append(_load_shard(root, number, changed, dim))
+            shards.append(_load_shard(root, number, changed, dim, known=known))
     return shards
 
 
@@ -247,9 +251,16 @@ def load_changed(root: Root, entries: list[FileEntry], dim: int) -> IndexShard |
     return _load_shard(root, changed[0].part, changed, dim) if changed else None
 
 
-def _load_shard(root: Root, number: int, entries: list[FileEntry], dim: int, masked: np.ndarray = NO_IDS) -> IndexShard:
+def _load_shard(
+    root: Root,
+    number: int,
+    entries: list[FileEntry],
+    dim: int,
+    masked: np.ndarray = NO_IDS,
+    known: MutableMapping[str, Graph] | None = None,
+) -> IndexShard:
     rest = [entry for entry in entries if _library_of(entry) is None]
-    graphs = [_load_graph(root, entry, dim) for entry in entries if entry not in rest]
+    graphs = [_load_graph(root, entry, dim, known) for entry in entries if entry not in rest]
     if len(graphs) != 1:
         raise StoreError(f"{root.url}: the manifest names {len(graphs)} graphs for index shard {number}, not one")
     twins = NO_TWINS
@@ -266,14 +277,21 @@ def _library_of(entry: FileEntry) -> type[Graph] | None:
     return next((library for suffix, library in LIBRARIES.items() if entry.path.endswith(suffix)), None)
 
 
-def _load_graph(root: Root, entry: FileEntry, dim: int) -> Graph:
+def _load_graph(root: Root, entry: FileEntry, dim: int, known: MutableMapping[str, Graph] | None) -> Graph:
+    key = f"{root.path(entry.path)} {entry.checksum} {dim}"
+    opened = None if known is None else known.get(key)
+    if opened is not None:
+        return opened
     path, size = root.path(entry.path), root.size(entry.path)
     if size != entry.bytes:
         found = "is missing" if size is None else f"has {size} bytes, its manifest says {entry.bytes}"
         raise StoreError(f"{path}: {found}; restore the file from a backup, or start from another release")
     library = _library_of(entry)
     assert library is not None  # the caller asked
-    return library.load(root, entry, dim)
+    graph = library.load(root, entry, dim)
+    if known is not None:
+        known[key] = graph
+    return graph
 
 
 def _search(graph: Graph, queries: np.ndarray, k: int, ef: int, threads: int) -> Candidates:

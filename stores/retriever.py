@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import weakref
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.id_names import PINS, USERS, Id, Names, inner_ids, names_of, quoted
 from stores.ids import bucket_of
-from stores.indexes import IndexShard, load_shards, search_shards
+from stores.indexes import Graph, IndexShard, load_shards, search_shards
 from stores.kv import Current
 from stores.layout import find_root_id
 from stores.manifests import Manifest, read_manifest
@@ -89,6 +90,8 @@ class Retriever:
         self._root = Root(root)
         self._client = EmbeddingClient(kv_url, namespace)
         self._opened: Opened | None = None
+        # A night after which a shard's graph is the old one needs no second copy of it in memory, nor time to read it.
+        self._graphs: weakref.WeakValueDictionary[str, Graph] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def known_users(self, count: int) -> KnownUsers:
@@ -186,7 +189,7 @@ class Retriever:
         return root, manifest
 
     def load(self, current: Current) -> Opened:
-        """Opens a release for search; nothing is remembered.
+        """Opens a release for search. Graphs that another open one has are shared with it.
 
         Raises:
             StoreError: a file is missing or damaged, or store and root do not belong together.
@@ -194,7 +197,7 @@ class Retriever:
         (root, manifest), dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = read_dim(root, entry)
-        shards = load_shards(root, manifest.tables["indexes"], dim)
+        shards = load_shards(root, manifest.tables["indexes"], dim, self._graphs)
         names = Names.load(root, manifest, PINS)
         ef = int(manifest.settings["index"]["ef_search"])
         return Opened(root, current, manifest, manifest.parts("histories"), shards, ef, names)

@@ -1,7 +1,6 @@
 """A catalogue: what the pins are called, look like and are about, as somebody else's table has it."""
 
 import dataclasses
-import functools
 import os
 from typing import Any
 
@@ -16,7 +15,6 @@ from stores.ids import find_sorted
 from stores.string_ids import INT64
 
 PIN_ID = "pin_id"
-KEPT_FILTERS = 32  # expressions whose pins are remembered; 8 bytes a pin that matches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,11 +45,7 @@ class Catalogue:
         Raises:
             UsageError: as `parse_where` and `mask_of`.
         """
-        return self._matching(where)
-
-    @functools.cached_property
-    def _matching(self) -> Any:
-        return functools.lru_cache(KEPT_FILTERS)(lambda text: self.pin_ids[mask_of(parse_where(text), self.rows)])
+        return self.pin_ids[mask_of(parse_where(where), self.rows)]
 
     def rows_of(self, pin_ids: np.ndarray, columns: list[str] | None = None) -> list[dict[str, Any] | None]:
         """Rows of pins, int64 [P], in their order; None of one that the catalogue lacks.

@@ -6,6 +6,7 @@ out. A filter may have nothing to do with what a user likes, or all: where too f
 asked for, and at last everything is compared.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -20,6 +21,51 @@ WIDER = 4
 MOST_ASKED = 1 << 13  # of the index for one query; then comparing is faster
 
 
+class Matching:
+    """Pins of a release that a filter lets through: what is the same for every question with that filter.
+
+    Args:
+        vectors: Of all pins of the release: ids int64 [P], ascending; float16 [P, d].
+        matching: Pins that may be found, int64, ascending; those that the release lacks are nobody.
+
+    Attributes:
+        let_through: bool [P].
+        few: Whether they are compared one by one.
+    """
+
+    def __init__(self, vectors: tuple[np.ndarray, np.ndarray], matching: np.ndarray):
+        self._pin_ids, self._embeddings = vectors
+        at, there = find_sorted(self._pin_ids, matching)
+        self.let_through = np.zeros(len(self._pin_ids), bool)
+        self.let_through[at[there]] = True
+        self._count = int(there.sum())
+        self.few = self._count <= EXACT_PINS
+
+    def __len__(self) -> int:
+        return self._count
+
+    def holds(self, pin_ids: np.ndarray) -> np.ndarray:
+        """Which of pins, int64 of any shape, are let through: bool of that shape."""
+        at, there = find_sorted(self._pin_ids, pin_ids.ravel())
+        there[there] = self.let_through[at[there]]
+        return there.reshape(pin_ids.shape)
+
+    def exact(self, queries: np.ndarray, k: int) -> Neighbours:
+        """The best of all that are let through, each compared; queries float32 [Q, d]."""
+        pin_ids, embeddings = self._rows if self.few else self._read()
+        return exact_top_k(queries, pin_ids, embeddings, min(k, self._count))
+
+    # Taking the rows out and making float32 of them is most of what comparing one query with few pins costs.
+    @functools.cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        pin_ids, embeddings = self._read()
+        return pin_ids, embeddings.astype(np.float32)
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.flatnonzero(self.let_through)
+        return self._pin_ids[rows], self._embeddings[rows]
+
+
 def best_of(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int, without: list[np.ndarray]) -> Neighbours:
     """The best pins of queries, but those that each is to be answered without.
 
@@ -27,53 +73,33 @@ def best_of(shards: list[IndexShard], queries: np.ndarray, k: int, ef: int, with
         queries: float32 [Q, d].
         without: Of each query: pins that it must not find, int64, sorted.
     """
+    if len(queries) == 1:  # asked for fewer, and for more only where too few are left
+        return search_shards(shards, queries, k, ef, without[0])
     most = max(map(len, without), default=0)
     found = search_shards(shards, queries, k + most, max(ef, k + most))
     return found if not most else _without(found, k, without)
 
 
 def best_matching(
-    shards: list[IndexShard],
-    vectors: tuple[np.ndarray, np.ndarray],
-    queries: np.ndarray,
-    k: int,
-    ef: int,
-    matching: np.ndarray,
-    without: list[np.ndarray],
+    shards: list[IndexShard], queries: np.ndarray, k: int, ef: int, matching: Matching, without: list[np.ndarray]
 ) -> Neighbours:
-    """As `best_of`, among some pins only.
-
-    Args:
-        vectors: Of all pins of the release: ids int64 [P], ascending; float16 [P, d].
-        matching: Pins that may be found, int64, ascending; those that the release lacks are nobody.
-    """
-    pin_ids, embeddings = vectors
-    rows, there = find_sorted(pin_ids, matching)
-    rows, matching = rows[there], matching[there]
+    """As `best_of`, among some pins only."""
     most = max(map(len, without), default=0)
     wanted = k + most
-    if len(matching) <= max(EXACT_PINS, wanted):
-        exact = exact_top_k(queries, matching, embeddings[rows], min(wanted, len(matching)))
-        return _without(exact, k, without)
+    if matching.few or len(matching) <= wanted:
+        return _without(matching.exact(queries, wanted), k, without)
     found = ordered_top_k(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32), k)
-    asked = math.ceil(SPARE * wanted * len(pin_ids) / len(matching))
+    asked = math.ceil(SPARE * wanted * len(matching.let_through) / len(matching))
     left = np.arange(len(queries))
     while len(left) and asked <= MOST_ASKED:
         some = search_shards(shards, queries[left], asked, max(ef, asked))
-        some = _without(_among(some, matching), k, [without[query] for query in left.tolist()])
+        some = _without(_only(some, matching.holds(some.pin_ids)), k, [without[query] for query in left.tolist()])
         found.pin_ids[left], found.scores[left] = some.pin_ids, some.scores
         left, asked = left[some.pin_ids[:, -1] < 0], asked * WIDER
     if len(left):
-        exact = exact_top_k(queries[left], matching, embeddings[rows], wanted)
-        exact = _without(exact, k, [without[query] for query in left.tolist()])
+        exact = _without(matching.exact(queries[left], wanted), k, [without[query] for query in left.tolist()])
         found.pin_ids[left], found.scores[left] = exact.pin_ids, exact.scores
     return found
-
-
-def _among(found: Neighbours, matching: np.ndarray) -> Neighbours:
-    """What was found and matches; the rest becomes nobody."""
-    _, kept = find_sorted(matching, found.pin_ids.ravel())
-    return _only(found, kept.reshape(found.pin_ids.shape))
 
 
 def _without(found: Neighbours, k: int, without: list[np.ndarray]) -> Neighbours:

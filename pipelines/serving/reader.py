@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.serving.catalogue import Catalogue, read_catalogue, stamp_of
-from pipelines.serving.filtered import best_matching, best_of
+from pipelines.serving.filtered import Matching, best_matching, best_of
 from pipelines.serving.problems import Problem, UnknownId, invalid
 from stores.errors import StoreError
 from stores.files import Root
@@ -24,6 +24,7 @@ from stores.schemas import from_binary_column
 from stores.string_ids import STRING
 from stores.tables import read_files
 
+KEPT_FILTERS = 8  # a byte for every pin of the release, and up to 20 MiB of vectors where few match; in each process
 KEPT_RELEASES = 2  # open at a time: the one served, and the one before or the next
 MOVES = 5  # of the store while one question is answered: nobody publishes that often
 LOOK_S = 1.0  # how often a root is looked at for a release to open before the store serves it
@@ -65,15 +66,37 @@ class Pins:
     scores: np.ndarray
 
 
+class PinVectors:
+    """All pin vectors of a release, read when they are first asked for."""
+
+    def __init__(self, opened: Opened):
+        self._root, self.entries = opened.root, [e for e in opened.manifest.tables["pin_embeddings"] if e.rows]
+
+    @functools.cached_property
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids int64 [P], ascending; float16 [P, d].
+
+        Raises:
+            StoreError: a file is missing or damaged.
+        """
+        tables = [read_files(self._root, [entry], ["pin_id", "embedding"]) for entry in self.entries]
+        ids = np.concatenate([np.empty(0, np.int64), *(table["pin_id"].to_numpy() for table in tables)])
+        vectors = [from_binary_column(table["embedding"]) for table in tables]
+        order = np.argsort(ids, kind="stable")
+        return ids[order], np.concatenate(vectors)[order] if vectors else np.empty((0, 0), np.float16)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Release:
     """A release that is open for questions.
 
     Attributes:
         opened: Its index, and what its manifest says.
+        pins: Shared with an open release of the same files.
     """
 
     opened: Opened
+    pins: PinVectors
 
     @property
     def manifest(self) -> Manifest:
@@ -87,19 +110,21 @@ class Release:
     def name(self) -> str:
         return self.opened.current.release
 
-    @functools.cached_property
+    @property
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of all its pins: ids int64 [P], ascending; float16 [P, d]. Read at the first question that needs them.
+        """As `PinVectors.read`."""
+        return self.pins.read
 
-        Raises:
-            StoreError: a file is missing or damaged.
-        """
-        entries = [entry for entry in self.manifest.tables["pin_embeddings"] if entry.rows]
-        tables = [read_files(self.root, [entry], ["pin_id", "embedding"]) for entry in entries]
-        ids = np.concatenate([np.empty(0, np.int64), *(table["pin_id"].to_numpy() for table in tables)])
-        vectors = [from_binary_column(table["embedding"]) for table in tables]
-        order = np.argsort(ids, kind="stable")
-        return ids[order], np.concatenate(vectors)[order] if vectors else np.empty((0, 0), np.float16)
+
+class Filters:
+    """What filters let through of the pins of one release, by one catalogue; remembered, the latest asked for."""
+
+    def __init__(self, pins: PinVectors, catalogue: Catalogue):
+        self.pins, self.catalogue = pins, catalogue
+        self.matching = functools.lru_cache(KEPT_FILTERS)(self._match)
+
+    def _match(self, where: str) -> Matching:
+        return Matching(self.pins.read, self.catalogue.matching(where))
 
 
 class Reader:
@@ -122,6 +147,7 @@ class Reader:
         self._releases: dict[tuple[str, str, str], Release] = {}  # (generation, release, model) -> open
         self._lock = threading.Lock()
         self._catalogue = read_catalogue(catalogue) if catalogue else None
+        self._filters: Filters | None = None
 
     # What is served
 
@@ -148,10 +174,17 @@ class Reader:
         with self._lock:
             found = self._releases.get(key)
             if found is None:
-                found = Release(self._retriever.load(current))
+                opened = self._retriever.load(current)
+                found = Release(opened, self._pins_of(opened))
                 kept = list(self._releases.items())[-(KEPT_RELEASES - 1) :]
                 self._releases = dict([*kept, (key, found)])
             return found
+
+    def _pins_of(self, opened: Opened) -> PinVectors:
+        """The vectors of a release that is being opened: those of one that is open, where they are the same."""
+        pins = PinVectors(opened)
+        same = (r.pins for r in self._releases.values() if r.root.url == opened.root.url)
+        return next((other for other in same if other.entries == pins.entries), pins)
 
     def follow(self, ahead: bool = True) -> Release:
         """Opens what is served, and what will be next; for whoever looks now and then, in the background.
@@ -191,7 +224,7 @@ class Reader:
         manifest = read_manifest(served.root, served.name)
         if manifest.revision != served.manifest.revision:
             histories = manifest.parts("histories")
-            newer = Release(dataclasses.replace(served.opened, manifest=manifest, histories=histories))
+            newer = Release(dataclasses.replace(served.opened, manifest=manifest, histories=histories), served.pins)
             key = (current.generation, current.release, current.model_digest)
             with self._lock:
                 self._releases = {**self._releases, key: newer}
@@ -300,25 +333,30 @@ class Reader:
             raise StoreError(f"release {release.name} has no histories any more (`gc` removed them)")
         return self._retriever.engaged(release.opened, np.array([user]))
 
-    def _matching(self, where: str, release: Release) -> np.ndarray | None:
+    def _matching(self, where: str, release: Release) -> Matching | None:
         """Pins that a filter lets through; None where there is no filter."""
         if not where.strip():
             return None
-        if self._catalogue is None:
+        catalogue = self._catalogue
+        if catalogue is None:
             raise invalid("where: there is no catalogue here; start `pinnerformer serve` with --catalogue FILE")
         kind = PINS.kind(release.manifest)
-        if self._catalogue.kind != kind:
-            raise Problem(503, f"the catalogue's pin_id is {self._catalogue.kind}, the pin ids of the root are {kind}")
-        return self._catalogue.matching(where)
+        if catalogue.kind != kind:
+            raise Problem(503, f"the catalogue's pin_id is {catalogue.kind}, the pin ids of the root are {kind}")
+        # Of another release or catalogue everything is another; old ones are not kept in memory for it.
+        filters = self._filters
+        if filters is None or filters.pins is not release.pins or filters.catalogue is not catalogue:
+            filters = self._filters = Filters(release.pins, catalogue)
+        return filters.matching(where)
 
     def _search(
-        self, release: Release, queries: np.ndarray, k: int, matching: np.ndarray | None, without: list[np.ndarray]
+        self, release: Release, queries: np.ndarray, k: int, matching: Matching | None, without: list[np.ndarray]
     ) -> list[Pins]:
         opened = release.opened
         if matching is None:
             found = best_of(opened.shards, queries, k, opened.ef, without)
         else:
-            found = best_matching(opened.shards, release.vectors, queries, k, opened.ef, matching, without)
+            found = best_matching(opened.shards, queries, k, opened.ef, matching, without)
         answers = []
         for pin_ids, scores in zip(found.pin_ids, found.scores, strict=True):
             kept = pin_ids >= 0

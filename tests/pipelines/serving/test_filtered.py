@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.serving import filtered
-from pipelines.serving.filtered import best_matching, best_of
+from pipelines.serving.filtered import Matching, best_matching, best_of
 from stores.indexes import IndexParameters, build_index
 from stores.neighbours import exact_top_k, tie_aware_recall
 
@@ -39,7 +39,7 @@ def test_recall_of_filters(share, related, exact_pins, world, monkeypatch):
     rows = np.searchsorted(ids, matching)
     nobody = np.empty(0, np.int64)
     without = [matching[::7]] + [nobody] * (len(queries) - 1)
-    found = best_matching(shards, (ids, vectors), queries, K, 64, np.append(matching, 10**9), without)
+    found = best_matching(shards, queries, K, 64, Matching((ids, vectors), np.append(matching, 10**9)), without)
     assert np.isin(found.pin_ids, [*matching, -1]).all()
     assert not np.isin(found.pin_ids[0], without[0]).any()
     exact = exact_top_k(queries, matching, vectors[rows], K)
@@ -56,3 +56,5 @@ def test_pins_that_are_not_wanted_make_room_for_others(world):
     found = best_of(shards, queries, 10, 200, without)
     assert tie_aware_recall(found, type(exact)(exact.pin_ids[:, 50:], exact.scores[:, 50:])) >= 0.95
     assert all(not np.isin(row, out).any() for row, out in zip(found.pin_ids, without, strict=True))
+    alone = best_of(shards, queries[:1], 10, 200, without[:1])
+    assert np.array_equal(alone.pin_ids, found.pin_ids[:1])
