@@ -62,7 +62,7 @@ def exact_top_k(queries: np.ndarray, pin_ids: np.ndarray, embeddings: np.ndarray
     # A block of scores at a time: all of them would be queries times pins.
     rows = 1 << 14
     for start in range(0, len(pin_ids), rows):
-        scores = queries @ embeddings[start : start + rows].astype(np.float32).T  # [Q, rows]
+        scores = queries @ embeddings[start : start + rows].astype(np.float32, copy=False).T  # [Q, rows]
         at = _best_columns(scores, min(k, scores.shape[1]))
         chosen = Neighbours(pin_ids[start : start + rows][at], np.take_along_axis(scores, at, 1))
         best = merge_top_k([best, chosen], k)

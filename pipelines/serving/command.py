@@ -21,6 +21,10 @@ NEEDED = ("uvicorn", "starlette", "orjson", "prometheus_client", "httptools", "u
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
+    # Before numpy is loaded, which looks at it then. Questions are answered side by side, each by a thread: one that is
+    # cut in pieces for all cores makes every other one wait, and on a busy machine the pieces wait for one another.
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Before its library is loaded, which looks at it then.
     with tempfile.TemporaryDirectory(prefix="pinnerformer-serve-") as counts:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts
