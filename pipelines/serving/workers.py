@@ -93,6 +93,7 @@ class Workers:
 
     def __init__(self, count: int, make_app: Callable[[], ASGIApp], listening: socket.socket):
         self._count, self._make_app, self._listening = count, make_app, listening
+        self._told = False
         self._current: list[int] = []
         self._leaving: list[int] = []
 
@@ -103,14 +104,16 @@ class Workers:
             look: Called now and then; whether what the processes were forked with is out of date.
             started: Called once, when all of them answer.
         """
-        # Held back, and taken one by one: none comes between a look and a fork.
+        # Held back, and taken one by one: none comes between a look and a fork. Libraries have threads, though, that
+        # hold nothing back: while this one looks or forks they get the signal, and without a handler it would end all.
+        handlers = {number: signal.signal(number, self._tell) for number in (signal.SIGTERM, signal.SIGINT)}
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
             self._current = self._fork()
             started()
             while True:
                 found = signal.sigtimedwait(_WATCHED, every_s)
-                if found is not None and found.si_signo != signal.SIGCHLD:
+                if self._told or (found is not None and found.si_signo != signal.SIGCHLD):
                     break
                 self._reap()
                 if look():
@@ -118,6 +121,12 @@ class Workers:
         finally:
             self._end()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _tell(self, number: int, frame: Any) -> None:
+        """A signal came to another thread: it is looked at once this one is back from what it does."""
+        self._told = True
 
     def _exchange(self) -> None:
         before, self._current = self._current, self._fork()
@@ -147,6 +156,8 @@ class Workers:
         code = 1
         try:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # no process is left behind
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
 
             def ready() -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -95,3 +97,30 @@ def test_a_token_is_asked_for(kept):
         assert client.get("/v1/releases", Authorization="Bearer 0123456789abcdeF").status == 401
         assert client.get("/v1/releases", Authorization="Bearer 0123456789abcdef").status == 200
         assert client.get("/readyz").status == 200
+
+
+def test_a_question_is_answered_by_one_thread(tmp_path):
+    """Numpy looks at the environment once, when it is loaded; it is not loaded yet where that is said."""
+    code = """if True:
+        import os, sys
+        from pipelines.serving import command
+        command.run = lambda request, listening: print(os.environ["OPENBLAS_NUM_THREADS"], "numpy" in sys.modules)
+        sys.exit(command.main(sys.argv[1:]))"""
+    words = [f"--root={tmp_path}", f"--kv=lmdb://{tmp_path}/kv", "--port=0"]
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout == "1 False\n"
+
+
+def test_a_signal_that_comes_while_a_release_is_opened_ends_it_in_order():
+    """Another thread gets it then, of a library that holds no signal back."""
+    code = """if True:
+        import threading, time
+        from pipelines.serving.workers import Workers
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+        Workers(0, None, None).run(lambda: print("looks", flush=True) or time.sleep(1), 0.01, lambda: None)
+        print("ended")"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "looks\n"
+        process.terminate()
+        assert process.wait(30) == 0 and process.stdout.read().endswith("ended\n")
