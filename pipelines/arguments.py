@@ -213,6 +213,11 @@ def add_quiet(flags: Flags) -> None:
     flags.add_argument("--quiet", action="store_true", help="no progress display, no summary")
 
 
+def add_progress(flags: Flags) -> None:
+    """Adds `--quiet` of a command whose summary is its answer."""
+    flags.add_argument("--quiet", action="store_true", help="say nothing on stderr while it works")
+
+
 def add_min_age(flags: Flags) -> None:
     """Adds `--min-age`."""
     text = "how long a partition without _SUCCESS must have been left alone"

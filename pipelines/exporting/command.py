@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.exporting.request import ExportRequest, make_parser, parse
+from pipelines.operations.doing import Doing
 from stores.errors import StoreError, UsageError
 from stores.exports import KINDS, Export, write_duckdb, write_npy, write_parquet
 from stores.files import Root
@@ -24,14 +25,15 @@ STAGED = ".export"
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    root = Root(request.root)
+    root, doing = Root(request.root), Doing(not request.quiet)
     exports = [_open(root, _manifest(root, request), name) for name in request.kinds]
     if request.database is not None:
         from pipelines.exporting.databases import push  # loads Beam
 
-        report = push(exports, request.database)
+        with doing.piece(f"fill {request.database.kind}"):
+            report = push(exports, request.database)
     else:
-        report = write_files(exports, request)
+        report = write_files(exports, request, doing)
     if request.as_json:
         print(json.dumps(report, indent=1))
     else:
@@ -75,7 +77,7 @@ def facts_of(exports: list[Export]) -> dict[str, Any]:
     }
 
 
-def write_files(exports: list[Export], request: ExportRequest) -> dict[str, Any]:
+def write_files(exports: list[Export], request: ExportRequest, doing: Doing) -> dict[str, Any]:
     """Writes the files of an export; they are moved into place once all of them are whole.
 
     Raises:
@@ -88,7 +90,8 @@ def write_files(exports: list[Export], request: ExportRequest) -> dict[str, Any]
     with explain_os_errors(out):
         os.makedirs(staged)
         try:
-            _WRITE.get(request.format, _write_index)(exports, staged, request.format)
+            with doing.piece(f"write {' and '.join(request.kinds)} as {request.format}"):
+                _WRITE.get(request.format, _write_index)(exports, staged, request.format)
             names = sorted(os.listdir(staged))
             # Without its facts a folder is no export: at no moment do they name a release whose files are not there.
             for name in [FACTS, *_files_of(out)]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pipelines.arguments import Parser, add_json, add_root
+from pipelines.arguments import Parser, add_json, add_progress, add_root
 from stores.errors import UsageError
 from stores.exports import KINDS
 from stores.index_exports import WRITERS
@@ -56,6 +56,7 @@ class ExportRequest:
     replace: bool
     database: Database | None
     as_json: bool
+    quiet: bool
 
 
 def make_parser() -> Parser:
@@ -75,6 +76,7 @@ def make_parser() -> Parser:
     databases.add_argument("--collection", default="pinnerformer", metavar="NAME", help=f"{text} (default %(default)s)")
     databases.add_argument("--api-key", metavar="env:NAME", help="the environment variable that holds the key")
     add_json(parser)
+    add_progress(parser)
     return parser
 
 
@@ -98,4 +100,6 @@ def parse(argv: list[str]) -> ExportRequest:
     database = None
     if found.out is None:
         database = Database(given[0], getattr(found, given[0]), found.collection, found.api_key)
-    return ExportRequest(found.root, found.release, kinds, found.out, found.format, found.replace, database, found.json)
+    return ExportRequest(
+        found.root, found.release, kinds, found.out, found.format, found.replace, database, found.json, found.quiet
+    )

@@ -5,7 +5,8 @@ import datetime
 
 import numpy as np
 
-from pipelines.arguments import Parser, add_root, add_stores
+from pipelines.arguments import Parser, add_progress, add_root, add_stores
+from pipelines.operations.doing import Doing
 from pipelines.operations.figures import as_json
 from pipelines.report.write import write_again
 from pipelines.telemetry.lines import say
@@ -61,6 +62,7 @@ class EraseRequest:
     users: str
     stores: tuple[str, ...]
     namespace: str
+    quiet: bool
 
 
 def make_parser() -> Parser:
@@ -69,6 +71,7 @@ def make_parser() -> Parser:
     add_root(parser)
     parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line, as the logs have them")
     add_stores(parser)
+    add_progress(parser)
     return parser
 
 
@@ -79,13 +82,13 @@ def parse(argv: list[str]) -> EraseRequest:
         UsageError: with the line to show.
     """
     found = make_parser().parse_args(argv)
-    return EraseRequest(Root(found.root), found.users, tuple(found.kv), found.namespace)
+    return EraseRequest(Root(found.root), found.users, tuple(found.kv), found.namespace, found.quiet)
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    root = request.root
+    root, doing = request.root, Doing(not request.quiet)
     kind = require_layout(root).user_ids
     listed = read_listed(request.users, kind)
     users = np.unique(np.array(list(listed), np.int64))
@@ -101,18 +104,21 @@ def main(argv: list[str]) -> int:
         report.erased_digest, report.erased_users = digest_of_ids(everybody), len(everybody)
         known = [known_contents(root, store) for store in stores]
         for store in stores:
-            with store.hold_writes(f"erase on {root.url}"):
+            with doing.piece(f"erase from {store.url_shown}"), store.hold_writes(f"erase on {root.url}"):
                 for generation in store.generations():
                     key = f"{store.url_shown} {request.namespace} {generation}"
                     report.stored[key] = store.delete_users(generation, users)
-        erase_from_runs(root, report)
-        erase_temporary_files(root, report)
-        erase_from_files(root, users, report)
+        with doing.piece("erase from releases"):
+            erase_from_runs(root, report)
+            erase_temporary_files(root, report)
+            erase_from_files(root, users, report)
         for store, contents in zip(stores, known, strict=True):
             after_erasure(root, store, contents)
-        erase_from_dead_letters(root, users, report)
-        write_again(root)  # of what is left: reports show some dead letters
-        erase_from_training_data(root, users, report)
+        with doing.piece("erase from dead letters and reports"):
+            erase_from_dead_letters(root, users, report)
+            write_again(root)  # of what is left: reports show some dead letters
+        with doing.piece("erase from training data"):
+            erase_from_training_data(root, users, report)
         now = datetime.datetime.now(datetime.UTC)
         report.finished = now.isoformat(timespec="seconds")
         path = f"erasures/{now:%Y%m%dT%H%M%S}-{report.list_digest[:8]}.json"

@@ -3,7 +3,8 @@
 import dataclasses
 import time
 
-from pipelines.arguments import Parser, add_root, add_stores, positive, seconds
+from pipelines.arguments import Parser, add_progress, add_root, add_stores, positive, seconds
+from pipelines.operations.doing import Doing
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
 from stores.layout import require_layout
@@ -36,6 +37,7 @@ class GcRequest:
         retention: What is kept.
         keep_generation_s: How long a generation stays that is served no longer.
         dry_run: Whether to say what would be removed, and remove nothing.
+        quiet: Whether to say nothing of progress.
     """
 
     root: Root
@@ -44,6 +46,7 @@ class GcRequest:
     retention: Retention
     keep_generation_s: float
     dry_run: bool
+    quiet: bool
 
 
 def make_parser() -> Parser:
@@ -60,6 +63,7 @@ def make_parser() -> Parser:
     ):
         parser.add_argument(flag, type=seconds, default=default, metavar=default, help=f"{text}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
+    add_progress(parser)
     return parser
 
 
@@ -77,19 +81,24 @@ def parse(argv: list[str]) -> GcRequest:
         retention=Retention(found.keep, found.keep_snapshots, found.keep_staging, found.grace),
         keep_generation_s=found.keep_generation,
         dry_run=found.dry_run,
+        quiet=found.quiet,
     )
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    root, dry_run = request.root, request.dry_run
+    root, dry_run, doing = request.root, request.dry_run, Doing(not request.quiet)
     require_layout(root)
     stores = [open_store(url, request.namespace) for url in request.stores]
     with hold_lease(root, "gc"):
         served = {current.release for store in stores if (current := store.current())}
-        collected = collect(root, request.retention, served, dry_run=dry_run)
-        swept = sum(sweep_generations(store, request.keep_generation_s, dry_run, protected(root)) for store in stores)
+        with doing.piece("collect files"):
+            collected = collect(root, request.retention, served, dry_run=dry_run)
+        digests, swept = protected(root), 0
+        for store in stores:
+            with doing.piece(f"sweep {store.url_shown}"):
+                swept += sweep_generations(store, request.keep_generation_s, dry_run, digests)
     for store in stores:
         store.close()
     would = "would be " if dry_run else ""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, add_lookback, add_names, add_root, add_stores, positive
+from pipelines.arguments import Parser, add_lookback, add_names, add_progress, add_root, add_stores, positive
+from pipelines.operations.doing import Doing
 from stores.column_names import ColumnNames
 from stores.erasure import check_erased, find_users
 from stores.errors import InputError, StoreError, UsageError
@@ -74,6 +75,7 @@ class VerifyRequest:
         logs: Whose files are compared with what was read; None: none.
         lookback: How many partitions of them.
         erased: A file that lists users who may not be anywhere; None: nobody.
+        quiet: Whether to say nothing of progress.
     """
 
     root: Root
@@ -90,6 +92,7 @@ class VerifyRequest:
     logs: str | None
     lookback: int
     erased: str | None
+    quiet: bool
 
 
 def make_parser() -> Parser:
@@ -113,6 +116,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--erased", metavar="FILE", help="one user id per line, as the logs have them: nobody of them may be anywhere"
     )
+    add_progress(parser)
     return parser
 
 
@@ -140,13 +144,14 @@ def parse(argv: list[str]) -> VerifyRequest:
         logs=found.logs,
         lookback=found.lookback,
         erased=found.erased,
+        quiet=found.quiet,
     )
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; returns the exit code."""
     request = parse(argv)
-    root = request.root
+    root, doing = request.root, Doing(not request.quiet)
     layout = require_layout(root)
     release = request.release or current_release(root)
     if release is None:
@@ -154,17 +159,21 @@ def main(argv: list[str]) -> int:
     manifest, found = read_manifest(root, release), Findings()
     check_layout(root, layout, manifest.settings, release)
     stores = [open_store(url, request.namespace) for url in request.stores]
-    files = check_files(root, manifest)
+    with doing.piece(f"files of {release}"):
+        files = check_files(root, manifest)
     found.note(f"files of {release}", files)
-    found.note_if_wrong("files of releases before it", [] if request.this_only else check_older(root, release))
+    with doing.piece("files of releases before it"):
+        found.note_if_wrong("files of releases before it", [] if request.this_only else check_older(root, release))
     found.note_if_wrong("ROOT/erased", check_erased(root))
     if not files:  # what is damaged is not read: one flipped bit gives one problem, not a hundred
-        check_content(request, manifest, stores, found)
+        check_content(request, manifest, stores, found, doing)
     if request.logs:
-        problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
+        with doing.piece("log files"):
+            problems = check_logs(request.logs, list(chain(root, release)), request.lookback)
         found.note(f"log files read by {release} and before", problems)
     if request.erased:
-        check_nobody(root, stores, read_user_list(request.erased, layout.user_ids, "--erased"), found)
+        with doing.piece("erased users"):
+            check_nobody(root, stores, read_user_list(request.erased, layout.user_ids, "--erased"), found)
         if not stores:
             found.looked_at.append("no store was given (--kv), and so none looked at")
     for store in stores:
@@ -178,16 +187,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[KeyValueStore], found: Findings) -> None:
+def check_content(
+    request: VerifyRequest, manifest: Manifest, stores: Sequence[KeyValueStore], found: Findings, doing: Doing
+) -> None:
     """Looks at what a release's whole files hold, and at what the stores serve of it."""
     root, release, whole = request.root, manifest.release, not manifest.dropped
-    found.note(f"rows and order of {release}", check_tables(root, manifest))
+    with doing.piece(f"rows and order of {release}"):
+        found.note(f"rows and order of {release}", check_tables(root, manifest))
     if any(of.kind(manifest) == STRING for of in (USERS, PINS)):
         found.note("names of users and pins", check_names(root, manifest))
     if whole and manifest.tables["pin_embeddings"]:
         entry = manifest.tables["pin_embeddings"][0]
         dim = read_dim(root, entry)
-        found.note("indexes", check_indexes(root, manifest, dim))
+        with doing.piece("indexes"):
+            found.note("indexes", check_indexes(root, manifest, dim))
     if not manifest.rows("user_embeddings"):
         return
     seed = secrets.randbelow(1 << 32) if request.seed is None else request.seed
@@ -203,11 +216,13 @@ def check_content(request: VerifyRequest, manifest: Manifest, stores: Sequence[K
         version, width = manifest.settings["pinsage_version"], width_of(request.model)
         vectors = describe_vectors(request.pins, version, width, request.columns)
         asked = with_vectors_of_then(root, manifest, drawn)
-        problems = check_users(root, manifest, asked, request.model, vectors, request.min_cosine)
+        with doing.piece("users made again"):
+            problems = check_users(root, manifest, asked, request.model, vectors, request.min_cosine)
         left = f", {len(drawn) - len(asked):,} of a night with other --pins left out" if len(asked) < len(drawn) else ""
         found.note(f"{len(asked):,} users made again{left}", problems)
     for store in stores:
-        found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn, root))
+        with doing.piece(f"users in {store.url_shown}"):
+            found.note(f"{len(drawn):,} users in {store.url_shown}", check_store(store, manifest, drawn, root))
 
 
 def check_nobody(root: Root, stores: Sequence[KeyValueStore], gone: np.ndarray, found: Findings) -> None:
