@@ -91,7 +91,9 @@ class Retriever:
         self._client = EmbeddingClient(kv_url, namespace)
         self._opened: Opened | None = None
         # A night after which a shard's graph is the old one needs no second copy of it in memory, nor time to read it.
-        self._graphs: weakref.WeakValueDictionary[str, Graph] = weakref.WeakValueDictionary()
+        # By ef: a library's graph holds the width of its search, and of threads that search it at two widths one may
+        # get the other's. Within a release nobody asks for less than its own.
+        self._graphs: dict[int, weakref.WeakValueDictionary[str, Graph]] = {}
         self._lock = threading.Lock()
 
     def known_users(self, count: int) -> KnownUsers:
@@ -189,7 +191,7 @@ class Retriever:
         return root, manifest
 
     def load(self, current: Current) -> Opened:
-        """Opens a release for search. Graphs that another open one has are shared with it.
+        """Opens a release for search. Graphs that another open one searches at the same width are shared with it.
 
         Raises:
             StoreError: a file is missing or damaged, or store and root do not belong together.
@@ -197,9 +199,10 @@ class Retriever:
         (root, manifest), dim = self._manifest_of(current), 0
         for entry in manifest.tables["pin_embeddings"][:1]:
             dim = read_dim(root, entry)
-        shards = load_shards(root, manifest.tables["indexes"], dim, self._graphs)
-        names = Names.load(root, manifest, PINS)
         ef = int(manifest.settings["index"]["ef_search"])
+        graphs = self._graphs.setdefault(ef, weakref.WeakValueDictionary())
+        shards = load_shards(root, manifest.tables["indexes"], dim, graphs)
+        names = Names.load(root, manifest, PINS)
         return Opened(root, current, manifest, manifest.parts("histories"), shards, ef, names)
 
     def _root_of(self, current: Current) -> Root:

@@ -9,6 +9,9 @@ import pytest
 
 from pipelines.serving.catalogue import Catalogue
 from pipelines.serving.reader import Reader
+from stores import retriever
+from stores.files import Root
+from stores.manifests import Manifest, read_manifest
 
 
 @pytest.fixture
@@ -33,6 +36,21 @@ def test_releases_of_the_same_pins_share_graphs_and_vectors(reader):
     assert before.manifest.tables["indexes"] == indexes and before.manifest.tables["pin_embeddings"] == pins
     assert [shard.graph for shard in before.opened.shards] == [shard.graph for shard in served.opened.shards]
     assert before.vectors is served.vectors
+
+
+def test_releases_that_are_searched_at_other_widths_share_no_graph(reader, monkeypatch):
+    """One that is searched in a thread would have the width of the other."""
+    served = reader.release()
+
+    def with_other_width(root: Root, release: str) -> Manifest:
+        manifest = read_manifest(root, release)
+        index = {**manifest.settings["index"], "ef_search": served.opened.ef + 1}
+        return dataclasses.replace(manifest, settings={**manifest.settings, "index": index})
+
+    monkeypatch.setattr(retriever, "read_manifest", with_other_width)
+    before = reader.release(dataclasses.replace(reader.current(), release=served.manifest.previous))
+    assert before.opened.ef == served.opened.ef + 1
+    assert not {shard.graph for shard in before.opened.shards} & {shard.graph for shard in served.opened.shards}
 
 
 def test_what_a_filter_lets_through_is_worked_out_once_a_catalogue(reader, items, monkeypatch):
