@@ -183,8 +183,8 @@ def test_nothing_at_all_remains_of_a_failed_attempt(world, tmp_path, monkeypatch
     if broken == "interrupted":
         run_pipeline = training_data.run_pipeline
 
-        def interrupt(*arguments):
-            run_pipeline(*arguments)
+        def interrupt(*arguments, **named):
+            run_pipeline(*arguments, **named)
             os.remove(f"{out}/timelines.json")
             raise KeyboardInterrupt
 
