@@ -73,6 +73,9 @@ class Progress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
+            # The run puts another `sys.stderr` in place and closes it: the bars, in a thread, would put that one back.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         shown: dict[str, TaskID] = {}
         with bars:

@@ -1,7 +1,16 @@
 """How far a run is: which stages are done, how long the rest takes, and the lines that say it where nobody watches."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 import time
 
 import pytest
@@ -12,6 +21,7 @@ from pipelines.planning.rates import Rates
 from pipelines.telemetry.facts import begin
 from stores.files import Root
 from stores.names import Step
+from tests.worlds import day
 from transforms.run import RunFolder
 
 NIGHT = Work(
@@ -131,3 +141,22 @@ def test_a_line_that_is_being_written_is_left_for_later(tmp_path):
     (tmp_path / "a.jsonl").write_text(line + line)
     log.update()
     assert log.units[Step.READ_LOGS] == 10
+
+
+def test_a_night_on_a_terminal_draws_bars_and_ends_well(one_night):
+    world, root = one_night
+    flags = [f"--root={root}", *world.inputs, f"--date={day(1)}", "--publish=none", "--workers=1"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [sys.executable, "-m", "pinnerformer", "daily", *flags]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as night:
+        os.close(theirs)
+        drawn = b""
+        with contextlib.suppress(OSError):  # EIO: whoever had the terminal has ended
+            while more := os.read(ours, 1 << 16):
+                drawn += more
+    os.close(ours)
+    screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.decode())
+    assert night.returncode == 0, screen
+    assert "100%" in screen and "build indexes" in screen
+    assert screen.rstrip().endswith("report.html")  # of the summary, whose lines come last
