@@ -208,14 +208,9 @@ def add_json(flags: Flags) -> None:
     flags.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
-def add_quiet(flags: Flags) -> None:
+def add_quiet(flags: Flags, text: str = "no progress display, no summary") -> None:
     """Adds `--quiet`."""
-    flags.add_argument("--quiet", action="store_true", help="no progress display, no summary")
-
-
-def add_progress(flags: Flags) -> None:
-    """Adds `--quiet` of a command whose summary is its answer."""
-    flags.add_argument("--quiet", action="store_true", help="say nothing on stderr while it works")
+    flags.add_argument("--quiet", action="store_true", help=text)
 
 
 def add_min_age(flags: Flags) -> None:

@@ -282,7 +282,7 @@ def run_pass(
     # One display for all days: the workers note their progress in one folder.
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name, hosts=hosts)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
-    rows = sum(file.rows for day in days for file in day.inputs.files)
+    rows = sum(day.inputs.rows for day in days)
     work = work_left(plan, len(runs), rows, buckets * len(runs) - len(replayed.finished), pins_done)
     with Progress(runs[-1], work, shown=shown), checks_removed(pin_run, *(day.run for day in days)):
         run_pipeline(

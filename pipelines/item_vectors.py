@@ -361,12 +361,11 @@ def run_job(request: ItemVectorsRequest, workers: LocalWorkers) -> int:
     root = plan.run.root
     if not plan.done:
         plan = dataclasses.replace(plan, run=plan.run.launched(hosts=host_check(request.beam, root)))
-        rows = sum(file.rows for file in plan.inputs.files)
         if not request.quiet:
             say_lacking(plan.inputs.files, request.columns)
-        workers.settle(rows * ROW_S, request.buckets, None, known=False)
+        workers.settle(plan.inputs.rows * ROW_S, request.buckets, None, known=False)
         try:
-            work = Work({Step.READ_LOGS: rows}, {Step.COUNT_PAIRS: request.buckets})
+            work = Work({Step.READ_LOGS: plan.inputs.rows}, {Step.COUNT_PAIRS: request.buckets})
             with Progress(plan.run, work, shown=not request.quiet):
                 run_pipeline(
                     plan.run.name,

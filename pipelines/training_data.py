@@ -248,8 +248,7 @@ def plan_training_data(request: TrainingDataRequest) -> TrainingDataPlan:
 
 def work_left(plan: TrainingDataPlan) -> Work:
     """What is to be done, and how much of it by step."""
-    rows, pins = sum(file.rows for file in plan.inputs.files), plan.vectors.rows
-    units = {Step.READ_LOGS: rows, Step.SHARD_PINS: pins}
+    units = {Step.READ_LOGS: plan.inputs.rows, Step.SHARD_PINS: plan.vectors.rows}
     return Work(units, {Step.BUILD_TIMELINES: plan.buckets}, {Step.READ_LOGS: 1.0, Step.BUILD_TIMELINES: 2.0})
 
 
@@ -272,8 +271,7 @@ def run_job(request: TrainingDataRequest, workers: LocalWorkers) -> int:
     root = plan.run.root
     if not request.quiet:
         say_lacking(plan.inputs.files, plan.columns)
-    rows = sum(file.rows for file in plan.inputs.files)
-    workers.settle(rows * ROW_S, plan.buckets, None, known=False)
+    workers.settle(plan.inputs.rows * ROW_S, plan.buckets, None, known=False)
     try:
         with Progress(plan.run, work_left(plan), shown=not request.quiet):
             run_pipeline(

@@ -227,14 +227,14 @@ def load_shards(
     Raises:
         StoreError: a file is missing or not the one that the manifest names.
     """
-    shards = []
+    known, shards = {} if known is None else known, []
     for number in sorted({entry.part for entry in entries}):
         mine = [entry for entry in entries if entry.part == number]
         changed = [entry for entry in mine if has_role(entry, CHANGED)]
         old = [entry for entry in mine if not has_role(entry, CHANGED) and not has_role(entry, MASKED)]
-        shards.append(_load_shard(root, number, old, dim, read_masked(root, mine), known))
+        shards.append(_load_shard(root, number, old, dim, known, read_masked(root, mine)))
         if changed:
-            shards.append(_load_shard(root, number, changed, dim, known=known))
+            shards.append(_load_shard(root, number, changed, dim, known))
     return shards
 
 
@@ -248,7 +248,7 @@ def load_changed(root: Root, entries: list[FileEntry], dim: int) -> IndexShard |
         StoreError: a file is missing or not the one that the manifest names.
     """
     changed = [entry for entry in entries if has_role(entry, CHANGED)]
-    return _load_shard(root, changed[0].part, changed, dim) if changed else None
+    return _load_shard(root, changed[0].part, changed, dim, {}) if changed else None
 
 
 def _load_shard(
@@ -256,8 +256,8 @@ def _load_shard(
     number: int,
     entries: list[FileEntry],
     dim: int,
+    known: MutableMapping[str, Graph],
     masked: np.ndarray = NO_IDS,
-    known: MutableMapping[str, Graph] | None = None,
 ) -> IndexShard:
     rest = [entry for entry in entries if _library_of(entry) is None]
     graphs = [_load_graph(root, entry, dim, known) for entry in entries if entry not in rest]
@@ -277,9 +277,9 @@ def _library_of(entry: FileEntry) -> type[Graph] | None:
     return next((library for suffix, library in LIBRARIES.items() if entry.path.endswith(suffix)), None)
 
 
-def _load_graph(root: Root, entry: FileEntry, dim: int, known: MutableMapping[str, Graph] | None) -> Graph:
+def _load_graph(root: Root, entry: FileEntry, dim: int, known: MutableMapping[str, Graph]) -> Graph:
     key = f"{root.path(entry.path)} {entry.checksum} {dim}"
-    opened = None if known is None else known.get(key)
+    opened = known.get(key)
     if opened is not None:
         return opened
     path, size = root.path(entry.path), root.size(entry.path)
@@ -288,9 +288,7 @@ def _load_graph(root: Root, entry: FileEntry, dim: int, known: MutableMapping[st
         raise StoreError(f"{path}: {found}; restore the file from a backup, or start from another release")
     library = _library_of(entry)
     assert library is not None  # the caller asked
-    graph = library.load(root, entry, dim)
-    if known is not None:
-        known[key] = graph
+    graph = known[key] = library.load(root, entry, dim)
     return graph
 
 

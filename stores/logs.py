@@ -266,6 +266,10 @@ class InputSelection:
     rewritten: tuple[Rewritten, ...] = ()
 
     @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
     def lacking(self) -> list[str]:
         """Our columns that some file does not have, sorted."""
         return sorted({name for file in self.files for name in file.lacking})

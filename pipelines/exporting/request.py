@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from pipelines.arguments import Parser, add_json, add_progress, add_root
+from pipelines.arguments import Parser, add_json, add_quiet, add_root
+from pipelines.operations.doing import QUIET
 from stores.errors import UsageError
 from stores.exports import KINDS
 from stores.index_exports import WRITERS
@@ -76,7 +77,7 @@ def make_parser() -> Parser:
     databases.add_argument("--collection", default="pinnerformer", metavar="NAME", help=f"{text} (default %(default)s)")
     databases.add_argument("--api-key", metavar="env:NAME", help="the environment variable that holds the key")
     add_json(parser)
-    add_progress(parser)
+    add_quiet(parser, QUIET)
     return parser
 
 

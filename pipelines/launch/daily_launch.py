@@ -54,7 +54,7 @@ def execute(
     # Else an earlier attempt's outcome would be read for this one's, where the engine dies before the barrier.
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease, hosts=host_check(options, run.root, plan.given.model, target))
-    rows = sum(f.rows for f in plan.inputs.files)
+    rows = plan.inputs.rows
     by_step, known = work_of(plan, rows)
     work_s = sum(of for step, of in by_step.items() if step != Step.FINISH)
     crew = workers.settle(work_s, run.layout.user_buckets, plan.given.model, known=known)

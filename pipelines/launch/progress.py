@@ -10,13 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from pipelines.launch.stages import ProgressLog, Stage, Work, duration, seconds_left, stages_of
+from pipelines.launch.stages import SILENT_S, ProgressLog, Stage, Work, duration, seconds_left, stages_of
 from pipelines.telemetry.lines import say
 from stores.names import Step
 from transforms.run import RunFolder
 
 LOOK_EVERY_S = 0.3
-SILENT_S = 60.0  # where no stage ends for so long, a line says what is being done
 ALL = "in all"
 
 

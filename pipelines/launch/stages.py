@@ -25,6 +25,7 @@ STEPS: dict[Step, tuple[str, str]] = {  # step -> (label, what a unit is)
 }
 # Engines give a bucket to these when every row is read.
 AFTER_READING = (Step.UPDATE_HISTORIES, Step.REPLAY_BUCKETS, Step.BUILD_TIMELINES, Step.COUNT_PAIRS)
+SILENT_S = 60.0  # where nothing ends for so long, a line says what is being done
 TELLS_FROM = 0.05  # of the work: from there on the pace so far says how long the rest takes
 
 
@@ -153,11 +154,10 @@ def seconds_left(stages: Sequence[Stage], work: Work, elapsed_s: float) -> tuple
     # Of a stage whose size nobody knows yet: half, which is wrong by no more than half.
     done_s = sum(work.seconds.get(s.step, 0.0) * (0.5 if s.share is None else s.share) for s in stages)
     share = done_s / whole
+    by_pace_s = elapsed_s * (1 - share) / share if share else 0.0
     if work.wall_s is None:
-        return (share, elapsed_s * (1 - share) / share) if share >= TELLS_FROM else None
-    if not share:
-        return share, max(0.0, work.wall_s - elapsed_s)
-    by_releases_s, by_pace_s = (1 - share) * work.wall_s, elapsed_s * (1 - share) / share
+        return (share, by_pace_s) if share >= TELLS_FROM else None
+    by_releases_s = (1 - share) * work.wall_s if share else max(0.0, work.wall_s - elapsed_s)
     return share, (1 - share) * by_releases_s + share * by_pace_s
 
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.launch.stages import duration
+from pipelines.launch.stages import SILENT_S, duration
 from pipelines.telemetry.lines import say
 
+QUIET = "say nothing on stderr while it works"  # what `--quiet` of such a command does: its summary is its answer
 LASTS_S = 2.0  # shorter pieces are not spoken of: most roots are looked at in less
-SILENT_S = 60.0  # in a piece, then a line says that it goes on
 
 
 class Doing:
@@ -27,7 +27,7 @@ class Doing:
     def piece(self, words: str) -> Iterator[None]:
         """A piece of the work, while the block runs: `words` say of what, as in "read logs".
 
-        Lines come when it has lasted `LASTS_S`, every `SILENT_S` from then on, and at its end.
+        Lines come when it has lasted `LASTS_S`, every `stages.SILENT_S` from then on, and at its end.
         """
         if not self._shown:
             yield

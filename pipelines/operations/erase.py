@@ -5,8 +5,8 @@ import datetime
 
 import numpy as np
 
-from pipelines.arguments import Parser, add_progress, add_root, add_stores
-from pipelines.operations.doing import Doing
+from pipelines.arguments import Parser, add_quiet, add_root, add_stores
+from pipelines.operations.doing import QUIET, Doing
 from pipelines.operations.figures import as_json
 from pipelines.report.write import write_again
 from pipelines.telemetry.lines import say
@@ -71,7 +71,7 @@ def make_parser() -> Parser:
     add_root(parser)
     parser.add_argument("--users", required=True, metavar="FILE", help="one user id per line, as the logs have them")
     add_stores(parser)
-    add_progress(parser)
+    add_quiet(parser, QUIET)
     return parser
 
 

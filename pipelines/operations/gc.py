@@ -3,8 +3,8 @@
 import dataclasses
 import time
 
-from pipelines.arguments import Parser, add_progress, add_root, add_stores, positive, seconds
-from pipelines.operations.doing import Doing
+from pipelines.arguments import Parser, add_quiet, add_root, add_stores, positive, seconds
+from pipelines.operations.doing import QUIET, Doing
 from stores.files import Root
 from stores.kv import KeyValueStore, open_store
 from stores.layout import require_layout
@@ -63,7 +63,7 @@ def make_parser() -> Parser:
     ):
         parser.add_argument(flag, type=seconds, default=default, metavar=default, help=f"{text}")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed, and remove nothing")
-    add_progress(parser)
+    add_quiet(parser, QUIET)
     return parser
 
 

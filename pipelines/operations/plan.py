@@ -70,7 +70,7 @@ def describe(
     wish: WorkersWish,
 ) -> list[tuple[str, str, str]]:
     """(what, figure, remark) of everything there is to say."""
-    rates, rows = Rates.of(releases), sum(file.rows for file in inputs.files)
+    rates, rows = Rates.of(releases), inputs.rows
     size = sum(file.bytes for file in inputs.files)
     everybody = not same_model(current, given)
     lines = [
@@ -148,7 +148,7 @@ class Foretold:
     def size(self) -> NightSize:
         """What sizes of machines follow from; where no release tells, sequences of the greatest length."""
         given, current, layout = self.given, self.current, self.layout
-        rates, rows = Rates.of(self.releases[:WEEK]), sum(file.rows for file in self.inputs.files)
+        rates, rows = Rates.of(self.releases[:WEEK]), self.inputs.rows
         everybody, refresh = not same_model(current, given), given.settings.ageing.refresh_days
         users = users_to_embed(rates, self.request.date, rows, current, everybody=everybody, refresh_days=refresh)
         length = rates.tokens_per_user or given.config.max_sequence_length
@@ -171,9 +171,7 @@ class Foretold:
         """The gates that would close, of those that need no more than the number of rows."""
         if self.current is None:
             return []
-        counters: dict[str, dict[str, int]] = {
-            Step.READ_LOGS: {Counter.ROWS_READ: sum(file.rows for file in self.inputs.files)}
-        }
+        counters: dict[str, dict[str, int]] = {Step.READ_LOGS: {Counter.ROWS_READ: self.inputs.rows}}
         tonight = dataclasses.replace(
             self.current, date=self.request.date.isoformat(), previous=self.current.release, counters=counters
         )

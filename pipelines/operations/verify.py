@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pinnerformer_model.config import ModelError
-from pipelines.arguments import Parser, add_lookback, add_names, add_progress, add_root, add_stores, positive
-from pipelines.operations.doing import Doing
+from pipelines.arguments import Parser, add_lookback, add_names, add_quiet, add_root, add_stores, positive
+from pipelines.operations.doing import QUIET, Doing
 from stores.column_names import ColumnNames
 from stores.erasure import check_erased, find_users
 from stores.errors import InputError, StoreError, UsageError
@@ -116,7 +116,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--erased", metavar="FILE", help="one user id per line, as the logs have them: nobody of them may be anywhere"
     )
-    add_progress(parser)
+    add_quiet(parser, QUIET)
     return parser
 
 
