@@ -146,9 +146,10 @@ class FlinkCluster:
             "rest.port": self._ports["rest"],
             "parallelism.default": self.slots,
             **memory_settings(self.slots, self.heap_mb),
-            "restart-strategy.type": "fixed-delay",
-            "restart-strategy.fixed-delay.attempts": 5,
-            "restart-strategy.fixed-delay.delay": "5 s",
+            # As deploy/kubernetes: what fails until the restart is one attempt.
+            "restart-strategy.type": "exponential-delay",
+            "restart-strategy.exponential-delay.attempts-before-reset-backoff": 5,
+            "restart-strategy.exponential-delay.initial-backoff": "5 s",
             **self._settings,
         }
         write_configuration(self.folder, self.folder, self._home, self._jar, settings)

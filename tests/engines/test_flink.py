@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(540)
 
 @pytest.fixture(scope="module")
 def flink():
-    with FlinkCluster(MINOR, slots=2, settings={"restart-strategy.fixed-delay.attempts": "2"}) as cluster:
+    attempts = {"restart-strategy.exponential-delay.attempts-before-reset-backoff": "2"}
+    with FlinkCluster(MINOR, slots=2, settings=attempts) as cluster:
         overview = cluster.get("/v1/overview")
         print(f"\nFlink {overview['flink-version']}: {overview['slots-total']} slots at {cluster.rest}")
         yield cluster
