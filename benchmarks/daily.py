@@ -43,6 +43,7 @@ ACTIONS, SURFACES = ("click", "closeup", "repin"), ("board", "home", "search")
 MEDIAN, MEAN, LONGEST = 60, 85, 256
 USER_BRANCH = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.JOIN_VECTORS, Step.EMBED_USERS, Step.MERGE_SNAPSHOT)
 PIN_VECTOR_DIM = 256  # of the preset
+KNOWN_USERS = 256  # whom the model embeds for yesterday's snapshot, which everybody's vectors are drawn from
 PIECE = 5000  # users at a time through the bare model
 
 
@@ -105,6 +106,9 @@ def make_root(
 ) -> np.ndarray:
     """`folder`/root: yesterday's release, of histories and snapshot alone.
 
+    A vector of the snapshot is one that the model gave, though not to this user: with any other, the night's measures
+    of its index would search for what no tower asks.
+
     Args:
         active: Users whose histories are as long as those of users who act; all others share the rest of `rows`.
         counts: Of buckets and shards, by field of `Layout`.
@@ -124,13 +128,16 @@ def make_root(
     layout = open_layout(root, {"history_length": LONGEST, **counts})
     bucket = bucket_of(ids, layout.user_buckets)
     tables: dict[str, list] = {name: [] for name in TABLES}
-    unit = np.full((1, 256), 1 / 16, np.float16)
+    known: np.ndarray | None = None
     for part in range(layout.user_buckets):
         mine = ids[bucket == part]
         table = draw_rows(mine, lengths[mine], pins, MIDNIGHT_MS, 60, seed=part)
+        if known is None:
+            first = mine[:KNOWN_USERS]
+            known = embed(folder, table.filter(np.isin(table["user_id"].to_numpy(), first)))
         tables["histories"].append(write_part(root, "histories", YESTERDAY, part, table))
         latest = np.full(len(mine), MIDNIGHT_MS - 1)
-        columns = [mine, to_binary_column(np.repeat(unit, len(mine), 0)), [YESTERDAY] * len(mine), latest]
+        columns = [mine, to_binary_column(known[mine % len(known)]), [YESTERDAY] * len(mine), latest]
         snapshot = pa.table([*columns, np.zeros(len(mine), bool)], schema=user_embeddings_schema(256))
         tables["user_embeddings"].append(write_part(root, "user_embeddings", YESTERDAY, part, snapshot))
     settings = {"token_budget": 1024, "bootstrap_from": str(YESTERDAY)}
@@ -183,12 +190,23 @@ def sequences_of(rows: pa.Table, vectors: np.ndarray) -> Sequences:
     )
 
 
+def read_pin_vectors(folder: str) -> np.ndarray:
+    """float16 [pins, PIN_VECTOR_DIM]: of the pins 0, 1, 2, ..."""
+    column = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def embed(folder: str, rows: pa.Table) -> np.ndarray:
+    """float16 [N, 256]: the model's vectors of N users, of whom these are all rows."""
+    encoder = UserEncoder(load_model(f"{folder}/model").user_tower)
+    return encoder.encode(sequences_of(rows, read_pin_vectors(folder)))
+
+
 def run_bare(folder: str, part: int, parts: int) -> tuple[int, float]:
     """Feeds a share of tonight's active users to the bare model; returns (users, seconds in the model)."""
     manifest = read_current(Root(f"{folder}/root"))
     assert manifest is not None
-    table = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
-    vectors = table.flatten().to_numpy().reshape(len(table), -1)
+    vectors = read_pin_vectors(folder)
     active = np.unique(pq.read_table(f"{folder}/logs/ds={TONIGHT}/a.parquet")["user_id"].to_numpy())
     mine = active[part::parts]
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)

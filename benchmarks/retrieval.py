@@ -1,7 +1,7 @@
 """Retrieval, beside ONE plain hnswlib index of the same vectors (same links and candidates) at equal recall.
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.retrieval [--pins 60000] [--dim 256] [--k 100] [--rounds 3]
-        [--root ROOT]
+        [--root ROOT] [--keep DIR]
 
 CPU time a user. Ours is all of `Retriever.retrieve`: the user's vector from LMDB, the shards as the night builds them,
 with `exclude_engaged` the history from its file; of batches it is `search_shards`. The plain index has the vectors at
@@ -10,13 +10,17 @@ at our recall is interpolated between widths of search. Half of a user's history
 """
 
 import argparse
+import contextlib
 import dataclasses
+import json
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import hnswlib
 import numpy as np
 import pyarrow as pa
 
@@ -165,6 +169,31 @@ def without(found: Neighbours, histories: list[np.ndarray], k: int) -> Neighbour
     return Neighbours(np.take_along_axis(found.pin_ids, columns, 1), np.take_along_axis(found.scores, columns, 1))
 
 
+def made_in(folder: str, pins: Pins, found: argparse.Namespace, histories: list[np.ndarray]) -> tuple[str, ...]:
+    """As `write_root`, with the path of the plain index: made, unless the folder has them of the same flags."""
+    flags = {name: getattr(found, name) for name in ("root", "pins", "dim", "clusters", "noise", "shards", "ef")}
+    flags |= {name: getattr(found, name) for name in ("users", "history", "other_users")}
+    note, plain = f"{folder}/made.json", f"{folder}/plain.hnsw"
+    if os.path.exists(note):
+        with open(note) as file:
+            made = json.load(file)
+        if made["flags"] != flags:
+            raise SystemExit(f"{note}: made with {made['flags']}; name another --keep")
+        return *made["paths"], plain
+    HnswGraph.build(pins.ids, pins.vectors, np.arange(len(pins.ids)), IndexParameters()).save(plain)
+    paths = write_root(folder, pins, found.shards, histories, found.other_users, found.ef)
+    with open(note, "w") as file:
+        json.dump({"flags": flags, "paths": paths}, file)
+    return *paths, plain
+
+
+def load_plain(path: str, dim: int) -> HnswGraph:
+    """As hnswlib itself does."""
+    index = hnswlib.Index(space="ip", dim=dim)
+    index.load_index(path)
+    return HnswGraph(index)
+
+
 def draw_histories(pins: Pins, exact: Neighbours, length: int) -> list[np.ndarray]:
     """Half of each of what is near to the user, half of all pins."""
     draw = np.random.default_rng(2)
@@ -236,14 +265,16 @@ def main() -> None:
     parser.add_argument("--other-users", type=int, default=20_000, help="whose histories lie in the same files")
     parser.add_argument("--ef", type=int, help="serve at this width, and not at the least that finds every pin")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", metavar="DIR", help="make root and indexes here, or take those of an earlier run")
     found = parser.parse_args()
     pins = pins_of(found)
     near = exact_top_k(pins.users, pins.ids, pins.vectors, 3 * found.history)
     histories = draw_histories(pins, near, found.history)
-    rows = np.arange(len(pins.ids))
-    plain = HnswGraph.build(pins.ids, pins.vectors, rows, IndexParameters())
-    with tempfile.TemporaryDirectory() as folder:
-        root, kv, words = write_root(folder, pins, found.shards, histories, found.other_users, found.ef)
+    with contextlib.ExitStack() as stack:
+        folder = found.keep or stack.enter_context(tempfile.TemporaryDirectory())
+        os.makedirs(folder, exist_ok=True)
+        root, kv, words, path = made_in(folder, pins, found, histories)
+        plain = load_plain(path, pins.vectors.shape[1])
         print(f"{len(pins.ids):,} pins of {pins.vectors.shape[1]} numbers, {words}; k {found.k}", flush=True)
         with Retriever(root, kv) as retriever:
             compared = compare(pins, plain, retriever, histories, found.k)

@@ -12,7 +12,7 @@ from transforms.gates.hindsight import hindsight_of
 def summarise(manifest: Manifest) -> dict[str, Any]:
     """The figures of a release that a person asks for first."""
     count = manifest.count
-    looked_back = hindsight_of(manifest)
+    looked_back, index = hindsight_of(manifest), manifest.settings.get("index", {})
     foresight, engaged = looked_back.get("foresight") or {}, looked_back.get("engaged") or {}
     return {
         "release": manifest.release,
@@ -48,8 +48,8 @@ def summarise(manifest: Manifest) -> dict[str, Any]:
         "shards": len(manifest.parts("pin_embeddings")),
         "shards_reused": count(Step.BUILD_INDEXES, Counter.SHARDS_REUSED),
         "shards_damaged": max(count(step, Counter.SHARDS_DAMAGED) for step in (Step.EMBED_PINS, Step.BUILD_INDEXES)),
-        "index_recall_at_10": manifest.settings["index"].get("recall_at_10"),
-        "index_ef_search": manifest.settings["index"].get("ef_search"),
+        "index_recall_at_10": index.get("recall_at_10"),
+        "index_ef_search": index.get("ef_search"),
         "margin": foresight.get("margin"),
         "margin_error": foresight.get("error"),
         "margin_users": foresight.get("users", 0),
