@@ -17,6 +17,7 @@ from pipelines.study.report import write_page
 from pipelines.study.results import Study
 from pipelines.study.running import Runner, read_result, write_result
 from pipelines.study.study_request import StudyRequest, parse
+from pipelines.synthetic.oracle import read_world
 from pipelines.telemetry.lines import say, say_warning
 from stores.errors import InputError
 from stores.extras import load
@@ -206,6 +207,8 @@ def main(argv: list[str]) -> int:
     request = parse(argv)
     for module in ("scipy.sparse", "matplotlib"):
         load(module, "train", "study")
+    if request.oracle:
+        read_world(request.oracle)  # a folder that is none is refused before minutes of work
     until = time.monotonic() + request.budget_s
     os.makedirs(request.out, exist_ok=True)
     data = load_study_data(request.source)

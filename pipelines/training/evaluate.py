@@ -17,6 +17,7 @@ from pinnerformer_model.ranking import matrix_scorer
 from pinnerformer_model.timelines import Timelines, merge_users
 from pinnerformer_model.user_tower import UserTower
 from pipelines.synthetic.oracle import oracle_scores, read_world
+from pipelines.synthetic.world import World
 from pipelines.telemetry import lines
 from pipelines.training.evaluate_request import UNTRAINED, EvaluateRequest, parse
 from pipelines.training.evaluate_table import as_json, print_rows
@@ -210,6 +211,7 @@ def main(argv: list[str]) -> int:
     load("scipy.sparse", "train", "evaluate")
     for folder in request.models:
         refuse_unfit(folder)
+    world = read_world(request.oracle) if request.oracle else None
     evaluations, data, topics = load_evaluations(
         request.timelines,
         request.pins,
@@ -232,7 +234,7 @@ def main(argv: list[str]) -> int:
     facts = {**describe(request, halves, topics, seen), "vectors": vectors}
     say = lines.say if not request.as_json else lambda what: None
     say(facts["error"])  # before the slow part: whether it is worth waiting for
-    rows = measure(request, evaluations, halves, models, data, say)
+    rows = measure(request, evaluations, halves, models, world, data, say)
     if request.as_json:
         print(json.dumps(as_json(rows, facts), indent=1))
     else:
@@ -278,10 +280,11 @@ def measure(
     evaluations: Sequence[Evaluation],
     halves: Sequence[Evaluation],
     models: Sequence[tuple[str, LoadedModel]],
+    world: World | None,
     data: TrainingData,
     say: Callable[[str], None],
 ) -> list[Row]:
-    """The rows of the models, of the baselines and of the oracle, as far as they were asked for."""
+    """The rows of the models, of the baselines and of the oracle of a world, as far as they were asked for."""
     rows: list[Row] = []
     for folder, model in models:
         say(f"measuring {folder} ...")
@@ -297,9 +300,9 @@ def measure(
         names=request.baselines,
         say=lambda name: say(f"measuring {name} ..."),
     )
-    if request.oracle:
+    if world:
         say("measuring the oracle ...")
-        world, found_by_cut = read_world(request.oracle), []
+        found_by_cut = []
         for half in halves:
             users = half.timelines.user_ids[half.moments("once").user]
             scores = oracle_scores(world, users, data.pin_ids, half.cut_ms, request.days)

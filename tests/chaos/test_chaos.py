@@ -32,7 +32,7 @@ def test_runs_of_every_kind_that_are_killed_end_with_the_same_bytes():
 
 @pytest.mark.timeout(900)
 def test_whatever_is_typed_after_a_kill_the_store_is_what_current_says():
-    kill("--pairs=6")
+    kill("--pairs=4")
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_missing_day_can_be_taken_for_an_empty_one(backfill_world, backfilled,
         assert found.tables["user_embeddings"] == expected.tables["user_embeddings"]
 
 
-@pytest.mark.parametrize("stop_at", [9, 29])
+@pytest.mark.parametrize("stop_at", [pytest.param(9, marks=pytest.mark.slow), 29])
 def test_a_run_cut_off_does_only_the_rest(backfill_world, backfilled, tmp_path, monkeypatch, stop_at):
     parts, root = Parts(stop_at=stop_at), str(tmp_path / "root")
     parts.watch(monkeypatch, (transforms.backfill, transforms.backfill_rows, transforms.pins))

@@ -157,3 +157,9 @@ def test_a_study_is_written_resumed_and_not_mixed_with_another(world, monkeypatc
         json.dump([], file)
     assert main([*flags, f"--timelines={world}/timelines"]) == 1
     assert f"{cells[0]}: not a result of a study" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_world_is_refused_before_any_work(tmp_path, capsys):
+    flags = [f"--timelines={tmp_path}/none", f"--out={tmp_path}/out", f"--oracle={tmp_path}", "--title=No world"]
+    assert main(["study", *flags, f"--page={tmp_path}/page.md"]) == 1
+    assert f"{tmp_path}/world.json" in capsys.readouterr().err and not (tmp_path / "out").exists()
