@@ -92,11 +92,12 @@ def make_model(folder: str) -> None:
 
 
 def write_vectors(folder: str, vectors: np.ndarray) -> None:
-    """`folder`/pins: float32 [pins, PIN_VECTOR_DIM] as unit vectors of the pins 0, 1, 2, ..."""
+    """`folder`/pins: float32 [pins, PIN_VECTOR_DIM] as unit vectors of the pins 0, 1, 2, ..., 51 MB a row group."""
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), vectors.shape[1])
     make_folder(f"{folder}/pins")
-    pq.write_table(pa.table({"pin_id": np.arange(len(vectors)), "vector": flat}), f"{folder}/pins/vectors.parquet")
+    rows = pa.table({"pin_id": np.arange(len(vectors)), "vector": flat})
+    pq.write_table(rows, f"{folder}/pins/vectors.parquet", row_group_size=100_000)
     with open(f"{folder}/pins/version.json", "w") as file:
         json.dump({"pinsage_version": "benchmark"}, file)
 
