@@ -32,7 +32,7 @@ def pin_branch(
         previous: The release before: its names of pins stay, and so do its files of shards that are as they were.
     """
     # Two costs: every vector is cut and sorted, read and written each time, and an index is built by one
-    # thread per shard, some 4,500 pins a second (docs/scale.md). The tables are an output of their own, since the
+    # thread per shard, 1,500 to 4,500 pins a second (docs/scale.md). The tables are an output of their own, since the
     # users' join needs them long before there is an index.
     vectors, dtype = given.vectors, given.vectors.dtype
     names = previous.parts(PIN_NAMES) if previous else {}

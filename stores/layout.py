@@ -69,7 +69,7 @@ ROW_BYTES = 36  # of a log row in the shuffle: three int64, two dictionary codes
 
 
 FIRST_BUCKET_ROWS = 1 << 18  # of the first release's log rows: histories may grow 15 times before a bucket is large
-FIRST_SHARD_PINS = 1 << 20  # a shard is indexed by one thread: minutes; it may grow five times before that is an hour
+FIRST_SHARD_PINS = 1 << 20  # indexed by one thread: 17 minutes; five times as many would take two hours
 # Of fewer rows or pins there are enough parts to be spread over a few workers, where each is worth a task.
 SPREAD_BUCKETS, SPREAD_BUCKET_ROWS = 8, 1 << 12
 SPREAD_SHARDS, SPREAD_SHARD_PINS = 4, 1 << 15
