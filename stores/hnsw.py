@@ -15,6 +15,7 @@ import numpy as np
 
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
+from stores.large_pages import on_large_pages
 
 _CHUNK = 4096
 _HEADER = struct.Struct("<6Q")  # offset, room, pins, bytes per pin, two offsets: what hnswlib makes room by
@@ -75,7 +76,10 @@ class HnswGraph:
         index = hnswlib.Index(space="ip", dim=embeddings.shape[1])
         # A fixed seed and one thread: levels are drawn at random and links depend on what is there already, so that
         # only this gives equal bytes.
-        index.init_index(max(1, len(rows)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100)
+        with on_large_pages():
+            index.init_index(
+                max(1, len(rows)), M=parameters.m, ef_construction=parameters.ef_construction, random_seed=100
+            )
         for start in range(0, len(rows), _CHUNK):  # float32 of a chunk at a time
             part = rows[start : start + _CHUNK]
             index.add_items(embeddings[part].astype(np.float32), ids[part], num_threads=1)
@@ -150,7 +154,8 @@ class HnswGraph:
             )
         index = hnswlib.Index(space="ip", dim=dim)
         try:
-            index.load_index(local)
+            with on_large_pages():
+                index.load_index(local)
         except RuntimeError as error:
             raise StoreError(f"{path}: not a readable index ({error}); restore the file from a backup") from error
         if index.get_current_count() != entry.rows:
