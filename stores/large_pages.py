@@ -56,8 +56,6 @@ def _left(span: Span, taken: list[Span]) -> Iterator[Span]:
 
 def _advise(start: int, end: int) -> None:
     """Asks; an answer of "no" costs time alone, and is no error."""
-    page = 4096
-    start, end = -(-start // page) * page, end // page * page
     with contextlib.suppress(OSError, AttributeError):  # no libc of this kind
         libc = ctypes.CDLL(None)
         for advice in (_HUGEPAGE, _COLLAPSE):
