@@ -37,7 +37,8 @@ def _anonymous() -> list[Span]:
     except OSError:
         return []
     # Start and end, permissions, offset, device, inode, and, of files, stacks and the like, a name.
-    spans = [row[0].split("-") for row in rows if len(row) == 5 and row[1] == "rw-p"]
+    own = (row for row in rows if row[1] == "rw-p" and row[5:] in ([], ["[heap]"]))
+    spans = [row[0].split("-") for row in own]
     return [(int(start, 16), int(end, 16)) for start, end in spans]
 
 
