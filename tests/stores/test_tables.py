@@ -50,7 +50,7 @@ def write_in_groups(root: Root, rows: pa.Table, group: int) -> FileEntry:
     return root.write_named_by_content(FOLDER, "part-00000", ".parquet", 0, rows.num_rows, write)
 
 
-@pytest.mark.parametrize("group", [7, 1_000, 30_000])
+@pytest.mark.parametrize("group", [pytest.param(7, marks=pytest.mark.slow), 1_000, 30_000])
 def test_rows_of_ids_are_those_that_a_filter_gives(root, group):
     rows = histories(500, 20_000)
     entry, dice = write_in_groups(root, rows, group), np.random.default_rng(4)
