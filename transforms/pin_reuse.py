@@ -80,6 +80,8 @@ def kept_whole(reports: Mapping[Step, StepReport]) -> dict[Step, StepReport]:
     for step in (Step.EMBED_PINS, Step.BUILD_INDEXES):
         report = reports[step]
         kept: dict[str, int] = {Counter.PINS_REUSED: pins, Counter.SHARDS_REUSED: report.tasks}
+        if step == Step.BUILD_INDEXES:  # such a night counts these too, as nothing
+            kept |= dict.fromkeys((Counter.REBUILDS, Counter.SHARDS_GROWN, Counter.SHARDS_DAMAGED), 0)
         counters = {name: number for name, number in report.counters.items() if name in _OF_CONTENT} | kept
         highest = report.highest if step == Step.BUILD_INDEXES else {}
         found[step] = dataclasses.replace(report, counters=counters, lowest={}, highest=highest)
