@@ -16,6 +16,11 @@ from transforms.step_reports import StepReport
 
 # Counters that say what a shard has in it, and not what was done tonight.
 _OF_CONTENT = (Counter.PINS_INDEXED, Counter.TWINS, Counter.PINS_UNFINDABLE)
+# What a night counts as 0 that keeps all pins.
+_NOTHING = {
+    Step.EMBED_PINS: (Counter.PINS_EMBEDDED,),
+    Step.BUILD_INDEXES: (Counter.REBUILDS, Counter.SHARDS_GROWN, Counter.SHARDS_DAMAGED),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +82,11 @@ def kept_whole(reports: Mapping[Step, StepReport]) -> dict[Step, StepReport]:
     that release's own."""
     found = dict(reports)
     pins = sum(entry.rows for entry in reports[Step.EMBED_PINS].files["pin_embeddings"])
-    for step in (Step.EMBED_PINS, Step.BUILD_INDEXES):
+    for step in _NOTHING:
         report = reports[step]
         kept: dict[str, int] = {Counter.PINS_REUSED: pins, Counter.SHARDS_REUSED: report.tasks}
-        if step == Step.BUILD_INDEXES:  # such a night counts these too, as nothing
-            kept |= dict.fromkeys((Counter.REBUILDS, Counter.SHARDS_GROWN, Counter.SHARDS_DAMAGED), 0)
-        counters = {name: number for name, number in report.counters.items() if name in _OF_CONTENT} | kept
+        of_content = {name: number for name, number in report.counters.items() if name in _OF_CONTENT}
+        counters = dict.fromkeys(_NOTHING[step], 0) | of_content | kept
         highest = report.highest if step == Step.BUILD_INDEXES else {}
         found[step] = dataclasses.replace(report, counters=counters, lowest={}, highest=highest)
     return found

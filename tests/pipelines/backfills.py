@@ -67,7 +67,8 @@ def assert_same_tables(found: Manifest, expected: Manifest) -> None:
     assert [e.checksum for e in found.tables["canaries"]] == [e.checksum for e in expected.tables["canaries"]]
     assert without_shuffle(found) == without_shuffle(expected)
     # What is counted as nothing, too: a backfill that goes on where it was killed ends as a night does.
-    assert found.counters["build_indexes"].keys() == expected.counters["build_indexes"].keys(), found.date
+    for step in ("embed_pins", "build_indexes"):
+        assert found.counters[step].keys() == expected.counters[step].keys(), (found.date, step)
 
 
 def without_shuffle(manifest: Manifest) -> dict:
