@@ -33,7 +33,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.daily import MIDNIGHT_MS, PIECE, TONIGHT, USER_BRANCH, draw_rows, make_folder, make_inputs, sequences_of
+from benchmarks.daily import (
+    MIDNIGHT_MS,
+    PIECE,
+    PINS,
+    TONIGHT,
+    USER_BRANCH,
+    draw_rows,
+    make_folder,
+    make_inputs,
+    read_pin_vectors,
+    sequences_of,
+)
 from benchmarks.measuring import peak_pss
 from benchmarks.records import record
 from pinnerformer_model.checkpoint import load_model
@@ -102,8 +113,7 @@ def made(root: str, days: int) -> list[Manifest]:
 
 def run_bare(folder: str, root: str, numbers: list[int], days: int) -> tuple[int, float]:
     """Feeds the active users of some days, with the histories of that day, to the bare model; (users, seconds)."""
-    table = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
-    vectors = table.flatten().to_numpy().reshape(len(table), -1)
+    vectors = read_pin_vectors(f"{folder}/{PINS}")
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)
     users, seconds = 0, 0.0
     releases = made(root, days)

@@ -44,6 +44,7 @@ MEDIAN, MEAN, LONGEST = 60, 85, 256
 USER_BRANCH = (Step.READ_LOGS, Step.UPDATE_HISTORIES, Step.JOIN_VECTORS, Step.EMBED_USERS, Step.MERGE_SNAPSHOT)
 PIN_VECTOR_DIM = 256  # of the preset
 KNOWN_USERS = 256  # whom the model embeds for yesterday's snapshot, which everybody's vectors are drawn from
+PINS = "pins/vectors.parquet"
 PIECE = 5000  # users at a time through the bare model
 
 
@@ -97,7 +98,7 @@ def write_vectors(folder: str, vectors: np.ndarray) -> None:
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), vectors.shape[1])
     make_folder(f"{folder}/pins")
     rows = pa.table({"pin_id": np.arange(len(vectors)), "vector": flat})
-    pq.write_table(rows, f"{folder}/pins/vectors.parquet", row_group_size=100_000)
+    pq.write_table(rows, f"{folder}/{PINS}", row_group_size=100_000)
     with open(f"{folder}/pins/version.json", "w") as file:
         json.dump({"pinsage_version": "benchmark"}, file)
 
@@ -191,23 +192,23 @@ def sequences_of(rows: pa.Table, vectors: np.ndarray) -> Sequences:
     )
 
 
-def read_pin_vectors(folder: str) -> np.ndarray:
-    """float16 [pins, PIN_VECTOR_DIM]: of the pins 0, 1, 2, ..."""
-    column = pq.read_table(f"{folder}/pins/vectors.parquet")["vector"].combine_chunks()
+def read_pin_vectors(path: str) -> np.ndarray:
+    """float16 [pins, PIN_VECTOR_DIM]: of the pins 0, 1, 2, ..., as `write_vectors` writes them."""
+    column = pq.read_table(path)["vector"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
 def embed(folder: str, rows: pa.Table) -> np.ndarray:
     """float16 [N, 256]: the model's vectors of N users, of whom these are all rows."""
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)
-    return encoder.encode(sequences_of(rows, read_pin_vectors(folder)))
+    return encoder.encode(sequences_of(rows, read_pin_vectors(f"{folder}/{PINS}")))
 
 
 def run_bare(folder: str, part: int, parts: int) -> tuple[int, float]:
     """Feeds a share of tonight's active users to the bare model; returns (users, seconds in the model)."""
     manifest = read_current(Root(f"{folder}/root"))
     assert manifest is not None
-    vectors = read_pin_vectors(folder)
+    vectors = read_pin_vectors(f"{folder}/{PINS}")
     active = np.unique(pq.read_table(f"{folder}/logs/ds={TONIGHT}/a.parquet")["user_id"].to_numpy())
     mine = active[part::parts]
     encoder = UserEncoder(load_model(f"{folder}/model").user_tower)

@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 from benchmarks.daily import (
     MIDNIGHT_MS,
     PIN_VECTOR_DIM,
+    PINS,
     TONIGHT,
     draw_rows,
     make_model,
     make_root,
+    read_pin_vectors,
     sequences_of,
     write_log,
     write_vectors,
@@ -93,7 +95,7 @@ class World:
             parts["histories"],
             parts["user_embeddings"],
             [f"{self.folder}/logs-{name}/ds={MEASURED}/a.parquet"],
-            f"{self.folder}/pins/vectors.parquet",
+            f"{self.folder}/{PINS}",
             f"{self.folder}/model",
             str(MEASURED),
         )
@@ -115,7 +117,7 @@ def slices_of(inputs: NightInputs, part: int, parts: int) -> list[Sequences]:
     """The sequences of a night, bucket by bucket and cut as the product cuts them, of every `parts`-th bucket."""
     log = pq.read_table(inputs.logs, columns=ENGAGEMENTS.names)
     bucket = bucket_of(log["user_id"].to_numpy(), len(inputs.histories))
-    vectors = pq.read_table(inputs.vectors)["vector"].combine_chunks().flatten().to_numpy()
+    vectors = read_pin_vectors(inputs.vectors)
     found = []
     for number in range(part, len(inputs.histories), parts):
         mine = log.filter(bucket == number)
@@ -128,7 +130,7 @@ def slices_of(inputs: NightInputs, part: int, parts: int) -> list[Sequences]:
         user = rows["user_id"].to_numpy()
         starts = np.searchsorted(user, active[::SLICE])
         for start, end in zip(starts, np.r_[starts[1:], len(user)], strict=True):
-            found.append(sequences_of(rows.slice(start, end - start), vectors.reshape(-1, PIN_VECTOR_DIM)))
+            found.append(sequences_of(rows.slice(start, end - start), vectors))
     return found
 
 

@@ -171,8 +171,7 @@ def without(found: Neighbours, histories: list[np.ndarray], k: int) -> Neighbour
 
 def made_in(folder: str, pins: Pins, found: argparse.Namespace, histories: list[np.ndarray]) -> tuple[str, ...]:
     """As `write_root`, with the path of the plain index: made, unless the folder has them of the same flags."""
-    flags = {name: getattr(found, name) for name in ("root", "pins", "dim", "clusters", "noise", "shards", "ef")}
-    flags |= {name: getattr(found, name) for name in ("users", "history", "other_users")}
+    flags = {name: given for name, given in vars(found).items() if name not in ("k", "rounds", "keep")}
     note, plain = f"{folder}/made.json", f"{folder}/plain.hnsw"
     if os.path.exists(note):
         with open(note) as file:

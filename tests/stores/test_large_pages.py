@@ -1,6 +1,5 @@
 """Graphs on large pages: that they lie there, and what is asked of the system."""
 
-import contextlib
 import os
 
 import numpy as np
@@ -55,8 +54,7 @@ def test_memory_that_was_there_before_is_left_alone(span, taken, left):
 def test_where_the_system_tells_nothing_memory_stays_as_it_is(monkeypatch):
     asked = []
     monkeypatch.setattr(large_pages, "_advise", lambda *span: asked.append(span))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(on_large_pages())
+    with on_large_pages():
         kept = bytearray(64 << 20)
     assert sum(end - start for start, end in asked) >= len(kept)
     asked.clear()
