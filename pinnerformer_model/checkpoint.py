@@ -52,7 +52,7 @@ def new_model(
     settings: StartSettings = DEFAULT_START,
     everybody: np.ndarray | None = None,
 ) -> tuple[UserTower, PinTower]:
-    """Builds both towers with fresh weights; the same seed gives the same weights, whatever was drawn before.
+    """Builds both towers with fresh weights, which depend on the seed and on the kind of CPU (`initialise`).
 
     Args:
         vectors: float [P, D], the corpus that the towers begin as a ridge regression on, or what it looks like; None:

@@ -132,12 +132,22 @@ def everybody_lately(timelines: Timelines, vectors: np.ndarray, until_ms: int, d
 
 @torch.no_grad()
 def initialise(user_tower: UserTower, pin_tower: PinTower, seed: int, start: LinearStart | None = None) -> None:
-    """Fills both towers; the same seed gives the same weights, whatever was drawn before.
+    """Fills both towers; the same seed gives the same weights, whatever was drawn before, and on however many cores.
+
+    On another kind of CPU the last bits may differ: torch and its linear algebra have other code there.
 
     Args:
         start: Of the vectors, with at most `rank_of` directions; None: see `_turn_space`.
     """
-    generator = torch.Generator().manual_seed(seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several add up in another order
+    try:
+        _fill(user_tower, pin_tower, torch.Generator().manual_seed(seed), start)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fill(user_tower: UserTower, pin_tower: PinTower, generator: torch.Generator, start: LinearStart | None) -> None:
     _draw(user_tower, pin_tower, generator)
     if start is None:
         _turn_space(user_tower, pin_tower, generator)

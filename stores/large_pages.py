@@ -19,7 +19,8 @@ Span = tuple[int, int]  # first byte, and the byte behind the last
 def on_large_pages() -> Iterator[None]:
     """Memory that the system gives this process meanwhile, in pieces of 4 MiB or more, is moved to large pages.
 
-    What `malloc` takes of memory that it has already stays as it is, which may be a piece of up to 32 MiB.
+    What `malloc` takes of memory that it has already stays as it is: any piece that a process has let go of and that is
+    large enough, and of less than 32 MiB nearly always.
     """
     before = _anonymous()
     yield

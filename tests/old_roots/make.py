@@ -2,7 +2,7 @@
 
 A folder here is never made again by a later version: it is what that version wrote. Beside the root lie what else it
 left in the world: the records and values of its key-value store (`kv.json`, hex), the file that `rollback` holds a root
-with, and timelines.
+with, timelines, and the model: another machine draws other weights from the same seed.
 """
 
 import json
@@ -20,13 +20,20 @@ from tests.worlds import FIRST, day, make_rows, make_vectors, write_file, write_
 USERS, PINS, ROWS, LENGTH = 6, 12, 24, 32
 
 
-def write_inputs(folder: str, days: int) -> list[str]:
-    """Logs of so many days, vectors and a model: the same ones whenever it is called. Returns the flags."""
+def write_inputs(folder: str, days: int, model: str = "") -> list[str]:
+    """Logs of so many days, vectors and a model: the same ones whenever it is called. Returns the flags.
+
+    Args:
+        model: The folder of the model; empty: one is made, whose last bits are this machine's.
+    """
     for number in range(days):
         rows = make_rows(number, ROWS, USERS, PINS, seed=3)
         write_file(f"{folder}/logs", number, rows[:-4])  # one invalid row is enough: the world is small
     write_vectors(f"{folder}/pins", make_vectors(PINS))
-    write_model(f"{folder}/model")
+    if model:
+        shutil.copytree(model, f"{folder}/model")
+    else:
+        write_model(f"{folder}/model")
     return [f"--{name}={folder}/{name}" for name in ("logs", "pins", "model")]
 
 
@@ -52,6 +59,7 @@ def make(out: str) -> None:
         unread = shutil.ignore_patterns(".lock-*", "progress", "dead_letters", f"daily-{day(0)}-*", "training-data-*")
         shutil.copytree(root, f"{out}/root", ignore=unread)
         shutil.copytree(f"{folder}/timelines", f"{out}/timelines", ignore=unread)
+        shutil.copytree(f"{folder}/model", f"{out}/model")
         with lmdb.open(kv, readonly=True) as environment, environment.begin() as transaction:
             content = {bytes(key).hex(): bytes(value).hex() for key, value in transaction.cursor()}
         with open(f"{out}/kv.json", "w") as file:

@@ -128,3 +128,19 @@ def test_lately_is_what_is_positive_before_the_end_and_not_long_ago():
 def test_a_start_of_nonsense_is_refused(wrong):
     with pytest.raises(ValueError, match="must be positive"):
         StartSettings(**wrong)
+
+
+def test_equal_seeds_draw_equal_weights_on_however_many_cores():
+    made = preset("tiny", action_vocabulary=("a", "b"), surface_vocabulary=("x",), pinsage_version="v")
+    threads = torch.get_num_threads()
+    drawn = []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            drawn.append([tower.state_dict() for tower in new_model(made, 1)])
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*drawn, strict=True):
+        for name in one:
+            assert torch.equal(one[name], two[name]), name

@@ -1,40 +1,54 @@
-"""Graphs on large pages: that they lie there, and what is asked of the system."""
+"""Graphs on large pages: what is asked of the system."""
 
 import os
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 
 from stores import large_pages
-from stores.files import Root
-from stores.hnsw import HnswGraph, IndexParameters
 from stores.large_pages import on_large_pages
-from tests.stores.test_indexes import unit_vectors
 
 SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-def large_bytes() -> int:
-    """What of this process lies on large pages."""
-    with open("/proc/self/smaps_rollup") as file:
-        return sum(int(line.split()[1]) << 10 for line in file if line.startswith("AnonHugePages"))
+# In a process of its own: in one that has let go of much memory a graph comes to lie there. 1,152 numbers make a graph
+# of 37 MB.
+BUILD_AND_READ = """
+import numpy as np
+from stores.files import Root
+from stores.hnsw import HnswGraph, IndexParameters
+
+def wished():
+    total = size = 0
+    for line in open("/proc/self/smaps"):
+        if line.startswith("Size:"):
+            size = int(line.split()[1]) << 10
+        elif line.startswith("VmFlags:") and "hg" in line.split():
+            total += size
+    return total
+
+ids, vectors = np.arange(8000), np.random.default_rng(1).random((8000, 1152))
+before = wished()
+built = HnswGraph.build(ids, vectors, ids, IndexParameters(4, 4))
+print(wished() - before)
+entry = Root(".").write_named_by_content("indexes/a", "part-00000", ".hnsw", 0, len(ids), built.save)
+read = HnswGraph.load(Root("."), entry, 1152)
+print(wished() - before)
+queries = vectors[:50].astype(np.float32)
+np.testing.assert_array_equal(read.search(queries, 5, 20, 1)[0], built.search(queries, 5, 20, 1)[0])
+"""
 
 
-@pytest.mark.skipif(
-    not os.path.exists(SWITCH) or "[never]" in open(SWITCH).read(), reason="this system has no large pages to give"
-)
-def test_a_graph_that_is_built_or_read_lies_on_large_pages(tmp_path):
-    # 1,152 numbers, 37 MB: from 32 on `malloc` never takes what it has lying about.
-    ids, vectors = np.arange(8000), np.repeat(unit_vectors(8000), 36, axis=1) / 6
-    before = large_bytes()
-    built = HnswGraph.build(ids, vectors, ids, IndexParameters(4, 4))
-    assert large_bytes() - before > 30 << 20
-    root = Root(str(tmp_path))
-    entry = root.write_named_by_content("indexes/a", "part-00000", ".hnsw", 0, len(ids), built.save)
-    read = HnswGraph.load(root, entry, vectors.shape[1])
-    assert large_bytes() - before > 64 << 20
-    queries = vectors[:50].astype(np.float32)
-    np.testing.assert_array_equal(read.search(queries, 5, 20, 1)[0], built.search(queries, 5, 20, 1)[0])
+@pytest.mark.skipif(not os.path.exists(SWITCH), reason="this system has no large pages")
+def test_a_graph_that_is_built_or_read_asks_for_large_pages(tmp_path):
+    """The system notes the wish; how much of it it can fulfil is its own affair, and changes by the hour."""
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    run = [sys.executable, "-c", BUILD_AND_READ]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built, both = map(int, done.stdout.split())
+    assert built > 30 << 20 and both > 64 << 20
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ from transforms.step_reports import StepReport
 from transforms.training_data import load_training_data
 
 FIRST, SECOND = str(day(0)), str(day(1))
-RUN = "daily-2026-11-02-595cc64d8d9d"
+RUN = "daily-2026-11-02-9de7fac1bacf"
+MODEL = f"{OLD_ROOTS}/v1/model"
 NEWER = {"a_new_fact": {"of": ["a", "newer", "version"]}}
 
 
@@ -54,7 +55,7 @@ def kv(tmp_path) -> str:
 
 
 def test_an_old_root_is_looked_at_verified_and_searched(old, kv, tmp_path, capsys):
-    inputs = write_inputs(str(tmp_path), 2)
+    inputs = write_inputs(str(tmp_path), 2, MODEL)
     assert main(["status", f"--root={old.url}", f"--kv={kv}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [release["release"] for release in found["releases"]] == [SECOND, FIRST]
@@ -67,7 +68,7 @@ def test_an_old_root_is_looked_at_verified_and_searched(old, kv, tmp_path, capsy
 
 
 def test_a_night_goes_on_from_an_old_root_and_publishes_what_changed(old, kv, tmp_path):
-    inputs = write_inputs(str(tmp_path), 3)
+    inputs = write_inputs(str(tmp_path), 3, MODEL)
     with open_store(kv) as store:
         generation = store.current().generation
     assert main(["daily", f"--root={old.url}", *inputs, f"--date={day(2)}", f"--kv={kv}", "--quiet"]) == 0
@@ -81,7 +82,7 @@ def test_a_night_goes_on_from_an_old_root_and_publishes_what_changed(old, kv, tm
 
 def test_a_store_that_an_old_version_wrote_since_is_compared_and_not_believed(old, kv, tmp_path, capsys):
     """`rollback` of 0.1.0 runs on a root with an id, and leaves the store saying of itself what it held before."""
-    inputs = write_inputs(str(tmp_path), 3)
+    inputs = write_inputs(str(tmp_path), 3, MODEL)
     assert main(["daily", f"--root={old.url}", *inputs, f"--date={day(2)}", f"--kv={kv}", "--quiet"]) == 0
     with open_store(kv) as store:
         said = store.contents()
@@ -110,7 +111,7 @@ def test_old_timelines_are_trained_on():
 
 @pytest.mark.parametrize("flag", ["--lift-hold", "--unpin"])
 def test_a_hold_of_an_old_version_holds_and_is_lifted(old, tmp_path, capsys, flag):
-    inputs = write_inputs(str(tmp_path), 3)
+    inputs = write_inputs(str(tmp_path), 3, MODEL)
     shutil.copy(f"{OLD_ROOTS}/v1/PINNED", old.path("PINNED"))
     assert read_hold(old).release == FIRST and read_hold(old).rolled_back == SECOND
     night = ["daily", f"--root={old.url}", *inputs, f"--date={day(2)}", "--publish=none", "--quiet"]
@@ -202,7 +203,7 @@ def test_an_erasure_refuses_a_root_with_a_table_that_it_does_not_know(old, tmp_p
 
 
 def test_a_night_goes_on_beside_what_a_newer_version_wrote(old, kv, tmp_path):
-    inputs = write_inputs(str(tmp_path), 3)
+    inputs = write_inputs(str(tmp_path), 3, MODEL)
     for release in (FIRST, SECOND):
         change_manifest(old, release, add_new_facts)
     for relative in ("layout.json", f"staging/{RUN}/outcome.json", f"staging/{RUN}/staged.json"):
