@@ -43,7 +43,7 @@ def main() -> None:
         for name, figure in (("bare", bare), ("find", find), ("every", every)):
             figures[name].append(figure)
         print(
-            f"  {len(ids):,} pins: bare {bare:.2f} s, least ef {find:.2f} s -> {ef}, {missed} not found; "
+            f"  {len(ids):,} pins: bare {bare:.2f} s, least ef {find:.2f} s -> {ef}, {len(missed)} not found; "
             f"every pin at {EF_CANDIDATES[0]}: {every:.2f} s",
             flush=True,
         )

@@ -29,7 +29,7 @@ from benchmarks.records import record
 from stores.files import Root
 from stores.hnsw import HnswGraph
 from stores.ids import bucket_of
-from stores.indexes import IndexParameters, build_findable_index, search_shards, write_shard
+from stores.indexes import IndexParameters, build_shard, search_shards, write_built
 from stores.kv import Current, open_store
 from stores.kv.codec import encode_values
 from stores.layout import open_layout
@@ -71,9 +71,10 @@ def write_root(
     ]
     least, missed = 0, 0
     for number in range(shards):
-        shard, built = build_findable_index(*pins.shard(number, shards), IndexParameters())
-        tables["indexes"] += write_shard(root, FIRST, number, shard)
-        least, missed = max(least, built.find_ef), missed + built.unfindable
+        built = build_shard(*pins.shard(number, shards), IndexParameters())
+        tables["indexes"] += write_built(root, FIRST, number, built)
+        for find_ef, unfindable in built.graphs:
+            least, missed = max(least, find_ef), missed + unfindable
     length = len(histories[0])
     lengths = [*map(len, histories), *[length] * others]
     users = np.repeat(np.arange(len(lengths)), lengths)

@@ -1,4 +1,5 @@
-"""The files of an index shard beside those of its old graph: of the pins that changed since that was built."""
+"""The files of an index shard beside those of its old graph: of pins that changed since that was built, or that it
+misses."""
 
 import datetime
 
@@ -24,7 +25,7 @@ def write_masked(root: Root, date: datetime.date, number: int, masked: np.ndarra
 
 
 def has_role(entry: FileEntry, role: str) -> bool:
-    """Whether a file of an index is of the pins that changed (`CHANGED`), or the list of those masked (`MASKED`)."""
+    """Whether a file of an index is a second graph's (`CHANGED`), or the list of masked pins (`MASKED`)."""
     return entry.path.rpartition("/")[2].startswith(f"{role}-")
 
 

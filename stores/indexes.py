@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from stores.errors import StoreError
 from stores.files import FileEntry, Root
 from stores.hnsw import HnswGraph, IndexParameters
-from stores.index_files import CHANGED, MASKED, has_role, read_masked
+from stores.index_files import CHANGED, MASKED, has_role, read_masked, write_masked
 from stores.masks import NO_IDS, NO_MASK, Mask, mask_pins
 from stores.neighbours import TIE, Neighbours, ordered_top_k, without
 from stores.tables import PART, part_stem, read_files
@@ -36,6 +36,9 @@ EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be 
 _PROBES = (4, 12, 32)
 # A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
+# Of a shard's pins, those that its graph misses and a second, small one may have instead. The more nodes a graph has,
+# the likelier one of them is lost; where more than a few are, it is the graph that is bad.
+APART_SHARE = 0.01
 _CHUNK = 4096
 _SPARE = 2  # nodes asked for beyond those that are masked on average
 SPREAD = 4.0  # standard deviations: one in 30,000 queries finds more in a shard than it was asked for
@@ -87,14 +90,19 @@ class BuildReport:
     """What it took to make every pin findable.
 
     Attributes:
-        find_ef: Smallest `ef` with which a search for each pin's own vector finds it.
-        unfindable: Pins that no `ef` of `EF_CANDIDATES` finds.
+        find_ef: Smallest `ef` with which a search for each pin's own vector finds it, of those that any finds.
+        missed: Rows, int64, of the nodes that no `ef` of `EF_CANDIDATES` finds.
         rebuilds: How often the graph was built again.
     """
 
     find_ef: int
-    unfindable: int
+    missed: np.ndarray
     rebuilds: int
+
+    @property
+    def unfindable(self) -> int:
+        """How many nodes no search finds."""
+        return len(self.missed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +140,8 @@ def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParame
     return IndexShard(_BUILT_WITH.build(ids, embeddings, rows, parameters), twins)
 
 
-def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, int]:
-    """How wide a search must be for every pin to be found by its own vector.
+def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, np.ndarray]:
+    """How wide a search must be for every pin to be found by its own vector, and which pins none finds.
 
     A pin is found if the best of the answer is the pin, or scores as well as the pin: crowds of nearly equal pins are
     what needs a wide search.
@@ -145,15 +153,19 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
     score the same to the last bit, the wide one may expand the other first.)
 
     Returns:
-        The smallest `ef` of `EF_CANDIDATES` that finds all, or the largest; how many even that one misses.
+        The smallest `ef` of `EF_CANDIDATES` that finds all that any finds; the rows that even the largest misses.
     """
     missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
+    least = EF_CANDIDATES[0]
     for ef in (*_PROBES, *EF_CANDIDATES):
         # Only those that a narrower search missed are searched again.
-        missed = _missed(shard.graph, ids, embeddings, missed, ef)
+        still = _missed(shard.graph, ids, embeddings, missed, ef)
+        if len(still) < len(missed):
+            least = max(ef, EF_CANDIDATES[0])
+        missed = still
         if not len(missed):
             break
-    return max(ef, EF_CANDIDATES[0]), len(missed)
+    return least, missed
 
 
 def _missed(graph: Graph, ids: np.ndarray, embeddings: np.ndarray, rows: np.ndarray, ef: int) -> np.ndarray:
@@ -170,9 +182,9 @@ def _missed(graph: Graph, ids: np.ndarray, embeddings: np.ndarray, rows: np.ndar
 
 
 def build_findable_index(
-    ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters
+    ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters, missing: float = 0.0
 ) -> tuple[IndexShard, BuildReport]:
-    """Builds a shard in which every pin can be found; where one cannot, builds again with twice the effort.
+    """Builds a graph in which every pin can be found; where one cannot, builds again with twice the effort.
 
     HNSW promises no such thing: a node can lose its last incoming link. Which effort is needed depends on the input
     only, so equal inputs still give equal bytes.
@@ -180,15 +192,67 @@ def build_findable_index(
     Args:
         ids: int64 [N] >= 0, ascending, unique: the order of insertion.
         embeddings: float16 or float32 [N, d], unit norm.
+        missing: Share of the pins that may be missed without another build.
     """
     for rebuilds in range(REBUILDS + 1):
         # Twice the links and twice the candidates: more incoming links make it less likely that a node loses its last
         # one.
         shard = build_index(ids, embeddings, parameters.with_effort(2**rebuilds))
-        find_ef, unfindable = find_pins(shard, ids, embeddings)
-        if not unfindable:
+        find_ef, missed = find_pins(shard, ids, embeddings)
+        if len(missed) <= missing * len(ids):
             break
-    return shard, BuildReport(find_ef, unfindable, rebuilds)
+    return shard, BuildReport(find_ef, missed, rebuilds)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltShard:
+    """A shard as it is made anew: a graph of all pins, and where that misses a few, a small one of those.
+
+    Attributes:
+        whole: The graph of all pins.
+        apart: int64, ascending: pins that the small graph serves in its place.
+        small: That graph; None where none is missed.
+        graphs: Of each the smallest `ef` that finds its pins, and how many it misses that no other has.
+        rebuilds: How often one was built again.
+    """
+
+    whole: IndexShard
+    apart: np.ndarray
+    small: IndexShard | None
+    graphs: tuple[tuple[int, int], ...]
+    rebuilds: int
+
+
+def build_shard(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters) -> BuiltShard:
+    """Builds a shard in which every pin can be found; of few that cannot, a second graph beside the first.
+
+    To build the first again with twice the links would take three times as long for the sake of a pin or two, and make
+    every search of it slower.
+
+    Args:
+        ids, embeddings: As of `build_findable_index`.
+    """
+    whole, found = build_findable_index(ids, embeddings, parameters, APART_SHARE)
+    if not 0 < found.unfindable <= APART_SHARE * len(ids):
+        return BuiltShard(whole, NO_IDS, None, ((found.find_ef, found.unfindable),), found.rebuilds)
+    # Whoever has the vector of a pin that is missed is missed with it.
+    missed = ids[found.missed]
+    apart = np.union1d(missed, whole.twins.pin_id[np.isin(whole.twins.twin_of, missed)])
+    small, more = build_findable_index(apart, embeddings[np.searchsorted(ids, apart)], parameters)
+    graphs = (found.find_ef, 0), (more.find_ef, more.unfindable)
+    return BuiltShard(whole, apart, small, graphs, found.rebuilds + more.rebuilds)
+
+
+def write_built(root: Root, date: datetime.date, number: int, built: BuiltShard) -> list[FileEntry]:
+    """Writes a shard: as `write_shard`, and where it has a small graph, that one's files and the mask of the other.
+
+    They are those of pins that changed since the other was built: a night that goes on from here leaves them there.
+    """
+    files = write_shard(root, date, number, built.whole)
+    if built.small is not None:
+        files.append(write_masked(root, date, number, built.apart))
+        files += write_shard(root, date, number, built.small, changed=True)
+    return files
 
 
 def write_shard(

@@ -8,7 +8,7 @@ import numpy as np
 from stores.files import FileEntry, Root
 from stores.ids import find_sorted
 from stores.index_files import CHANGED, MASKED, count_twins, has_role, read_masked, write_masked
-from stores.indexes import IndexParameters, build_findable_index, load_changed, write_shard
+from stores.indexes import IndexParameters, build_findable_index, build_shard, load_changed, write_built, write_shard
 from stores.names import Counter
 from stores.pin_shards import Facts, GraphFacts, ShardBefore, are_sound, date_of
 from stores.schemas import from_binary_column
@@ -97,9 +97,9 @@ def index_shard(
                     return grown
             else:
                 damaged = True
-    shard, found = build_findable_index(ids, embeddings, parameters)
-    files = write_shard(root, date, entry.part, shard)
-    return IndexedShard(files, ((found.find_ef, found.unfindable),), rebuilds=found.rebuilds, damaged=damaged)
+    made = build_shard(ids, embeddings, parameters)
+    files = write_built(root, date, entry.part, made)
+    return IndexedShard(files, made.graphs, rebuilds=made.rebuilds, damaged=damaged)
 
 
 def unchanged(known: KnownPins, ids: np.ndarray, embeddings: np.ndarray) -> np.ndarray:

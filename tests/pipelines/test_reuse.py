@@ -58,7 +58,8 @@ def test_a_night_of_the_same_pins_writes_nothing_of_them(one_night, monkeypatch,
     world, root = one_night
     before, first = of_pins(root), read_current(Root(root))
     monkeypatch.setattr(pins, "encode_pins", None)  # neither the tower
-    monkeypatch.setattr(grow_index, "build_findable_index", None)  # nor a build, nor a search for the width
+    for build in ("build_shard", "build_findable_index"):  # nor a build, nor a search for the width
+        monkeypatch.setattr(grow_index, build, None)
     for number in (1, 2):
         arguments = [f"--root={root}", *world.inputs, f"--date={day(number)}", "--publish=none"]
         assert main(["daily", *arguments]) == 0

@@ -11,17 +11,21 @@ from stores import hnsw, indexes
 from stores.errors import StoreError
 from stores.files import Root
 from stores.hnsw import HnswGraph
+from stores.index_files import count_indexed
 from stores.indexes import (
+    APART_SHARE,
     EF_CANDIDATES,
     NO_TWINS,
     IndexParameters,
     IndexShard,
     build_findable_index,
     build_index,
+    build_shard,
     builder_id,
     find_pins,
     load_shards,
     search_shards,
+    write_built,
     write_shard,
 )
 from stores.neighbours import TIE, exact_top_k, tie_aware_recall
@@ -201,7 +205,7 @@ def test_no_shard_and_no_query_are_answered():
 def test_a_pin_that_is_not_in_the_index_is_missed():
     vectors = unit_vectors(500)
     index = build_index(np.arange(499), vectors[:499], PARAMETERS)
-    assert find_pins(index, np.arange(500), vectors)[1] == 1
+    assert find_pins(index, np.arange(500), vectors)[1].tolist() == [499]
 
 
 def clustered(count: int, clusters: int, noise: float, dim: int = 32) -> np.ndarray:
@@ -226,11 +230,45 @@ def test_the_least_width_is_that_of_a_search_for_every_pin_at_every_width(cluste
         pins, scores = shard.graph.search(queries, min(10, ef), ef, threads=1)
         found[ef] = (pins == ids[:, None]).any(axis=1) | (scores.max(axis=1) >= own - TIE)
     missed = [int((kept & ~found[ef]).sum()) for ef in EF_CANDIDATES]
-    least = next((ef for ef, lacking in zip(EF_CANDIDATES, missed, strict=True) if not lacking), EF_CANDIDATES[-1])
-    assert find_pins(shard, ids, vectors) == (least, missed[-1])
+    least = next(ef for ef, lacking in zip(EF_CANDIDATES, missed, strict=True) if lacking == missed[-1])
+    ef, rows = find_pins(shard, ids, vectors)
+    assert ef == least
+    np.testing.assert_array_equal(rows, np.flatnonzero(kept & ~found[EF_CANDIDATES[-1]]))
     # What that rests on: no width misses what a narrower one found.
     assert not any((found[a] & ~found[b]).any() for a, b in itertools.pairwise(found))
     assert (missed[0] > 0) == ((clusters, noise, parameters) in HARD)
+
+
+def test_few_pins_that_a_graph_misses_get_one_of_their_own(tmp_path):
+    """One node in a thousand is lost, and one of those has a twin, which would be lost with it."""
+    vectors, ids = clustered(1500, 300, 0.1), np.arange(1500) * 3
+    alone = build_index(ids, vectors, IndexParameters(4, 8))
+    lost = find_pins(alone, ids, vectors)[1]
+    assert len(lost) == 2
+    ids, vectors = np.append(ids, 9999), np.append(vectors, vectors[lost[1:]], axis=0)
+    built = build_shard(ids, vectors, IndexParameters(4, 8))
+    assert built.apart.tolist() == [*ids[lost], 9999] and built.rebuilds == 0
+    assert [unfindable for _, unfindable in built.graphs] == [0, 0]
+    root = Root(str(tmp_path))
+    files = write_built(root, day(0), 0, built)
+    assert files[0] == write_shard(root, day(0), 0, alone)[0]  # the graph is the one that it was
+    assert count_indexed(files) == len(ids)
+    shards = load_shards(root, files, 32)
+    np.testing.assert_array_equal(np.sort(np.concatenate([shard.pin_ids() for shard in shards])), ids)
+    ef = max(find_ef for find_ef, _ in built.graphs)
+    found = search_shards(shards, vectors.astype(np.float32), 2, ef)
+    assert (found.pin_ids == ids[:, None]).any(axis=1).all()
+    assert all(len(np.unique(row)) == 2 for row in found.pin_ids)
+
+
+def test_a_graph_that_misses_many_is_built_again_with_more_links():
+    vectors, ids = clustered(3000, 40, 0.5), np.arange(3000)
+    built = build_shard(ids, vectors, IndexParameters(4, 12))
+    assert len(find_pins(build_index(ids, vectors, IndexParameters(4, 12)), ids, vectors)[1]) > APART_SHARE * 3000
+    assert built.rebuilds == 1 and len(built.apart) <= APART_SHARE * 3000
+    again = build_index(ids, vectors, IndexParameters(8, 24))
+    np.testing.assert_array_equal(built.apart, ids[find_pins(again, ids, vectors)[1]])
+    assert [unfindable for _, unfindable in built.graphs] == [0] * len(built.graphs)
 
 
 def test_pins_that_are_easy_to_find_are_not_searched_widely(monkeypatch):
