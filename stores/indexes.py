@@ -36,8 +36,8 @@ EF_CANDIDATES = (64, 128, 256, 512)  # widths of a search that a release may be 
 _PROBES = (4, 12, 32)
 # A graph of four times the links is as far as it goes: what is not found then is counted, and a gate decides.
 REBUILDS = 2
-# Of a shard's pins, those that its graph misses and a second, small one may have instead. The more nodes a graph has,
-# the likelier one of them is lost; where more than a few are, it is the graph that is bad.
+# Of a shard's pins, those that its graph may miss and a second, small one has instead. The more nodes a graph has, the
+# likelier one of them is lost; where more than a few are, it is the graph that is bad.
 APART_SHARE = 0.01
 _CHUNK = 4096
 _SPARE = 2  # nodes asked for beyond those that are masked on average
@@ -90,8 +90,8 @@ class BuildReport:
     """What it took to make every pin findable.
 
     Attributes:
-        find_ef: Smallest `ef` with which a search for each pin's own vector finds it, of those that any finds.
-        missed: Rows, int64, of the nodes that no `ef` of `EF_CANDIDATES` finds.
+        find_ef: Smallest `ef` with which a search for each pin's own vector finds it, but for those missed.
+        missed: Rows, int64, of the nodes that it does not find.
         rebuilds: How often the graph was built again.
     """
 
@@ -101,7 +101,7 @@ class BuildReport:
 
     @property
     def unfindable(self) -> int:
-        """How many nodes no search finds."""
+        """How many nodes that search does not find."""
         return len(self.missed)
 
 
@@ -140,8 +140,10 @@ def build_index(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParame
     return IndexShard(_BUILT_WITH.build(ids, embeddings, rows, parameters), twins)
 
 
-def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tuple[int, np.ndarray]:
-    """How wide a search must be for every pin to be found by its own vector, and which pins none finds.
+def find_pins(
+    shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray, missing: float = 0.0
+) -> tuple[int, np.ndarray]:
+    """How wide a search must be for every pin to be found by its own vector, or for all but a few.
 
     A pin is found if the best of the answer is the pin, or scores as well as the pin: crowds of nearly equal pins are
     what needs a wide search.
@@ -152,20 +154,19 @@ def find_pins(shard: IndexShard, ids: np.ndarray, embeddings: np.ndarray) -> tup
     expands any such. So the wide one expands the same pins in the same order, and then goes on. (Where two vectors
     score the same to the last bit, the wide one may expand the other first.)
 
+    Args:
+        missing: Share of the pins that may be missed.
+
     Returns:
-        The smallest `ef` of `EF_CANDIDATES` that finds all that any finds; the rows that even the largest misses.
+        The smallest `ef` of `EF_CANDIDATES` that finds so many, or the largest; the rows that it misses, int64.
     """
     missed = np.flatnonzero(~np.isin(ids, shard.twins.pin_id))  # a twin is found where the pin in the graph is
-    least = EF_CANDIDATES[0]
     for ef in (*_PROBES, *EF_CANDIDATES):
         # Only those that a narrower search missed are searched again.
-        still = _missed(shard.graph, ids, embeddings, missed, ef)
-        if len(still) < len(missed):
-            least = max(ef, EF_CANDIDATES[0])
-        missed = still
-        if not len(missed):
+        missed = _missed(shard.graph, ids, embeddings, missed, ef)
+        if not len(missed) or (ef in EF_CANDIDATES and len(missed) <= missing * len(ids)):
             break
-    return least, missed
+    return max(ef, EF_CANDIDATES[0]), missed
 
 
 def _missed(graph: Graph, ids: np.ndarray, embeddings: np.ndarray, rows: np.ndarray, ef: int) -> np.ndarray:
@@ -198,7 +199,7 @@ def build_findable_index(
         # Twice the links and twice the candidates: more incoming links make it less likely that a node loses its last
         # one.
         shard = build_index(ids, embeddings, parameters.with_effort(2**rebuilds))
-        find_ef, missed = find_pins(shard, ids, embeddings)
+        find_ef, missed = find_pins(shard, ids, embeddings, missing)
         if len(missed) <= missing * len(ids):
             break
     return shard, BuildReport(find_ef, missed, rebuilds)
@@ -224,10 +225,10 @@ class BuiltShard:
 
 
 def build_shard(ids: np.ndarray, embeddings: np.ndarray, parameters: IndexParameters) -> BuiltShard:
-    """Builds a shard in which every pin can be found; of few that cannot, a second graph beside the first.
+    """Builds a shard in which every pin can be found; of a few that only a wide search finds, or none, a second graph.
 
-    To build the first again with twice the links would take three times as long for the sake of a pin or two, and make
-    every search of it slower.
+    To build the first again with twice the links would take three times as long for the sake of a pin or two; to search
+    it more widely for theirs would make every search slower.
 
     Args:
         ids, embeddings: As of `build_findable_index`.

@@ -41,7 +41,7 @@ def test_pins_that_the_graph_misses_stay_apart_while_few_others_change(tmp_path)
     first = embedded(root, 0, ids, vectors)
     shard = index_shard(root, day(0), first, None, PARAMETERS, BUILT)
     lost = read_masked(root, shard.files)
-    assert len(lost) == 2 and shard.rebuilds == 0 and not shard.grown
+    assert 2 < len(lost) < 15 and shard.rebuilds == 0 and not shard.grown and shard.find_ef == 256
     assert_all_found(root, shard, ids, vectors)
 
     # Nothing changed: the same files.
