@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import importlib.abc
+import logging
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -24,7 +25,7 @@ def import_job(module: str, *, beam_alone: bool) -> ModuleType:
     """
     if module in sys.modules:
         return sys.modules[module]
-    with no_collection():
+    with no_collection(), without_warnings():
         if beam_alone:
             with hidden(BESIDE_BEAM):
                 for name in OF_BEAM:
@@ -43,6 +44,18 @@ def keep_from_pandas() -> None:
     if pa is not None:
         with hidden(("pandas",)):
             pa.array([True]).to_numpy(zero_copy_only=False)
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keeps what modules log while the body loads them from the screen: Beam says of BigQuery, MongoDB and others that
+    they are not installed, which nobody asked for."""
+    was = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(was)
 
 
 @contextlib.contextmanager

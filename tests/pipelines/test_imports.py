@@ -108,3 +108,13 @@ def test_a_night_ends_without_pandas(served, tmp_path):
     shutil.copytree(f"{served}/root", f"{tmp_path}/root")
     found = look("daily", f"--root={tmp_path}/root", *given, f"--date={day(2)}", "--publish=none", "--quiet")
     assert found == [(0, []), (0, ["apache_beam", "torch", "grpc"])]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_nothing_is_said_of_what_is_not_installed(alone):
+    code = (
+        f"from pipelines.launch.lean_imports import import_job as i; i('pipelines.daily_inference', beam_alone={alone})"
+    )
+    code += "; import logging; logging.warning('said')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "" and done.stderr == "WARNING:root:said\n"
