@@ -5,6 +5,7 @@ search of it returns.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -28,7 +29,11 @@ class Mask:
 
     def __len__(self) -> int:
         """Nodes that stand for nobody."""
-        return int((self.served < 0).sum()) if len(self.served) else 0
+        return self._nobody
+
+    @functools.cached_property
+    def _nobody(self) -> int:
+        return int((self.served < 0).sum())
 
     def apply(self, pin_ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What a search returned, int64 and float32 of one shape, as it is served: -1 and -inf where it is nobody."""

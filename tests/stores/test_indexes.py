@@ -216,7 +216,12 @@ def clustered(count: int, clusters: int, noise: float, dim: int = 32) -> np.ndar
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-HARD = [(1, 9.0, IndexParameters(2, 4)), (40, 0.5, IndexParameters(2, 8)), (300, 0.1, IndexParameters(4, 8))]
+HARD = [
+    (1, 9.0, IndexParameters(2, 4)),
+    (40, 0.5, IndexParameters(2, 8)),
+    (300, 0.1, IndexParameters(4, 8)),
+    (300, 0.1, IndexParameters(8, 16)),
+]
 
 
 @pytest.mark.parametrize(("clusters", "noise", "parameters"), [(30, 0.5, PARAMETERS), *HARD])
@@ -231,9 +236,12 @@ def test_the_least_width_is_that_of_a_search_for_every_pin_at_every_width(cluste
         found[ef] = (pins == ids[:, None]).any(axis=1) | (scores.max(axis=1) >= own - TIE)
     missed = [int((kept & ~found[ef]).sum()) for ef in EF_CANDIDATES]
     for share in (0.0, 0.002, 0.01, 0.1, 0.5):
-        enough = (ef for ef, lacking in zip(EF_CANDIDATES, missed, strict=True) if lacking <= share * len(ids))
+        enough = [ef for ef, lacking in zip(EF_CANDIDATES, missed, strict=True) if lacking <= share * len(ids)]
+        expected = (enough or [512])[0]
+        if expected == 64 and not missed[1]:
+            expected = 128 if missed[0] else 64  # not worth a second graph
         least, rows = find_pins(shard, ids, vectors, share)
-        assert least == next(enough, EF_CANDIDATES[-1])
+        assert least == expected
         np.testing.assert_array_equal(rows, np.flatnonzero(kept & ~found[least]))
     # What that rests on: no width misses what a narrower one found.
     assert not any((found[a] & ~found[b]).any() for a, b in itertools.pairwise(found))
