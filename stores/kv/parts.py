@@ -90,14 +90,19 @@ class PartedStore(KeyValueStore):
             part: None: nothing is noted.
             deletes: Read after `batches` is exhausted.
         """
-        sent = deleted = stored = 0
-        with self._explain():
+        sent = deleted = 0
+
+        def chunks() -> Iterator[tuple[np.ndarray, list[bytes]]]:
+            nonlocal sent
             for user_ids, values in batches:
                 at = 0
                 for ids in self._chunks(user_ids):
-                    stored += self._put(upload.generation, ids, values[at : at + len(ids)])
+                    yield ids, values[at : at + len(ids)]
                     at += len(ids)
                 sent += at
+
+        with self._explain():
+            stored = self._put_all(upload.generation, chunks())
             for user_ids in deletes:
                 deleted += sum(self._delete(upload.generation, ids) for ids in self._chunks(user_ids))
             if part is not None and upload.note:
@@ -107,7 +112,7 @@ class PartedStore(KeyValueStore):
     def count_stored(self, upload: Upload, user_ids: np.ndarray) -> int:
         """How many of some users the store says it has, asked now."""
         with self._explain():
-            return sum(self._exist(upload.generation, ids) for ids in self._chunks(user_ids))
+            return self._exist_all(upload.generation, self._chunks(user_ids))
 
     def finish_upload(self, upload: Upload, sent: int, stored: int, confirm: Callable[[], None]) -> None:
         """Moves `current`, once all parts are there.
@@ -196,6 +201,13 @@ class PartedStore(KeyValueStore):
         """Of every server that writes; nothing where it may not be asked."""
         ids = [str(info.get("run_id", "")) for info in self._infos("server")]
         return sorted(ids) if all(ids) else []
+
+    def _put_all(self, generation: str, chunks: Iterable[tuple[np.ndarray, list[bytes]]]) -> int:
+        """Stores values chunk by chunk; returns how many of the keys the store then says it has."""
+        return sum(self._put(generation, ids, values) for ids, values in chunks)
+
+    def _exist_all(self, generation: str, chunks: Iterable[np.ndarray]) -> int:
+        return sum(self._exist(generation, ids) for ids in chunks)
 
     _client: Any
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,36 @@ from stores.kv.resp import key_words, pack, pack_keys, pack_pairs, raise_first, 
 CHUNK = 5000  # keys a command: past that a single command holds the server up
 TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Ahead(Iterator[list[bytes]]):
+    """Packed commands, of which `look` has the next ones made early."""
+
+    def __init__(self, commands: Iterable[list[bytes]]):
+        self._commands = iter(commands)
+        self._taken: list[list[bytes] | Exception] = []
+
+    def look(self) -> None:
+        """Has the next commands made, once.
+
+        What fails is raised where they are asked for: the store is being waited for, and would be blamed.
+        """
+        if not self._taken:
+            try:
+                self._taken.append(next(self._commands))
+            except Exception as error:  # StopIteration too
+                self._taken.append(error)
+
+    def __next__(self) -> list[bytes]:
+        self.look()
+        taken = self._taken.pop()
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
 
 
 class RedisStore(PartedStore):
@@ -199,21 +229,26 @@ class RedisStore(PartedStore):
         """One command that writes one key, while this handle holds the writes if it ever did."""
         return self._guarded([pack(*map(self._encode, (command, key, *words)))])[0]
 
-    def _guarded(self, commands: list[bytes]) -> list[Any]:
+    def _guarded(self, commands: list[bytes], meanwhile: Callable[[], None] = _nothing) -> list[Any]:
         """Runs packed commands; as a transaction with the comparison of the fence, if this handle holds the writes.
+
+        Args:
+            meanwhile: Called while the server works; again, where the commands are sent again.
 
         Raises:
             StoreError: another handle holds the writes by now.
         """
-        return self._run(_run_plainly if self._fence is None else self._run_guarded, commands)
+        return self._run(_run_plainly if self._fence is None else self._run_guarded, commands, meanwhile)
 
-    def _run(self, run: Callable[[Any, list[bytes]], list[Any]], commands: list[bytes]) -> list[Any]:
+    def _run(
+        self, run: Callable[..., list[Any]], commands: list[bytes], meanwhile: Callable[[], None] = _nothing
+    ) -> list[Any]:
         """Runs packed commands, each of which may be run twice; tries again as often as redis-py does its own."""
         pool = self._client.connection_pool
         connection = pool.get_connection()
         try:
             return connection.retry.call_with_retry(
-                lambda: run(connection, commands), lambda error: connection.disconnect()
+                lambda: run(connection, commands, meanwhile), lambda error: connection.disconnect()
             )
         except BaseException:
             connection.disconnect()  # there may be replies unread, or a transaction open
@@ -221,7 +256,7 @@ class RedisStore(PartedStore):
         finally:
             pool.release(connection)
 
-    def _run_guarded(self, connection: Any, commands: list[bytes]) -> list[Any]:
+    def _run_guarded(self, connection: Any, commands: list[bytes], meanwhile: Callable[[], None]) -> list[Any]:
         """One transaction: nothing of it happens unless the fence is ours before it and has not been written since."""
         fence = self._encode(self._key("fence"))
         begin = pack(b"WATCH", fence) + pack(b"GET", fence) + pack(b"MULTI")
@@ -236,6 +271,7 @@ class RedisStore(PartedStore):
                 raise self._overtaken()
             # Without redis-py's look at the connection's health: its PING would be part of the transaction.
             connection.send_packed_command([pack(b"EXEC")], check_health=False)
+            meanwhile()
             done = connection.read_response()
             if done is not None:  # else somebody wrote the fence in between: the number itself tells who
                 raise_first(done)
@@ -303,13 +339,40 @@ class RedisStore(PartedStore):
             return self._client.info("server").get("run_id")
         return None
 
+    @property
+    def _looks_ahead(self) -> bool:
+        """Whether the next chunk is read and packed before the answer to this one is read.
+
+        Not without a fence: it is what refuses a chunk that is sent again to a server that lost those before it.
+        """
+        return self._fence is not None and not self._is_cluster
+
+    def _put_all(self, generation: str, chunks: Iterable[tuple[np.ndarray, list[bytes]]]) -> int:
+        if not self._looks_ahead:
+            return super()._put_all(generation, chunks)
+        ahead = _Ahead(self._pack_put(generation, *chunk) for chunk in chunks)
+        return sum(self._guarded(commands, ahead.look)[1] for commands in ahead)
+
     def _put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> int:
         """Stores values; returns how many of the keys the server then says it has."""
+        return self._guarded(self._pack_put(generation, ids, values))[1]
+
+    def _pack_put(self, generation: str, ids: np.ndarray, values: list[bytes]) -> list[bytes]:
+        """The commands that store values and count their keys."""
         keys = self._key_words(generation, ids)
-        return self._guarded([pack_pairs(b"MSET", keys, values), pack_keys(b"EXISTS", keys)])[1]
+        return [pack_pairs(b"MSET", keys, values), pack_keys(b"EXISTS", keys)]
+
+    def _exist_all(self, generation: str, chunks: Iterable[np.ndarray]) -> int:
+        if not self._looks_ahead:
+            return super()._exist_all(generation, chunks)
+        ahead = _Ahead(self._pack_exist(generation, ids) for ids in chunks)
+        return sum(self._run(_run_plainly, commands, ahead.look)[0] for commands in ahead)
 
     def _exist(self, generation: str, ids: np.ndarray) -> int:
-        return self._run(_run_plainly, [pack_keys(b"EXISTS", self._key_words(generation, ids))])[0]
+        return self._run(_run_plainly, self._pack_exist(generation, ids))[0]
+
+    def _pack_exist(self, generation: str, ids: np.ndarray) -> list[bytes]:
+        return [pack_keys(b"EXISTS", self._key_words(generation, ids))]
 
     def _key_words(self, generation: str, ids: np.ndarray) -> list[bytes]:
         return key_words(self._encode(self._prefix(generation)), ids)
@@ -342,8 +405,9 @@ class RedisStore(PartedStore):
         self._client.close()
 
 
-def _run_plainly(connection: Any, commands: list[bytes]) -> list[Any]:
+def _run_plainly(connection: Any, commands: list[bytes], meanwhile: Callable[[], None]) -> list[Any]:
     connection.send_packed_command(commands)
+    meanwhile()
     replies = list(read_replies(connection, len(commands)))
     raise_first(replies)
     return replies

@@ -82,6 +82,10 @@ def two_releases(path: str, first: str, second: str) -> Root:
     return root
 
 
+# What is called once for every chunk of users that is written, with (the handle, generation, ids, values).
+CHUNK_OF = {RedisStore: "_pack_put", RedisClusterStore: "_put"}
+
+
 def small_chunks(patch: pytest.MonkeyPatch) -> None:
     for store in (RedisStore, RedisClusterStore):
         patch.setattr(store, "chunk", 2)
@@ -153,7 +157,7 @@ def stopping(function, at):
 for store in (RedisStore, RedisClusterStore):
     store.chunk = 2
 if where == "chunks":
-    RedisStore._put = stopping(RedisStore._put, 2)
+    RedisStore._pack_put = stopping(RedisStore._pack_put, 2)
     RedisClusterStore._put = stopping(RedisClusterStore._put, 2)
     LmdbStore._keys = stopping(LmdbStore._keys, 1)
 else:

@@ -13,6 +13,7 @@ from stores.kv.redis_store import RedisStore
 from stores.layout import read_root_id
 from stores.releases import move_current
 from tests.transforms.interrupted import (
+    CHUNK_OF,
     MODEL,
     NEW,
     NEWEST,
@@ -264,7 +265,8 @@ def test_without_the_fence_verify_finds_what_it_wrote(kind, root, tmp_path, serv
     publish(root, FIRST, target(kv))
     commit(root, THIRD, NEWEST, previous=SECOND)
     store_class = RedisClusterStore if kind == "cluster" else RedisStore
-    put, calls = store_class._put, [0]
+    name, calls = CHUNK_OF[store_class], [0]
+    put = getattr(store_class, name)
 
     def overtaken_on_the_way(self, *arguments):
         calls[0] += 1
@@ -273,14 +275,14 @@ def test_without_the_fence_verify_finds_what_it_wrote(kind, root, tmp_path, serv
         return put(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store_class, "_put", overtaken_on_the_way)
+        patched.setattr(store_class, name, overtaken_on_the_way)
         with pytest.raises(OvertakenError):
             publish(root, SECOND, target(kv))
     assert held(kv) == NEWEST
     publish(root, FIRST, target(kv))
     calls[0] = 0
     with monkeypatch.context() as patched:
-        patched.setattr(store_class, "_put", overtaken_on_the_way)
+        patched.setattr(store_class, name, overtaken_on_the_way)
         patched.setattr(store_class, "_raise_fence", lambda self: None)
         patched.setattr(store_class, "_server", lambda self: None)
         publish(root, SECOND, target(kv))

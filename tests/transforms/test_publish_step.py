@@ -15,11 +15,10 @@ from pipelines.cli import main
 from stores.files import Root
 from stores.kv import open_store
 from stores.kv.parts import PartedStore
-from stores.kv.redis_cluster import RedisClusterStore
-from stores.kv.redis_store import RedisStore
 from stores.releases import current_release
 from tests.pipelines.test_daily import run_twice
 from tests.transforms.interrupted import (
+    CHUNK_OF,
     NEW,
     NEWEST,
     OTHER_MODEL,
@@ -70,14 +69,14 @@ def run_steps(root: Root, kv: str, name: str, *flags: str, by: str = "") -> dict
 def writes(patch: pytest.MonkeyPatch) -> list[int]:
     """The users that are sent from now on, one after the other."""
     sent: list[int] = []
-    for store in (RedisStore, RedisClusterStore):
-        put = store._put
+    for store, name in CHUNK_OF.items():
+        put = getattr(store, name)
 
         def counted(self, generation, ids, values, put=put):
             sent.extend(ids.tolist())
             return put(self, generation, ids, values)
 
-        patch.setattr(store, "_put", counted)
+        patch.setattr(store, name, counted)
     return sent
 
 
