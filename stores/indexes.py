@@ -4,8 +4,8 @@ Pins of one and the same vector are a trap in an HNSW graph: past a few dozen th
 search that enters the crowd cannot leave it, and what lies outside is not found at any width. So a graph holds every
 vector once, under the lowest pin_id that has it, and the other pins stand beside it, as twins.
 
-A shard in which few pins changed since its graph was built has a second one, of the new and changed pins alone, and a
-file of the pins that the old one has and that are not served from it any more (`stores.masks`).
+A shard in which few pins changed since its graph was built, or are hard to find in it, has a second one, of those
+alone, and a file of the pins that the old one has and that are not served from it any more (`stores.masks`).
 
 Which library makes and searches a graph is said in `LIBRARIES`; all else here is the same for any of them.
 """
@@ -271,7 +271,7 @@ def write_shard(
     twins, a `.parquet` of `pin_id, twin_of` beside it. Another library's file ends in its own suffix.
 
     Args:
-        changed: It is the second graph of a shard, of the pins that changed: `changed-NNNNN-...`.
+        changed: It is the second graph of a shard: `changed-NNNNN-...`.
     """
     folder, stem = f"indexes/{date.isoformat()}", part_stem(number, CHANGED if changed else PART)
     graph = shard.graph
@@ -312,7 +312,7 @@ def load_shards(
 
 
 def load_changed(root: Root, entries: list[FileEntry], dim: int) -> IndexShard | None:
-    """The second graph of ONE shard, of the pins that changed since the old one was built; None where it has none.
+    """The second graph of ONE shard, of the pins that the old one does not serve; None where it has none.
 
     Args:
         entries: All files of the shard.

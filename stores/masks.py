@@ -1,4 +1,4 @@
-"""Pins that a graph still has and that are served no longer: they have changed, or gone, since it was built.
+"""Pins that a graph has and does not serve: they have changed, or gone, since it was built, or are hard to find in it.
 
 The file of a graph stays as it is (hnswlib's own `mark_deleted` would change it), and such pins are taken out of what a
 search of it returns.
