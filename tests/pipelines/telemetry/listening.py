@@ -4,7 +4,6 @@ import contextlib
 import http.server
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,8 @@ class Listener(http.server.ThreadingHTTPServer):
     Attributes:
         heard: (path, object) of every POST.
         answer: The status that it answers with.
-        slow_s: How long it takes to answer.
+        slow_s: How long it takes to answer, at most until it is closed.
+        closed: Set when it is.
     """
 
     daemon_threads = True
@@ -24,6 +24,7 @@ class Listener(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.heard: list[tuple[str, Any]] = []
         self.answer, self.slow_s = 200, 0.0
+        self.closed = threading.Event()
 
     @property
     def url(self) -> str:
@@ -36,7 +37,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.heard.append((self.path, json.loads(body)))
-        time.sleep(self.server.slow_s)
+        if self.server.closed.wait(self.server.slow_s):
+            return
         self.send_response(self.server.answer)
         if self.server.answer == 302:
             self.send_header("Location", f"{self.server.url}/elsewhere")
@@ -57,6 +59,7 @@ def listening() -> Iterator[Listener]:
     try:
         yield server
     finally:
+        server.closed.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -1,7 +1,5 @@
 """`--notify`: what is posted, and that nobody who is told can hold up, or learn more than is theirs."""
 
-import time
-
 import pytest
 
 from pipelines.telemetry.webhook import body_of, post, resolve, shown
@@ -29,10 +27,8 @@ def test_an_answer_that_is_none_is_said_and_a_redirect_is_not_followed(answer):
 
 def test_a_server_that_does_not_answer_is_left():
     with listening() as server:
-        server.slow_s = 1.0
-        began = time.monotonic()
+        server.slow_s = 300.0  # longer than a test may last
         assert post(f"{server.url}/hook", {}, timeout_s=0.2) in ("no answer in time", "TimeoutError: timed out")
-        assert time.monotonic() - began < 0.9
 
 
 def test_nobody_there_is_said_without_the_url():
