@@ -38,8 +38,9 @@ from stores.pin_vectors import VectorSet, describe_vectors
 from stores.schemas import from_binary_column
 from stores.tables import read_files
 from transforms.model import ModelReference
-from transforms.pins import BuildIndex, CutVectors, EmbedShard, SortShard, vector_groups
+from transforms.pins import BuildIndex, EmbedShard
 from transforms.run import RunFolder
+from transforms.sort_vectors import CutVectors, SortShard, vector_groups
 from transforms.step_reports import StepReport
 
 DATE = datetime.date(2026, 11, 1)

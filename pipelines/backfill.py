@@ -56,6 +56,7 @@ from transforms.release import COMMITTED, OUTCOME, read_outcome
 from transforms.report_outputs import FIGURES, REPORTS, CollectReports, DayReport, Figure, flatten_pairs, with_names
 from transforms.resume import CompletedPins, find_completed_pins
 from transforms.run import Run, RunFolder, checks_removed
+from transforms.sort_vectors import remove_other_tables
 from transforms.step_reports import StepReport
 
 NO_DAY = -1  # whose reports are those of the pins
@@ -342,6 +343,7 @@ def run_backfill(request: BackfillRequest, workers: LocalWorkers) -> int:
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             warn(publish(root, tip, target, unless_overtaken=True))  # done already, unless it was cut off before
+        remove_other_tables(plan.pin_run)
         for run in root.list("staging"):
             if run.startswith(PIN_RUN):  # of earlier attempts too, which had another release to start from
                 discard_staged(root, f"staging/{run}")

@@ -35,6 +35,7 @@ from transforms.release import (
 )
 from transforms.report_outputs import DayReport, Figure
 from transforms.run import Run, RunFolder
+from transforms.sort_vectors import remove_other_tables
 from transforms.step_reports import StepReport
 
 PIN_STEPS = (Step.EMBED_PINS, Step.BUILD_INDEXES)  # that say what a shard was made of
@@ -157,6 +158,8 @@ def finish_run(
             outcome = write_outcome(run.root, name, outcome)
     else:
         outcome = check_commit_publish(run.root, name, thresholds, target, lease=run.launch.lease)
+    if outcome["outcome"] == COMMITTED:
+        remove_other_tables(run)
     if not spread or outcome["outcome"] != COMMITTED:
         report_detached(outcome, name, run)
     run.note_progress(Step.FINISH, 1)

@@ -35,10 +35,10 @@ from stores.timelines import DESCRIPTION as TIMELINES_JSON
 from stores.timelines import PIN_IDS, SPLITS, read_description, unnamed_files, write_vector_matrix
 from stores.vector_version import read_until, read_version
 from transforms.model import local_model
-from transforms.pins import ShardVectors, vector_groups
 from transforms.read_logs import ReadLogs, row_groups
 from transforms.report_outputs import REPORTS, MergeReports
 from transforms.run import RunFolder
+from transforms.sort_vectors import ShardVectors, vector_groups
 from transforms.step_reports import StepReport
 from transforms.timelines import MakeTimelines, TimelineRules
 
@@ -75,8 +75,8 @@ def define_pipeline(pipeline: beam.Pipeline, plan: TrainingDataPlan, record: str
     groups = [group for file in plan.inputs.files for group in row_groups(file)]
 
     # Sorted tables of the pin vectors first: an event keeps the row of its pin in them, four bytes, and not the vector.
-    vectors = pipeline | "ListVectors" >> beam.Create(vector_groups(plan.vectors))
-    tables = vectors | "ShardVectors" >> ShardVectors(run, plan.shards, plan.vectors)
+    groups_of_vectors = vector_groups(plan.vectors)
+    tables = pipeline | "ShardVectors" >> ShardVectors(run, plan.shards, plan.vectors, groups_of_vectors)
     # The one shuffle of log rows, as in the nightly job; users erased since the logs were written are dropped before
     # it.
     rows = (

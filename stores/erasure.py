@@ -20,7 +20,7 @@ from stores.reports import REPORT, read_page, reports_of_releases, users_named
 from stores.retention import temporary_files, walk
 from stores.schemas import NAME_COLUMNS
 from stores.string_ids import hash_strings
-from stores.tables import KNOWN_TABLES, USER_NAMES, read_files, write_part
+from stores.tables import KNOWN_TABLES, SORTED, USER_NAMES, read_files, write_part
 from stores.timelines import DESCRIPTION
 from stores.user_lists import ERASED, read_erased, write_ids
 
@@ -235,7 +235,7 @@ def erase_temporary_files(root: Root, report: ErasureReport) -> None:
 
 def _temporary(root: Root) -> Iterator[str]:
     """Names of temporary files in the job's own folders; runs' own are removed with them."""
-    for folder in ("", "releases", "erasures", *KNOWN_TABLES):
+    for folder in ("", "releases", "erasures", SORTED, *KNOWN_TABLES):
         yield from temporary_files(root, folder)
 
 
@@ -258,7 +258,7 @@ def _may_be_table(path: str) -> bool:
 def _timelines(root: Root, folder: str) -> Iterator[str]:
     """Folders below one that hold timelines."""
     # Only at the top: the root's own folders are emptied above, by their tables.
-    own = {*KNOWN_TABLES, "releases", "staging", "erasures"} if not folder else set()
+    own = {*KNOWN_TABLES, SORTED, "releases", "staging", "erasures"} if not folder else set()
     for name in root.list(folder):
         path = f"{folder}/{name}" if folder else name
         if name in own or root.size(path) is not None:
@@ -278,7 +278,7 @@ def find_users(root: Root, users: np.ndarray) -> list[str]:
     for folder in [name for name in root.list("") if root.size(name) is None]:
         for path in walk(root, folder):
             # Pins have no users, and are by far the most bytes.
-            if path.startswith(("pin_embeddings/", "pin_names/", "indexes/")) or not _may_be_table(path):
+            if path.startswith(("pin_embeddings/", "pin_names/", "indexes/", f"{SORTED}/")) or not _may_be_table(path):
                 continue
             if path.endswith(".parquet"):
                 with root.open_input(path) as source:

@@ -32,12 +32,14 @@ class Listed:
         kind: `file`, `folder`, or `other`: a pipe, a device, a link that leads nowhere.
         bytes: Size of a file.
         modified_ns: When a file was written last, in ns since 1970.
+        stamp: Changes whenever a file is written or replaced, whatever time it is given; "" where nothing says so.
     """
 
     name: str
     kind: str
     bytes: int = 0
     modified_ns: int = 0
+    stamp: str = ""
 
 
 def absolute(location: str) -> str:
@@ -112,7 +114,7 @@ def list_entries(folder: str) -> list[Listed]:
             raise FileNotFoundError
         entries = [Listed(base_name(prefix), "folder") for prefix in listed["common_prefixes"]]
         entries += [
-            Listed(base_name(one["path"]), "file", one["size"], _ns_of(one["last_modified"]))
+            Listed(base_name(one["path"]), "file", one["size"], _ns_of(one["last_modified"]), one["e_tag"] or "")
             for one in listed["objects"]
             if one["path"].strip("/") != key  # an object called like the folder marks that it is there
         ]
@@ -125,7 +127,9 @@ def _of_local(entry: os.DirEntry) -> Listed:
     except OSError:
         return Listed(entry.name, "other")
     kind = "file" if stat.S_ISREG(found.st_mode) else "folder" if stat.S_ISDIR(found.st_mode) else "other"
-    return Listed(entry.name, kind, found.st_size, found.st_mtime_ns)
+    # Nobody can set the time of the last change of an inode, as `rsync -t` and `touch` do that of its content.
+    stamp = f"{found.st_ino}-{found.st_ctime_ns}"
+    return Listed(entry.name, kind, found.st_size, found.st_mtime_ns, stamp)
 
 
 def _of_information(found: Any) -> Listed:

@@ -51,12 +51,14 @@ class DataFile:
         name: Relative to the folder that was asked for, with `/`.
         bytes: Size.
         modified_ns: When it was written last, in ns since 1970.
+        stamp: As `Listed` has it.
     """
 
     path: str
     name: str
     bytes: int
     modified_ns: int
+    stamp: str = ""
 
 
 def is_hidden(name: str) -> bool:
@@ -99,7 +101,7 @@ def list_data_files(folder: str, depth: int = 0) -> list[DataFile]:
     for entry in entries:
         path = locations.join(folder, entry.name)
         if entry.kind == "file":
-            found.append(DataFile(path, entry.name, entry.bytes, entry.modified_ns))
+            found.append(DataFile(path, entry.name, entry.bytes, entry.modified_ns, entry.stamp))
         elif entry.kind == "folder" and "=" in entry.name and depth < MAX_DEPTH:
             inner = list_data_files(path, depth + 1)
             found += [dataclasses.replace(file, name=f"{entry.name}/{file.name}") for file in inner]

@@ -43,6 +43,7 @@ class VectorFile:
         width: Numbers of a vector.
         columns: Where they stand in the file.
         pin_ids: What its ids are, "int64" or "string".
+        stamp: As `Listed` has it.
     """
 
     path: str
@@ -53,6 +54,7 @@ class VectorFile:
     width: int
     columns: VectorColumns = VectorColumns()
     pin_ids: str = INT64
+    stamp: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ def list_vector_files(folder: str) -> list[DataFile]:
                 f"{LEAVE_ALONE}"
             )
         if entry.name != VERSION_FILE:
-            found.append(DataFile(path, entry.name, entry.bytes, entry.modified_ns))
+            found.append(DataFile(path, entry.name, entry.bytes, entry.modified_ns, entry.stamp))
     return found
 
 
@@ -214,7 +216,7 @@ def describe_vector_file(listed: DataFile, columns: ColumnNames, declared: str |
     file_version = f"{footer_digest(file.metadata)[:16]}-{listed.modified_ns}"
     rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
     pin_ids = id_kind(schema.field(found.pin_id).type) or INT64
-    return VectorFile(path, rows, groups, found.dtype, file_version, width or 0, found, pin_ids)
+    return VectorFile(path, rows, groups, found.dtype, file_version, width or 0, found, pin_ids, listed.stamp)
 
 
 def _unreadable(path: str, error: Exception) -> InputError:

@@ -9,7 +9,7 @@ from stores.errors import StoreError
 from stores.files import Root
 from stores.manifests import Manifest, manifest_path, read_manifest, write_manifest
 from stores.releases import chain, read_hold
-from stores.tables import KNOWN_TABLES
+from stores.tables import KNOWN_TABLES, SORTED
 
 COLLECTING = "gc.json"  # what a `gc` is about to remove: it is there while one is under way, or was cut off
 
@@ -180,7 +180,7 @@ def collect(root: Root, retention: Retention, served: Iterable[str], *, dry_run:
     # `known` are files that a manifest or run named before: nobody is writing them, so they need no grace.
     kept, known = kept_files(root, slimmed, runs), kept_files(root, {}, ())
     files = [path for table in KNOWN_TABLES for path in walk(root, table) if path not in kept]
-    files += [path for folder in ("", "releases", "erasures") for path in temporary_files(root, folder)]
+    files += [path for folder in ("", "releases", "erasures", SORTED) for path in temporary_files(root, folder)]
     left = _left_by_gc(root)
     files = [
         path

@@ -19,6 +19,7 @@ TABLES = ("histories", "user_embeddings", "pin_embeddings", "indexes", "canaries
 # Only of roots whose ids are strings: what the ids stand for.
 USER_NAMES, PIN_NAMES = NAME_TABLES = ("user_names", "pin_names")
 KNOWN_TABLES = (*TABLES, *NAME_TABLES)
+SORTED = "sorted"  # the folder under a root with the sorted vectors: of no release, and of pins alone
 DICTIONARIES = ("action", "surface")  # columns of few strings
 PIECE_ROWS = 1 << 13  # decoded at a time where few rows of a file are kept
 EMBEDDING_BYTES = 2  # of a float16

@@ -11,7 +11,7 @@ from stores.upgrades import FILE_ENTRY, read_record
 from transforms.step_reports import NAMES_AT_ONCE, StepReport
 
 # Part of every run's name: raised when tasks that an older version of this code finished may not be used any more.
-TASKS_VERSION = 2
+TASKS_VERSION = 3
 
 # Under a run's folder: what one task leaves for another, and no release keeps.
 STAGED_FOLDERS = (
@@ -35,10 +35,12 @@ class CompletionMarker:
     Attributes:
         reports: Step -> what the task did there; they name the files that it made for the release.
         staged: Its files that later tasks read and no release keeps.
+        run: That did it, of tasks that count for other runs too; "" of others.
     """
 
     reports: dict[Step, StepReport]
     staged: list[FileEntry] = dataclasses.field(default_factory=list)
+    run: str = ""
 
     def files(self) -> list[FileEntry]:
         """Every file that must be there for the task to be done."""
@@ -56,7 +58,8 @@ class CompletionMarker:
             TypeError, ValueError, KeyError, AttributeError: it is something else.
         """
         reports = {step: StepReport.from_json(report) for step, report in found["reports"].items()}
-        return cls(reports, [read_record(FILE_ENTRY, FileEntry, entry, "staged") for entry in found["staged"]])
+        staged = [read_record(FILE_ENTRY, FileEntry, entry, "staged") for entry in found["staged"]]
+        return cls(reports, staged, str(found.get("run", "")))
 
 
 def _folder(folder: str, step: str) -> str:

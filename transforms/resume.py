@@ -11,9 +11,9 @@ from stores.string_ids import STRING
 from transforms.embed_users import slice_key
 from transforms.histories import OpenBucket
 from transforms.markers import CompletionMarker, merge_reports, read_markers
-from transforms.pins import VectorGroup, vector_groups
 from transforms.read_logs import RowGroup
 from transforms.run import Run, RunFolder
+from transforms.sort_vectors import VectorGroup, vector_groups
 from transforms.step_reports import StepReport
 
 
@@ -23,34 +23,39 @@ class CompletedPins:
 
     Attributes:
         cuts: Row groups of the vectors, by task.
-        tables, pins, indexes: By shard.
+        tables: By shard; those that an earlier night left are among them.
+        pins, indexes: By shard.
+        kept: How many of the tables an earlier night left.
     """
 
     cuts: dict[str, CompletionMarker]
     tables: dict[int, CompletionMarker]
     pins: dict[int, CompletionMarker]
     indexes: dict[int, CompletionMarker]
+    kept: int = 0
 
     def markers(self) -> Iterator[CompletionMarker]:
-        """All of them."""
-        for found in (self.cuts, self.tables, self.pins, self.indexes):
+        """All of them but the tables': whoever looks at those says what they are."""
+        for found in (self.cuts, self.pins, self.indexes):
             yield from found.values()
 
     def reports(self) -> list[tuple[Step, StepReport]]:
         """What the finished tasks did, one report per step."""
         return merge_reports(self.markers())
 
-    def vectors_to_cut(self, vectors: VectorSet) -> list[VectorGroup]:
-        """The row groups of the vectors that must be cut."""
+    def vectors_to_cut(self, vectors: VectorSet, shards: int) -> list[VectorGroup]:
+        """The row groups of the vectors that must be cut; none where every shard has its table."""
+        if self.tables.keys() >= set(range(shards)):
+            return []
         return [group for group in vector_groups(vectors) if group.task not in self.cuts]
 
     def pieces(self) -> list[FileEntry]:
         """What was cut for shards that have no table."""
         return [entry for marker in self.cuts.values() for entry in marker.staged if entry.part not in self.tables]
 
-    def shard_tables(self) -> list[FileEntry]:
-        """The vector tables that are there."""
-        return [entry for marker in self.tables.values() for entry in marker.staged]
+    def shard_tables(self) -> list[tuple[FileEntry, StepReport]]:
+        """The vector tables that are there, with the reports of their tasks."""
+        return [(marker.staged[0], marker.reports[Step.SHARD_PINS]) for marker in self.tables.values()]
 
     def unindexed(self) -> list[FileEntry]:
         """Files of pin_embeddings without an index."""
@@ -120,7 +125,7 @@ class CompletedWork:
             "histories": len(self.histories),
             "embedded slices": len(self.slices),
             "snapshots": len(self.snapshots),
-            "vector tables": len(self.pin_branch.tables),
+            "vector tables": len(self.pin_branch.tables) - self.pin_branch.kept,
             "shards of pins": len(self.pin_branch.pins),
             "indexes": len(self.pin_branch.indexes),
         }
@@ -145,7 +150,7 @@ def _markers(run: RunFolder, step: str, key: Callable[[str], Any]) -> dict[Any, 
 
 def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
     """Reads the markers of a run's pin branch; on its first attempt there are none."""
-    tables = _markers(run, Step.SHARD_PINS, _last_number)
+    tables = _tables(run)
     # A cut counts if it still has a piece for every shard without a table; pieces of finished shards may be gone.
     open_shards = set(range(shards)) - tables.keys()
     cuts = {
@@ -157,7 +162,23 @@ def find_completed_pins(run: RunFolder, shards: int) -> CompletedPins:
     indexes = _markers(run, Step.BUILD_INDEXES, _last_number)
     # An index without its embeddings would be of vectors that the new attempt does not make.
     indexed = {shard: found for shard, found in indexes.items() if shard in embedded}
-    return CompletedPins(cuts, tables, embedded, indexed)
+    return CompletedPins(cuts, tables, embedded, indexed, sum(marker.run != run.name for marker in tables.values()))
+
+
+def _tables(run: RunFolder) -> dict[int, CompletionMarker]:
+    """The vector tables that a run builds on, of its own and of runs before it with the same vectors."""
+    found = {}
+    for task, marker in read_markers(run.root, run.vectors_home, Step.SHARD_PINS).items():
+        report = marker.reports.get(Step.SHARD_PINS)
+        if report is None or len(marker.staged) != 1:
+            continue
+        if marker.run != run.name:
+            # Which pins lost their id to another, and are dead letters of tonight too, depends on the night.
+            if report.counters.get(Counter.VECTORS_COLLIDED):
+                continue
+            marker = dataclasses.replace(marker, reports={Step.SHARD_PINS: report.of_before()})
+        found[_last_number(task)] = marker
+    return found
 
 
 def find_completed(run: Run) -> CompletedWork:

@@ -59,16 +59,23 @@ class RunFolder:
         root: Where everything lies.
         name: Of the run: names its folder under `staging/`.
         launch: As `launched` made it.
+        vectors_folder: Where its sorted vectors lie for runs after it too, as `sort_vectors.vectors_folder` has it.
     """
 
     root: Root
     name: str
     launch: Launch = dataclasses.field(default=Launch(), kw_only=True)
+    vectors_folder: str = dataclasses.field(default="", kw_only=True)
 
     @property
     def staging(self) -> str:
         """The run's folder, relative to the root."""
         return f"staging/{self.name}"
+
+    @property
+    def vectors_home(self) -> str:
+        """Where its sorted vectors and their markers lie, relative to the root."""
+        return self.vectors_folder or self.staging
 
     def launched(self, *, lease: str = "", progress_run: str = "", hosts: HostCheck | None = None) -> Self:
         """The run as workers get it: leaves a sentinel in its folder, which they look for. For the launcher."""

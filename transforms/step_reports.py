@@ -73,6 +73,10 @@ class StepReport:
         for start in range(0, len(self.failures), limit):
             yield StepReport(failures=self.failures[start : start + limit])
 
+    def of_before(self) -> "StepReport":
+        """The report of what was not done tonight: it says what there is, and took no time."""
+        return dataclasses.replace(self, seconds=0.0, tasks=0, began=None, ended=None)
+
     def count_names(self) -> int:
         """Files and failures."""
         return sum(map(len, self.files.values())) + len(self.failures)

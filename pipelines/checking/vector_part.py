@@ -24,7 +24,7 @@ from stores.vector_columns import norms_of
 from stores.vector_sets import MADE_BY, read_manifest
 from stores.vector_version import VERSION_FILE, read_version
 from transforms.gates import Thresholds
-from transforms.pins import VectorGroup, refuse_repeated, vector_groups
+from transforms.sort_vectors import VectorGroup, refuse_repeated, vector_groups
 
 SHOWN = 3
 MOST_BYTES = 1 << 30  # of vectors that are read, a row group at a time

@@ -28,6 +28,7 @@ from stores.rewritten import files_read
 from stores.tables import PIN_NAMES
 from transforms.resume import NO_COMPLETED_WORK
 from transforms.run import Instructions, Run, RunFolder
+from transforms.sort_vectors import vectors_folder
 
 DAY = datetime.timedelta(1)
 GIB = 1 << 30
@@ -266,7 +267,8 @@ def _pin_run(given: JobInputs, layout: Layout, base: Manifest | None, date: date
     before = {} if given.settings.reindex else shards_before(base, given.model.digest)
     if known or before:
         digest = hashlib.sha256(f"{digest} {known} {sorted(before.items())}".encode()).hexdigest()[:12]
-    return RunFolder(given.root, f"{PIN_RUN}{date}-{digest}")
+    folder = vectors_folder(given.vectors, layout.pin_shards)
+    return RunFolder(given.root, f"{PIN_RUN}{date}-{digest}", vectors_folder=folder)
 
 
 @dataclasses.dataclass(frozen=True)

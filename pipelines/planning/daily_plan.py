@@ -36,6 +36,7 @@ from transforms.markers import TASKS_VERSION
 from transforms.model import ModelReference, local_model
 from transforms.resume import CompletedWork, find_completed
 from transforms.run import Instructions, Run
+from transforms.sort_vectors import vectors_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,6 +224,7 @@ def plan_daily(request: NightRequest) -> DailyPlan:
             layout=layout,
             instructions=Instructions(not same_model(previous, given), given.settings.ageing),
             after=previous.day if previous else None,
+            vectors_folder=vectors_folder(given.vectors, layout.pin_shards),
         )
         finished = find_completed(run)
         return DailyPlan(run, inputs, given, bootstrap_from, finished, committed=False)

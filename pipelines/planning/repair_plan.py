@@ -32,6 +32,7 @@ from stores.user_lists import read_user_list, write_ids
 from transforms.read_logs import read_batches, row_groups
 from transforms.resume import find_completed
 from transforms.run import Instructions, Repair, Run
+from transforms.sort_vectors import vectors_folder
 
 
 def touched_by(
@@ -166,6 +167,7 @@ def plan_repair(
         layout=layout,
         instructions=Instructions(everyone_active=False, ageing=given.settings.ageing, repair=repair),
         after=current.day,
+        vectors_folder=vectors_folder(given.vectors, layout.pin_shards),
     )
     return DailyPlan(run, inputs, given, start, find_completed(run), committed=False)
 

@@ -15,10 +15,10 @@ from stores.releases import read_current
 from tests.parts import Parts
 from tests.pipelines.nights import LENGTH, World, make_world
 from tests.worlds import FIRST, day, write_file
-from transforms import embed_users, histories, pins, read_logs, release, snapshots
+from transforms import embed_users, histories, pins, read_logs, release, snapshots, sort_vectors
 from transforms.markers import STAGED_FOLDERS, read_markers
 
-MODULES = (read_logs, histories, embed_users, snapshots, pins)
+MODULES = (read_logs, histories, embed_users, snapshots, sort_vectors, pins)
 MADE = ("--user-buckets=3", "--pin-shards=2", f"--history-length={LENGTH}", f"--bootstrap-from={FIRST}")
 
 
@@ -87,17 +87,19 @@ def test_a_receipt_without_its_file_counts_for_nothing(world, undisturbed, tmp_p
     arguments = command(world, root, "--publish=none")
     assert main(arguments) == 0
     (run,) = os.listdir(f"{root}/staging")
+    (vectors,) = os.listdir(f"{root}/sorted")
     monkeypatch.undo()
     parts.watch(monkeypatch, MODULES)
     os.unlink(f"{root}/CURRENT")  # as if the run had been cut off at the last moment
     damaged = []
     for step in ("update_histories", "embed_users", "merge_snapshot", "shard_pins", "embed_pins", "build_indexes"):
-        markers = read_markers(Root(root), f"staging/{run}", step)
+        folder = f"sorted/{vectors}" if step == "shard_pins" else f"staging/{run}"
+        markers = read_markers(Root(root), folder, step)
         part, marker = next((part, r) for part, r in sorted(markers.items()) if any(e.rows for e in r.files()))
         entry = next(entry for entry in marker.files() if entry.rows)
         with open(f"{root}/{entry.path}", "ab") as file:
             file.write(b"x")
-        assert part not in read_markers(Root(root), f"staging/{run}", step)
+        assert part not in read_markers(Root(root), folder, step)
         damaged.append(step)
     marker = sorted(os.listdir(f"{root}/staging/{run}/done/cut_vectors"))[0]
     with open(f"{root}/staging/{run}/done/cut_vectors/{marker}", "w") as file:

@@ -9,11 +9,11 @@ from stores.files import FileEntry, Root
 from stores.layout import Layout
 from stores.names import Step
 from stores.pin_vectors import VectorFile, VectorSet
-from transforms import pins
 from transforms.embed_users import slice_task
 from transforms.markers import CompletionMarker, write_marker
 from transforms.resume import NO_COMPLETED_WORK, find_completed, find_completed_pins
 from transforms.run import Instructions, Run
+from transforms.sort_vectors import vector_groups
 from transforms.step_reports import StepReport
 
 DAY = datetime.date(2026, 11, 1)
@@ -33,7 +33,8 @@ def file_of(run: Run, name: str, part: int) -> FileEntry:
 
 
 def finish(run: Run, step: Step, task: str, staged: list[FileEntry] | None = None, **files: list[FileEntry]) -> None:
-    write_marker(run.root, run.staging, step, task, CompletionMarker({step: StepReport(files=files)}, staged or []))
+    marker = CompletionMarker({step: StepReport(files=files)}, staged or [], run.name)
+    write_marker(run.root, run.staging, step, task, marker)
 
 
 def finish_bucket(run: Run, bucket: int, slices: int) -> None:
@@ -52,8 +53,8 @@ def finish_slice(run: Run, bucket: int, number: int, failures: tuple = ()) -> No
 def test_a_first_attempt_takes_nothing_over(run):
     found = find_completed(run)
     assert found == NO_COMPLETED_WORK and found.describe() == "" and found.reports() == []
-    assert [group.task for group in found.pin_branch.vectors_to_cut(VECTORS)] == [
-        group.task for group in pins.vector_groups(VECTORS)
+    assert [group.task for group in found.pin_branch.vectors_to_cut(VECTORS, 2)] == [
+        group.task for group in vector_groups(VECTORS)
     ]
 
 
@@ -98,18 +99,18 @@ def test_a_snapshot_counts_if_every_slice_of_its_bucket_does(run):
 
 
 def test_cut_vectors_count_if_they_hold_a_piece_for_every_shard_without_a_table(run):
-    groups = [group.task for group in pins.vector_groups(VECTORS)]
+    groups = [group.task for group in vector_groups(VECTORS)]
     assert len(groups) == 2
     piece = [file_of(run, f"{run.staging}/vector_pieces/{shard}", shard) for shard in (0, 1)]
     finish(run, Step.CUT_VECTORS, groups[0], piece)
     finish(run, Step.CUT_VECTORS, groups[1], piece[1:])  # when shard 0 had a table
     found = find_completed_pins(run, 2)
-    assert set(found.cuts) == {groups[0]} and [g.task for g in found.vectors_to_cut(VECTORS)] == groups[1:]
+    assert set(found.cuts) == {groups[0]} and [g.task for g in found.vectors_to_cut(VECTORS, 2)] == groups[1:]
     finish(run, Step.SHARD_PINS, "part-00000", [file_of(run, f"{run.staging}/vectors/0", 0)])
     found = find_completed_pins(run, 2)
-    assert set(found.cuts) == set(groups) and found.vectors_to_cut(VECTORS) == []
+    assert set(found.cuts) == set(groups) and found.vectors_to_cut(VECTORS, 2) == []
     assert [entry.part for entry in found.pieces()] == [1, 1], "the shard that has a table needs no piece"
-    assert [entry.part for entry in found.shard_tables()] == [0]
+    assert [entry.part for entry, _ in found.shard_tables()] == [0]
 
 
 def test_an_index_counts_if_its_pins_do(run):
@@ -128,4 +129,4 @@ def test_what_is_taken_over_is_reported_once(run):
     reports = dict(find_completed(run).reports())
     assert reports[Step.UPDATE_HISTORIES].counters == {"slices": 3}
     assert len(reports[Step.UPDATE_HISTORIES].files["histories"]) == 2
-    assert dataclasses.astuple(NO_COMPLETED_WORK) == (*({},) * 4, ({},) * 4, {})
+    assert dataclasses.astuple(NO_COMPLETED_WORK) == (*({},) * 4, (*({},) * 4, 0), {})
