@@ -14,6 +14,7 @@ from rich.console import Console
 from pipelines.daily_finish import figures_of, finish_run, manifest_header, measure_releases, publish_committed
 from pipelines.launch.beam_options import is_local
 from pipelines.launch.crew import Crew, choose_crew
+from pipelines.launch.daily_launch import say_kept_tables
 from pipelines.launch.engine_hosts import host_check
 from pipelines.launch.local_workers import LocalWorkers, local_workers
 from pipelines.launch.progress import Progress
@@ -283,6 +284,8 @@ def run_pass(
     # One display for all days: the workers note their progress in one folder.
     pin_run = plan.pin_run.launched(progress_run=runs[-1].name, hosts=hosts)
     pins_done = find_completed_pins(plan.pin_run, plan.layout.pin_shards)
+    if shown:
+        say_kept_tables(pins_done)
     rows = sum(day.inputs.rows for day in days)
     work = work_left(plan, len(runs), rows, buckets * len(runs) - len(replayed.finished), pins_done)
     with Progress(runs[-1], work, shown=shown), checks_removed(pin_run, *(day.run for day in days)):

@@ -19,6 +19,7 @@ from pipelines.telemetry.facts import facts
 from pipelines.telemetry.lines import say
 from stores.names import Step
 from transforms.release import OUTCOME, STAGED, PublishTarget, read_outcome
+from transforms.resume import CompletedPins
 from transforms.run import checks_removed
 
 Define = Callable[[beam.Pipeline, DailyPlan], None]
@@ -51,6 +52,7 @@ def execute(
         say(f"goes on where {run.name} was cut off; done already: {taken_over}")
     if shown:
         say_lacking(plan.inputs.files, plan.given.columns)
+        say_kept_tables(plan.finished.pin_branch)
     # Else an earlier attempt's outcome would be read for this one's, where the engine dies before the barrier.
     run.root.remove(f"{run.staging}/{OUTCOME}")
     plan = plan.launched(lease=lease, hosts=host_check(options, run.root, plan.given.model, target))
@@ -66,6 +68,12 @@ def execute(
     with Progress(plan.run, left, shown=shown), checks_removed(plan.run):
         run_pipeline(run.name, options, lambda pipeline: define(pipeline, plan), runner=workers.runner(options))
     return read_outcome(run.root, run.name)
+
+
+def say_kept_tables(done: CompletedPins) -> None:
+    """Says that vectors were sorted before, if they were."""
+    if done.kept:
+        say(f"--pins: the files are those of an earlier run; its sorted tables are kept: {done.kept:,}", kept=done.kept)
 
 
 def work_of(plan: DailyPlan, rows: int) -> tuple[dict[Step, float], bool]:
