@@ -241,7 +241,9 @@ class KeepTable(_WritesTables):
         elif self._is_outdated(entry):
             yield from self._write(started, entry.part, self._read(entry.part))
         else:
-            yield tagged(Step.SHARD_PINS, report)
+            looked = task_report(started, {})
+            looked.add(report)
+            yield tagged(Step.SHARD_PINS, looked)
             yield entry
 
     def _is_outdated(self, entry: FileEntry) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import transforms.backfill
 import transforms.backfill_rows
 import transforms.pins
+import transforms.sort_vectors
 import transforms.release
 from pipelines.cli import main
 from stores.errors import StoreError
@@ -59,7 +60,7 @@ def test_a_missing_day_can_be_taken_for_an_empty_one(backfill_world, backfilled,
 @pytest.mark.parametrize("stop_at", [pytest.param(9, marks=pytest.mark.slow), 29])
 def test_a_run_cut_off_does_only_the_rest(backfill_world, backfilled, tmp_path, monkeypatch, stop_at):
     parts, root = Parts(stop_at=stop_at), str(tmp_path / "root")
-    parts.watch(monkeypatch, (transforms.backfill, transforms.backfill_rows, transforms.pins))
+    parts.watch(monkeypatch, (transforms.backfill, transforms.backfill_rows, transforms.sort_vectors, transforms.pins))
     assert backfill(backfill_world, root, 0, 4, *layout(3)) == 1
     assert not os.path.exists(f"{root}/CURRENT")
     first, parts.done, parts.stop_at = parts.done, collections.Counter(), None
