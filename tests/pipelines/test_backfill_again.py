@@ -10,8 +10,8 @@ import pytest
 import transforms.backfill
 import transforms.backfill_rows
 import transforms.pins
-import transforms.sort_vectors
 import transforms.release
+import transforms.sort_vectors
 from pipelines.cli import main
 from stores.errors import StoreError
 from stores.files import Root
