@@ -42,6 +42,7 @@ from stores.files import FileEntry
 from stores.kv import open_store
 from stores.lease import check_lease, hold_lease
 from stores.manifests import read_manifest
+from stores.memory import available_memory
 from stores.names import Step
 from stores.releases import current_release, move_current, read_current, refuse_held
 from stores.tables import PIN_NAMES
@@ -231,16 +232,6 @@ def finish_days(
         if outcome["outcome"] != COMMITTED:
             break
     return run.name, outcome
-
-
-def available_memory() -> int:
-    """Bytes that this machine could still give to processes."""
-    try:
-        with open("/proc/meminfo") as file:
-            found = dict(line.split(":", 1) for line in file)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def worker_count(options: PipelineOptions) -> int:

@@ -30,14 +30,22 @@ from stores.kv.base import (
 )
 from stores.kv.lmdb_append import nothing_after, put_sorted
 from stores.kv.sorted_batches import SortedBatches
+from stores.memory import available_memory
 from stores.upgrades import write_record
 
 MAP_BYTES = 1 << 40  # address space, not disk: the file grows as it is written
 MAX_READERS = 1024
 # For another writer that shows no sign of life: LMDB itself would wait for one that is stopped without end or a word.
 WAIT_S = 120.0
-HELD_BYTES = 256 << 20  # of values in memory while they are sorted; what is more lies in a file beside the data
+# Of values in memory while they are sorted: an eighth of what is there to be had, within these bounds. What is more
+# lies in a file beside the data, and takes a quarter longer.
+LEAST_HELD_BYTES, MOST_HELD_BYTES, HELD_SHARE = 256 << 20, 1 << 30, 1 / 8
 FORK_WAIT_S = 2.0  # for the read transactions of other threads, before a process is forked
+
+
+def _held_bytes() -> int:
+    """How much of what is put in order may be in memory."""
+    return int(min(max(HELD_SHARE * available_memory(), LEAST_HELD_BYTES), MOST_HELD_BYTES))
 
 
 @dataclasses.dataclass
@@ -337,7 +345,7 @@ class LmdbStore(KeyValueStore):
     def _put_batches(self, transaction: lmdb.Transaction, generation: str, batches: Iterable[Batch]) -> int:
         """Puts the users of all batches in the order of their keys; returns how many there were."""
         sent = 0
-        with contextlib.closing(SortedBatches(self._directory, HELD_BYTES)) as ordered:
+        with contextlib.closing(SortedBatches(self._directory, _held_bytes())) as ordered:
             for user_ids, values in batches:
                 ordered.add(user_ids, values)
                 sent += len(values)

@@ -58,7 +58,7 @@ def test_a_fresh_generation_is_appended_after_an_older_one_in_front_of_records(u
 
 @pytest.mark.parametrize("held_bytes", [1 << 20, 200_000], ids=["in memory", "by way of a file"])
 def test_in_front_of_other_generations_and_between_them_nothing_is_dropped(url, held_bytes, monkeypatch):
-    monkeypatch.setattr(lmdb_store, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(lmdb_store, "_held_bytes", lambda: held_bytes)
     order = [("m5", 5), ("a1", 1), ("z9", 9), ("c3", 3), ("m4", 4)]
     with open_store(url) as store, open_store(url, "z-another") as another:
         fill(another, "g", 8)
@@ -72,7 +72,7 @@ def test_in_front_of_other_generations_and_between_them_nothing_is_dropped(url, 
 
 
 def test_a_night_that_is_sorted_by_way_of_a_file(url, monkeypatch):
-    monkeypatch.setattr(lmdb_store, "HELD_BYTES", 100_000)
+    monkeypatch.setattr(lmdb_store, "_held_bytes", lambda: 100_000)
     with open_store(url) as store:
         fill(store, "a1", 1)
         ids = np.concatenate([part for part, _ in buckets(1)])
@@ -87,7 +87,7 @@ def test_a_night_that_is_sorted_by_way_of_a_file(url, monkeypatch):
 @pytest.mark.parametrize("held_bytes", [1 << 20, 200_000], ids=["in memory", "by way of a file"])
 def test_a_user_in_two_batches_is_noticed_and_nothing_stays(url, held_bytes, monkeypatch):
     """Other than appending, which would keep one of the two and say nothing."""
-    monkeypatch.setattr(lmdb_store, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(lmdb_store, "_held_bytes", lambda: held_bytes)
     with open_store(url) as store:
         fill(store, "a1", 1)
         twice = [*buckets(2), (buckets(2)[0][0][:1], [b"again"])]
@@ -101,7 +101,7 @@ def test_a_user_in_two_batches_is_noticed_and_nothing_stays(url, held_bytes, mon
 @pytest.mark.parametrize("held_bytes", [1 << 20, 200_000], ids=["in memory", "by way of a file"])
 def test_an_interrupted_first_night_and_run_again(url, held_bytes, tmp_path, monkeypatch):
     """Cut off while batches are read, and while they are put: the records that were in the way are there again."""
-    monkeypatch.setattr(lmdb_store, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(lmdb_store, "_held_bytes", lambda: held_bytes)
 
     def cut_off(*_):
         raise KeyboardInterrupt
