@@ -37,6 +37,7 @@ from transforms.dead_letters import dead_pins, write_dead
 from transforms.id_names import merge_names, read_names
 from transforms.markers import TASKS_VERSION, CompletionMarker, write_marker
 from transforms.named_rows import Names
+from transforms.pin_names import vector_names
 from transforms.report_outputs import REPORTS, tagged
 from transforms.run import RunFolder
 from transforms.step_reports import StepReport, task_report
@@ -168,6 +169,10 @@ class _WritesTables(beam.DoFn):
     def setup(self):
         self._run.check_root()
 
+    @property
+    def _has_names(self) -> bool:
+        return self._vectors.pin_ids == STRING
+
     def _write(
         self, started: float, shard: int, pieces: Iterable[Piece], counters: Mapping[str, int] | None = None
     ) -> Iterator[beam.pvalue.TaggedOutput | FileEntry]:
@@ -187,7 +192,7 @@ class _WritesTables(beam.DoFn):
         found = concatenate(usable, self._vectors)
         counted: dict[str, int] = {Counter.VECTORS_READ: read, Counter.VECTORS_ZERO: read - len(found.ids)}
         lost = None
-        if self._vectors.pin_ids == STRING:
+        if self._has_names:
             found, lost = drop_collided(run.root, usable, found, self._names.get(shard, []))
         order = np.argsort(found.ids, kind="stable")
         found = found.take(order)
@@ -219,7 +224,7 @@ class SortShard(_WritesTables):
 
     def _read(self, entry: FileEntry) -> Piece:
         ids, vectors = read_vector_table(self._run.root, entry, self._vectors.dtype)
-        names = read_table_names(self._run.root, entry)
+        names = read_table_names(self._run.root, entry) if self._has_names else None
         return Piece(ids, vectors, names[1] if names is not None else None)
 
 
@@ -238,7 +243,7 @@ class KeepTable(_WritesTables):
         started, (entry, report) = time.perf_counter(), element
         if not are_sound(self._run.root, [entry]):
             yield from self._write(started, entry.part, self._read(entry.part), {Counter.SHARDS_DAMAGED: 1})
-        elif self._is_outdated(entry):
+        elif self._has_names and self._is_outdated(entry):
             yield from self._write(started, entry.part, self._read(entry.part))
         else:
             looked = task_report(started, {})
@@ -248,11 +253,8 @@ class KeepTable(_WritesTables):
 
     def _is_outdated(self, entry: FileEntry) -> bool:
         """Whether one of its strings has the hash of one that came since."""
-        names = read_table_names(self._run.root, entry)
-        if names is None:
-            return False
         known = read_names(self._run.root, self._names.get(entry.part, []), "pin_id")
-        return bool(merge_names(known, [("", Names(*names))]).collided)
+        return bool(merge_names(known, vector_names(self._run.root, [entry])).collided)
 
     def _read(self, shard: int) -> Iterator[Piece]:
         """A shard's rows of every row group."""
