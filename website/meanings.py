@@ -13,7 +13,7 @@ STEPS: dict[Step, str] = {
     Step.EMBED_USERS: "the user tower makes vectors of active users, slice by slice",
     Step.MERGE_SNAPSHOT: "tonight's vectors and those carried over become the snapshot",
     Step.CUT_VECTORS: "pin vectors are cut for a join by shuffle",
-    Step.SHARD_PINS: "pin vectors are sorted, a table per shard",
+    Step.SHARD_PINS: "pin vectors are sorted, a table per shard, or an earlier run's are kept",
     Step.EMBED_PINS: "the pin tower makes pin embeddings, or yesterday's are kept",
     Step.BUILD_INDEXES: "an index is built per shard, or yesterday's is kept or grown",
     Step.CHECK_CANARIES: "canaries are embedded again and compared",
