@@ -18,7 +18,7 @@ L4 = "type:nvidia-l4;count:1;install-nvidia-driver"
 BEAM = ["--runner=DataflowRunner", "--dry_run=True", "--no_auth", "--project=some-project", "--region=europe-west4"]
 BEAM += ["--temp_location=gs://some-bucket/temp", "--staging_location=gs://some-bucket/staging"]
 BEAM += [f"--sdk_container_image={IMAGE}", "--experiments=use_runner_v2"]
-BRANCHES = ("ListVectors ShardVectors EmbedPins ListLogs ReadLogs UpdateHistories JoinPinVectors EmbedUsers").split()
+BRANCHES = ("ShardVectors EmbedPins ListLogs ReadLogs UpdateHistories JoinPinVectors EmbedUsers").split()
 BRANCHES += "MergeSnapshot AllReports Measure Collect Barrier CheckCommitPublish".split()
 
 
