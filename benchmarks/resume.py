@@ -22,6 +22,7 @@ from benchmarks.daily import TONIGHT, make_inputs
 from stores.files import Root
 from stores.names import Step
 from stores.releases import read_current
+from stores.tables import SORTED
 
 
 def command(folder: str, root: str) -> list[str]:
@@ -56,8 +57,8 @@ def cost_of_parts(root: str) -> dict[str, float]:
 def parts_done(root: str) -> dict[str, int]:
     """Folder of markers -> how many there are."""
     found = Root(root)
-    runs = found.list("staging")
-    return {folder: sum(len(found.list(f"staging/{run}/done/{folder}")) for run in runs) for folder in STEPS}
+    homes = [f"{home}/{name}" for home in ("staging", SORTED) for name in found.list(home)]
+    return {folder: sum(len(found.list(f"{home}/done/{folder}")) for home in homes) for folder in STEPS}
 
 
 def run_whole(folder: str, root: str) -> tuple[float, dict[str, int]]:
