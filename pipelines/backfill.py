@@ -337,7 +337,8 @@ def run_backfill(request: BackfillRequest, workers: LocalWorkers) -> int:
         current = read_current(root)
         if target and current and current.release == tip and current.day <= plan.end:
             warn(publish(root, tip, target, unless_overtaken=True))  # done already, unless it was cut off before
-        remove_other_tables(plan.pin_run)
+        if plan.days:
+            remove_other_tables(plan.pin_run)
         for run in root.list("staging"):
             if run.startswith(PIN_RUN):  # of earlier attempts too, which had another release to start from
                 discard_staged(root, f"staging/{run}")

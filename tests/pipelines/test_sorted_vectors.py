@@ -17,18 +17,14 @@ from stores.names import Counter, Step
 from stores.pin_vectors import describe_vectors, list_vector_files, read_vector_table
 from stores.releases import chain
 from stores.tables import read_files, write_rows
-from tests.pipelines.nights import LENGTH, files_under, make_world, run_night
-from tests.pipelines.test_reuse import change, damage
+from tests.pipelines.nights import LENGTH, files_under, make_world
+from tests.pipelines.test_reuse import change, damage, night
 from tests.pipelines.test_string_collisions import weak_hash
 from tests.worlds import FIRST, day
 from transforms import sort_vectors
 from transforms.run import RunFolder
 from transforms.sort_vectors import CutVectors, KeepTable, SortShard, vector_groups, vectors_folder
 from transforms.step_reports import StepReport
-
-
-def night(world, root: str, number: int, *more: str) -> Manifest:
-    return run_night(world, root, number, "--publish=none", *more)
 
 
 def sorted_files(root: str) -> list[str]:
@@ -87,7 +83,12 @@ def test_a_backfill_and_a_night_take_what_the_other_sorted(tmp_path, monkeypatch
     days = [f"--start={day(2)}", f"--end={day(2)}"]
     assert main(["backfill", f"--root={root}", *world.inputs, *flags, *days]) == 0
     assert [manifest.day for manifest in chain(Root(root))] == [day(2), day(1), day(0)]
-    assert len(sorted_files(root)) == 2
+    tables = sorted_files(root)
+    assert len(tables) == 2
+    # The same once more, of files that are others: there is nothing to do, and nothing of theirs to put in place.
+    os.chmod(f"{world.folder}/pins/vectors.parquet", 0o600)
+    assert main(["backfill", f"--root={root}", *world.inputs, *flags, *days]) == 0
+    assert sorted_files(root) == tables
 
 
 def test_vectors_that_were_written_again_are_sorted_again_whatever_their_times_say(one_night):
